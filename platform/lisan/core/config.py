@@ -1,0 +1,189 @@
+"""From YAML and command line to one frozen, typed object. The only file that knows Hydra and OmegaConf.
+
+In: a dataclass (the schema, with every default), `conf/<job>.yaml` (the choice) and command-line overrides. Out: a frozen
+instance, lists turned to tuples, `__post_init__` checked. Always: any failure is one ConfigError sentence naming the key.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lisan.core.errors import ConfigError, LisanError
+
+T = TypeVar("T")
+NOT_IDENTITY = ("storage", "tracking", "cluster")
+"Fields that say where a stage runs, not what it makes."
+
+
+def register(name: str, schema: type[Any]) -> None:
+    """Put an unlocked copy of `schema` in Hydra's ConfigStore as `<name>_schema`.
+
+    OmegaConf marks frozen dataclasses read-only at every level, and Hydra then refuses any override; hence the unlock.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.structured(schema)
+    _unlock(node)
+    ConfigStore.instance().store(name=f"{name}_schema", node=node)
+
+
+def _unlock(node: Any) -> None:
+    from omegaconf import DictConfig, OmegaConf
+
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        OmegaConf.set_readonly(node, None)
+        node._set_flag("readonly", None)
+        for key in node:
+            _unlock(node._get_node(key))
+
+
+def compose(conf_dir: Path, job: str, schema: type[T], overrides: Iterable[str], values: Mapping[str, Any] | None = None) -> T:
+    """Compose `conf/<job>.yaml` with overrides, lay `values` over it and load it; ConfigError in one sentence."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    register(job, schema)
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir), version_base="1.3"):
+            raw = hydra_compose(job, overrides=list(overrides))
+        if values:
+            raw = OmegaConf.merge(raw, values)
+    except (HydraException, OmegaConfBaseException, AssertionError) as error:
+        raise ConfigError(f"{job}: {_one_sentence(error)}") from error
+    finally:
+        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = before
+    return load(schema, raw)
+
+
+def load(schema: type[T], raw: Any) -> T:
+    """Turn a composed config (or a plain mapping) into a frozen `schema`; ConfigError in one sentence."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        base = OmegaConf.structured(schema)
+        _unlock(base)
+        merged = OmegaConf.merge(base, raw)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError(f"{missing[0]} must be set: add {missing[0]}=... to the command line or the recipe")
+        value = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
+        raise ConfigError(_one_sentence(error)) from error
+    return typing.cast(T, _freeze(value, schema))
+
+
+def _freeze(value: Any, hint: Any) -> Any:
+    """Turn the lists that OmegaConf returns into the tuples that the fields declare, all the way down."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = typing.get_type_hints(type(value))
+        changes = {f.name: _freeze(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    arguments = typing.get_args(hint)
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        inner = [argument for argument in arguments if argument is not type(None)]
+        return value if value is None else _freeze(value, inner[0])
+    if isinstance(value, list):
+        item = arguments[0] if arguments else Any
+        items = [_freeze(element, item) for element in value]
+        return tuple(items) if typing.get_origin(hint) is tuple else items
+    if isinstance(value, dict):
+        item = arguments[1] if len(arguments) == 2 else Any
+        return {key: _freeze(element, item) for key, element in value.items()}
+    return value
+
+
+def _one_sentence(error: BaseException) -> str:
+    """Keep what names the key and the reason of a Hydra or OmegaConf message, without its layout."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("object_type=", "Set the environment", "See https"))]
+    text = "; ".join(lines).replace("full_key: ", "key ")
+    cause = error.__cause__
+    if cause is not None and str(cause).splitlines()[:1] and str(cause).splitlines()[0] not in text:
+        text += f" ({str(cause).splitlines()[0]})"
+    if "not in" in text or "Could not override" in text:
+        text += "; --cfg job prints every key there is"
+    return text or type(error).__name__
+
+
+def to_plain(config: Any, identity_only: bool = False) -> Any:
+    """Return nested dicts, lists and scalars; `identity_only` leaves out where the stage runs."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        names = [f.name for f in dataclasses.fields(config) if not (identity_only and f.name in NOT_IDENTITY)]
+        return {name: to_plain(getattr(config, name)) for name in names}
+    if isinstance(config, Mapping):
+        return {str(key): to_plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_plain(value) for value in config]
+    if isinstance(config, Enum):
+        return config.value
+    return str(config) if isinstance(config, Path) else config
+
+
+def fingerprint(config: Any) -> str:
+    """Hash everything but where it runs: the same on one machine and on a hundred."""
+    text = json.dumps(to_plain(config, identity_only=True), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
+    """Turn nested dicts into dotted keys: {"optim": {"peak_lr": 1}} -> {"optim.peak_lr": 1}."""
+    if isinstance(plain, Mapping) and plain:
+        parts = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in plain.items()]
+        return {key: value for part in parts for key, value in part.items()}
+    return {prefix: plain}
+
+
+def run_job(job_file: str, schema: type[T], action: Callable[[T], object]) -> None:
+    """Be the front door of a job: Hydra's command line around `action`, sentences instead of stack traces.
+
+    The job is named by its file: `jobs/train_cpt.py` reads `conf/train_cpt.yaml`. Exits 1 on any LisanError.
+    """
+    import hydra
+
+    path = Path(job_file).resolve()
+    conf_dir, job = path.parents[1] / "conf", path.stem
+    register(job, schema)
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir), config_name=job)
+    def main(raw: Any) -> None:
+        with sentences():
+            action(load(schema, raw))
+
+    flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+    if not flags:
+        with sentences():
+            compose(conf_dir, job, schema, sys.argv[1:])
+    main()
+
+
+class sentences:  # noqa: N801  reads as a word where it is used
+    """Turn what users can cause into one line on stderr and exit code 1; let everything else keep its trace."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, LisanError):
+            sys.exit(f"{type(error).__name__}: {error}")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            where = error.filename or "storage"
+            sys.exit(f"ArtifactError: cannot write {where}: {error.strerror}; free space there or set storage.root elsewhere")

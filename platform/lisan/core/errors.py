@@ -1,0 +1,28 @@
+"""What users read when something is wrong: one sentence naming the key, the value, what was expected and what to do.
+
+Every class takes a single string, so that an error raised in a Ray worker pickles back to the driver unchanged.
+"""
+
+
+class LisanError(Exception):
+    """Root of every error that data, configuration, files or the network can cause."""
+
+
+class ConfigError(LisanError, ValueError):
+    """A configuration that cannot work: unknown key, wrong type, impossible combination."""
+
+
+class DataError(LisanError, ValueError):
+    """Input that cannot be used: missing file, wrong encoding, empty corpus, tokens that do not fit."""
+
+
+class ArtifactError(LisanError):
+    """An artifact that is missing, unfinished or would be overwritten."""
+
+
+class TrainingError(LisanError):
+    """A training run that cannot go on."""
+
+
+class ServingError(LisanError):
+    """An endpoint that cannot start or a model that may not be promoted."""

@@ -1,0 +1,151 @@
+"""What every stage has in common: where it runs, what it makes, and the one path from a config to an artifact.
+
+In: a stage's frozen config. Out: an `Artifact`. Always: a second run of the same config does nothing; another config under
+the same name@version is refused; a run that dies leaves nothing visible. `lisan.pipeline` is the only caller.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
+from lisan.core.errors import ConfigError
+from lisan.core.storage import default_root
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StorageConfig:
+    root: str = field(default_factory=default_root)
+    "Absolute path or object-store URI that holds every artifact; LISAN_HOME, or else ~/lisan."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingConfig:
+    uri: str | None = None
+    "MLflow tracking URI; null means MLFLOW_TRACKING_URI, or else a sqlite store under the root."
+    experiment: str = "lisan"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterConfig:
+    """How a stage is executed. Never part of an artifact's identity."""
+
+    num_workers: int = 0
+    "Training workers (one per GPU); 0 trains in this process without Ray."
+    num_nodes: int = 1
+    "Nodes the workers are spread over; more than one needs storage that every node can reach."
+    use_gpu: bool = False
+    cpus_per_worker: float = 1.0
+    threads_per_worker: int = 0
+    "Compute threads of a worker; 0 leaves the choice to torch."
+    address: str | None = None
+    "Ray cluster to join; null joins the one this job runs in, or starts one on this machine."
+    max_failures: int = 3
+    "How often a failed worker group is restarted from its last checkpoint."
+    collective_timeout_s: int = 600
+    "A collective that waits longer than this has lost a peer, and the run restarts."
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0 or self.num_nodes < 1:
+            raise ConfigError(
+                f"cluster needs num_workers >= 0 and num_nodes >= 1, got {self.num_workers} and {self.num_nodes}"
+            )
+        if self.num_nodes > 1 and self.num_workers % self.num_nodes:
+            raise ConfigError(
+                f"cluster.num_workers ({self.num_workers}) must be a multiple of cluster.num_nodes ({self.num_nodes})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """Fields of every stage. `storage`, `tracking` and `cluster` say where; everything else is identity."""
+
+    name: str
+    "Name of the artifact that the stage makes."
+    version: str = "v1"
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+EXECUTION_FIELDS = ("storage", "tracking", "cluster")
+
+
+class Run(Protocol):
+    """What a stage may tell the tracker while it works; it pickles into workers."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
+    def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None: ...
+    def log_file(self, name: str, content: bytes) -> None: ...
+
+
+class SilentRun:
+    """A run that nobody watches: tests and bare processes."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        pass
+
+    def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None:
+        pass
+
+    def log_file(self, name: str, content: bytes) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named step of the way from text to replies.
+
+    `build(config, draft, run)` writes files into the draft and returns the counts and metrics of the manifest.
+    """
+
+    job: str
+    kind: Kind
+    config: type[Any]
+    parents: Callable[[Any], tuple[Ref, ...]]
+    build: Callable[[Any, Draft, Run], Mapping[str, Any]]
+    check: Callable[[Any, Store], None] | None = None
+    "Everything that can be known to be wrong before a machine is taken."
+
+
+OpenRun = Callable[[Stage, Any, tuple[Artifact, ...]], AbstractContextManager[Run]]
+
+
+def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str], None] = print) -> Artifact:
+    """Build what `config` describes, or return it when it exists.
+
+    Raises ArtifactError when the ref exists with another config or a parent is missing.
+    """
+    check_reachable(config)
+    store = Store(config.storage.root)
+    ref = Ref(stage.kind, config.name, config.version)
+    parents = tuple(store.open(parent) for parent in stage.parents(config))
+    existing = store.find(ref, config, parents)
+    if existing is not None:
+        say(f"{ref} exists, nothing to do")
+        return existing
+    if stage.check is not None:
+        stage.check(config, store)
+    draft = store.begin(ref, config, parents)
+    say(f"{ref} building (fingerprint {draft.fingerprint[:12]})")
+    start = time.monotonic()
+    with open_run(stage, config, parents) as run:
+        facts = dict(stage.build(config, draft, run))
+        seconds = round(time.monotonic() - start, 1)
+        artifact = draft.commit({**facts, "seconds": seconds})
+        numbers = {key: float(value) for key, value in facts.items() if isinstance(value, int | float)}
+        run.log_metrics({**numbers, "seconds": seconds})
+        run.log_file("manifest.json", (artifact.location / "manifest.json").read_bytes())
+    say(f"{ref} done in {seconds:.1f} s")
+    return artifact
+
+
+def check_reachable(config: Any) -> None:
+    """Refuse a local root where several nodes must share it."""
+    if config.cluster.num_nodes > 1 and "://" not in config.storage.root:
+        raise ConfigError(
+            f"storage.root {config.storage.root} is a local path but cluster.num_nodes is {config.cluster.num_nodes}; "
+            "set it to storage that every node reaches: s3://bucket/prefix, or file:///mount for a shared file system"
+        )

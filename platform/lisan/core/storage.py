@@ -1,0 +1,152 @@
+"""Places where artifacts live: a local folder or an object store, through one file system API (pyarrow.fs).
+
+A `Location` is a root URI and a path below it; it pickles as text and opens its file system where it is used. Local
+roots are absolute paths; others are URIs such as `s3://bucket/prefix?region=eu-west-1` or `gs://bucket/prefix`.
+"""
+
+import json
+import os
+import posixpath
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from lisan.core.errors import ConfigError
+
+
+def default_root() -> str:
+    """Return the root that `LISAN_HOME` names, or `~/lisan`."""
+    return os.environ.get("LISAN_HOME") or str(Path.home() / "lisan")
+
+
+@lru_cache(maxsize=16)
+def _open_root(root: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in root:
+        path = Path(root).expanduser()
+        if not path.is_absolute():
+            raise ConfigError(
+                f"storage.root must be an absolute path or a URI such as s3://bucket/prefix, got {root}; "
+                "a relative path would move with the folder a job happens to run in"
+            )
+        return pafs.LocalFileSystem(), str(path)
+    try:
+        file_system, path = pafs.FileSystem.from_uri(root)
+    except Exception as error:
+        raise ConfigError(f"storage.root {root} cannot be opened: {error}; expected a path, s3://, gs:// or hdfs://") from error
+    return file_system, path.rstrip("/")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on storage."""
+
+    root: str
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.is_local:
+            return self._full
+        return f"{self.root.split('://')[0]}://{self._full}"
+
+    def __truediv__(self, part: str) -> "Location":
+        return Location(self.root, posixpath.join(self.path, part))
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.path)
+
+    @property
+    def file_system(self) -> pafs.FileSystem:
+        return _open_root(self.root)[0]
+
+    @property
+    def _full(self) -> str:
+        base = _open_root(self.root)[1]
+        return posixpath.join(base, self.path) if self.path else base
+
+    @property
+    def full_path(self) -> str:
+        """Path as `file_system` understands it."""
+        return self._full
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.file_system, pafs.LocalFileSystem)
+
+    def exists(self) -> bool:
+        return self.file_system.get_file_info(self._full).type != pafs.FileType.NotFound
+
+    def list(self) -> list["Location"]:
+        """Return the entries of this folder by name; a folder that does not exist is empty."""
+        selector = pafs.FileSelector(self._full, allow_not_found=True)
+        names = sorted(info.base_name for info in self.file_system.get_file_info(selector))
+        return [self / name for name in names]
+
+    def walk(self) -> Iterator[tuple["Location", int]]:
+        """Yield every file below this folder with its size in bytes, by path."""
+        selector = pafs.FileSelector(self._full, recursive=True, allow_not_found=True)
+        infos = self.file_system.get_file_info(selector)
+        for info in sorted(infos, key=lambda item: item.path):
+            if info.type == pafs.FileType.File:
+                yield self / posixpath.relpath(info.path, self._full), info.size
+
+    def relative_to(self, folder: "Location") -> str:
+        return posixpath.relpath(self._full, folder._full)
+
+    def make(self) -> "Location":
+        self.file_system.create_dir(self._full, recursive=True)
+        return self
+
+    def delete(self) -> None:
+        info = self.file_system.get_file_info(self._full)
+        if info.type == pafs.FileType.Directory:
+            self.file_system.delete_dir(self._full)
+        elif info.type == pafs.FileType.File:
+            self.file_system.delete_file(self._full)
+
+    def read_bytes(self) -> bytes:
+        with self.file_system.open_input_stream(self._full) as stream:
+            data: bytes = stream.read()
+        return data
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the whole file; on a local disk it appears at once or not at all."""
+        parent = posixpath.dirname(self._full)
+        self.file_system.create_dir(parent, recursive=True)
+        target = f"{self._full}.part" if self.is_local else self._full
+        with self.file_system.open_output_stream(target) as stream:
+            stream.write(data)
+        if self.is_local:
+            os.replace(target, self._full)
+
+    def read_json(self) -> Any:
+        return json.loads(self.read_bytes())
+
+    def write_json(self, value: Any) -> None:
+        self.write_bytes(json.dumps(value, ensure_ascii=False, indent=1, default=str).encode())
+
+    def upload(self, folder: Path) -> None:
+        """Copy the contents of a local folder here; a no-op when the folder already is this place."""
+        if self.is_local and Path(self._full).resolve() == folder.resolve():
+            return
+        self.make()
+        pafs.copy_files(str(folder), self._full, source_filesystem=pafs.LocalFileSystem(),
+                        destination_filesystem=self.file_system)
+
+    def local_folder(self, cache: Path | None = None) -> Path:
+        """Return this folder as a local path, fetched once into the cache when it lives on an object store."""
+        if self.is_local:
+            return Path(self._full)
+        target = (cache or Path(os.environ.get("LISAN_CACHE", Path.home() / ".cache" / "lisan"))) / self._full
+        if not (target / ".complete").exists():
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            pafs.copy_files(self._full, str(target), source_filesystem=self.file_system,
+                            destination_filesystem=pafs.LocalFileSystem())
+            (target / ".complete").touch()
+        return target

@@ -1,0 +1,1 @@
+"""Text to records: sources, normalisation, duplicates, and the generated micro-world."""

@@ -1,0 +1,1 @@
+"""Weights to reports: what a model knows, measured."""

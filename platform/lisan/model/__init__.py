@@ -1,0 +1,1 @@
+"""Weights in memory and on storage: load, resize, adapt, score. No text, no Ray."""

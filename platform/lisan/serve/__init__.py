@@ -1,0 +1,1 @@
+"""Weights to replies: the endpoint and the gates in front of it."""

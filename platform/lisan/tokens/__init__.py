@@ -1,0 +1,1 @@
+"""Records to rows of token ids: vocabulary, chat, packing, mixing, streaming."""

@@ -1,0 +1,1 @@
+"""Rows to weights: one loop, three objectives."""
