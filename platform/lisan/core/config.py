@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,26 +25,51 @@ NOT_IDENTITY = ("storage", "tracking", "cluster")
 
 
 def register(name: str, schema: type[Any]) -> None:
-    """Put an unlocked copy of `schema` in Hydra's ConfigStore as `<name>_schema`.
-
-    OmegaConf marks frozen dataclasses read-only at every level, and Hydra then refuses any override; hence the unlock.
-    """
+    """Put the schema in Hydra's ConfigStore as `<name>_schema`, so that every field can be overridden."""
     from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name=f"{name}_schema", node=_schema_node(schema))
+
+
+def _schema_node(schema: type[Any]) -> Any:
     from omegaconf import OmegaConf
 
-    node = OmegaConf.structured(schema)
-    _unlock(node)
-    ConfigStore.instance().store(name=f"{name}_schema", node=node)
+    return OmegaConf.structured(_thaw(schema))
 
 
-def _unlock(node: Any) -> None:
-    from omegaconf import DictConfig, OmegaConf
+@lru_cache(maxsize=256)
+def _thaw(schema: type[Any]) -> type[Any]:
+    """Return the same dataclass, not frozen, all the way down: OmegaConf makes frozen ones read-only and then refuses overrides."""
+    hints = typing.get_type_hints(schema)
+    fields = [(f.name, _thaw_hint(hints[f.name]), _thaw_field(f)) for f in dataclasses.fields(schema)]
+    return dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)
 
-    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-        OmegaConf.set_readonly(node, None)
-        node._set_flag("readonly", None)
-        for key in node:
-            _unlock(node._get_node(key))
+
+def _thaw_hint(hint: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _thaw(typing.cast(type[Any], hint))
+    arguments = tuple(_thaw_hint(argument) for argument in typing.get_args(hint))
+    if not arguments:
+        return hint
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return typing.Union[arguments]  # noqa: UP007  built from a tuple
+    return typing.get_origin(hint)[arguments]
+
+
+def _thaw_field(field: "dataclasses.Field[Any]") -> Any:
+    if field.default is not dataclasses.MISSING:
+        return dataclasses.field(default=field.default)
+    factory = field.default_factory
+    if factory is dataclasses.MISSING:
+        return dataclasses.field()
+    return dataclasses.field(default_factory=lambda: _thaw_value(factory()))
+
+
+def _thaw_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value)]
+        return _thaw(type(value))(**{name: _thaw_value(getattr(value, name)) for name in names})
+    return value
 
 
 def compose(conf_dir: Path, job: str, schema: type[T], overrides: Iterable[str], values: Mapping[str, Any] | None = None) -> T:
@@ -61,8 +87,8 @@ def compose(conf_dir: Path, job: str, schema: type[T], overrides: Iterable[str],
     try:
         with initialize_config_dir(str(conf_dir), version_base="1.3"):
             raw = hydra_compose(job, overrides=list(overrides))
-        if values:
-            raw = OmegaConf.merge(raw, values)
+        OmegaConf.set_struct(raw, False)  # `load` refuses unknown fields; dictionaries take new keys
+        raw = OmegaConf.merge(raw, values or {})
     except (HydraException, OmegaConfBaseException, AssertionError) as error:
         raise ConfigError(f"{job}: {_one_sentence(error)}") from error
     finally:
@@ -77,33 +103,29 @@ def load(schema: type[T], raw: Any) -> T:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        base = OmegaConf.structured(schema)
-        _unlock(base)
-        merged = OmegaConf.merge(base, raw)
+        merged = OmegaConf.merge(_schema_node(schema), raw)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise ConfigError(f"{missing[0]} must be set: add {missing[0]}=... to the command line or the recipe")
-        value = OmegaConf.to_object(merged)
+        plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, ConfigError):
-            raise error.__cause__ from None
         raise ConfigError(_one_sentence(error)) from error
-    return typing.cast(T, _freeze(value, schema))
+    return typing.cast(T, _freeze(plain, schema))
 
 
 def _freeze(value: Any, hint: Any) -> Any:
-    """Turn the lists that OmegaConf returns into the tuples that the fields declare, all the way down."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints = typing.get_type_hints(type(value))
-        changes = {f.name: _freeze(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **changes)
+    """Build what the hint declares from plain containers: frozen dataclasses, tuples, dicts, scalars."""
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(hint):
+        kind = typing.cast(type[Any], hint)
+        hints = typing.get_type_hints(kind)
+        return kind(**{f.name: _freeze(value[f.name], hints[f.name]) for f in dataclasses.fields(kind)})
     arguments = typing.get_args(hint)
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        inner = [argument for argument in arguments if argument is not type(None)]
-        return value if value is None else _freeze(value, inner[0])
+        return _freeze(value, next(argument for argument in arguments if argument is not type(None)))
     if isinstance(value, list):
-        item = arguments[0] if arguments else Any
-        items = [_freeze(element, item) for element in value]
+        items = [_freeze(element, arguments[0] if arguments else Any) for element in value]
         return tuple(items) if typing.get_origin(hint) is tuple else items
     if isinstance(value, dict):
         item = arguments[1] if len(arguments) == 2 else Any

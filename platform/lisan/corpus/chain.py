@@ -1,0 +1,224 @@
+"""The chain from rows to records on one piece of a source: lay out, normalise, verify, split.
+
+In: a `Piece` and the corpus config. Out: a staged table and its counts. Always: the same bytes whoever runs it and in
+whatever order, and every row read becomes records, is dropped for a reason or quarantined with file and line. `build`
+runs it, in this process or as Ray tasks.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lisan.core.errors import ConfigError
+from lisan.core.seed import derive_seed
+from lisan.core.stage import StageConfig
+from lisan.core.storage import Location
+from lisan.corpus.dedup import DedupConfig, document_key
+from lisan.corpus.fields import BadRowError, DroppedRowError
+from lisan.corpus.language import fits_script
+from lisan.corpus.layouts import contrast, make_records
+from lisan.corpus.microworld import WorldConfig, generate
+from lisan.corpus.normalise import NormaliseConfig, normalise, strip_diacritics
+from lisan.corpus.parts import EXTRA, open_writer
+from lisan.corpus.records import (
+    SCHEMAS,
+    Conversation,
+    Document,
+    Preference,
+    Record,
+    RecordKind,
+    Turn,
+    to_table,
+)
+from lisan.corpus.rows import Fault, Row, SpanEnd, excerpt, read_span
+from lisan.corpus.sources import Piece, SourceConfig, SourceFormat, Span
+
+CHUNK_RECORDS = 1024
+CHUNK_CHARS = 8 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusConfig(StageConfig):
+    """From raw files to `corpus/<name>@<version>`."""
+
+    sources: dict[str, SourceConfig]
+    "What the corpus is made of; a name is a folder of the artifact and what mixes refer to."
+    normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    microworld: WorldConfig = field(default_factory=WorldConfig)
+    "Size and seed of the generated world, for sources of format microworld."
+    validation_ratio: float = 0.02
+    "Share of documents, conversations and preferences that are held out, drawn by a hash of their ids."
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_ratio < 1:
+            raise ConfigError(f"validation_ratio must be in [0, 1), got {self.validation_ratio}")
+
+
+class Tally:
+    """Counts of one piece."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.faults: list[dict[str, Any]] = []
+        self.spans: list[tuple[str, int, int]] = []
+
+    def add_fault(self, span: Span, fault: Fault) -> None:
+        self.counts["quarantined"] += 1
+        place = {"file": span.path, "start": span.start, "line": fault.line}
+        self.faults.append({**place, "reason": fault.reason, "text": fault.text})
+
+
+def read_piece(piece: Piece, config: CorpusConfig, staging: Location) -> dict[str, Any]:
+    """Read, lay out, normalise and split one piece; write it to staging and return its counts."""
+    tally, name = Tally(), f"{piece.index:05d}"
+    source, folder = config.sources[piece.source], (staging / piece.source).make()
+    schema = pa.schema([*SCHEMAS[source.kind], *EXTRA])
+    with open_writer(folder / f"{name}.parquet", schema) as writer:
+        for chunk in _chunks(_records(piece, config, tally)):
+            made = _contrast(chunk, config.seed, tally) if source.contrast else chunk
+            records = [record for record in (_clean(record, config, tally) for record in made) if record is not None]
+            if records:
+                table = _stage_records(records, source, config)
+                tally.counts["bytes"] += pc.sum(table["_bytes"]).as_py()
+                tally.counts["records"] += table.num_rows
+                writer.write_table(table)
+    if tally.faults:
+        lines = [json.dumps(fault, ensure_ascii=False) for fault in tally.faults]
+        (folder / f"{name}.faults.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return {"source": piece.source, "index": piece.index, "dropped": dict(+tally.dropped), "spans": tally.spans,
+            "faults": tally.faults[:1], **tally.counts}
+
+
+def _records(piece: Piece, config: CorpusConfig, tally: Tally) -> Iterator[Record]:
+    source = config.sources[piece.source]
+    if source.format is SourceFormat.microworld:
+        for record in islice(generate(source.world, config.microworld), source.max_records):
+            tally.counts["read"] += 1
+            yield replace(record, source=piece.source)
+        return
+    for span in piece.spans:
+        for item in read_span(span, source):
+            if isinstance(item, SpanEnd):
+                tally.spans.append((span.path, span.start, item.num_lines))
+                continue
+            if tally.counts["read"] == source.max_records:
+                return
+            tally.counts["read"] += 1
+            if isinstance(item, Fault):
+                tally.add_fault(span, item)
+            else:
+                yield from _lay_out(item, span, piece.source, source, tally)
+
+
+def _contrast(chunk: list[Record], seed: int, tally: Tally) -> list[Record]:
+    made = contrast([record for record in chunk if isinstance(record, Conversation)], seed)
+    tally.dropped["no other answer"] += len(chunk) - len(made)
+    return list(made)
+
+
+def _lay_out(row: Row, span: Span, name: str, source: SourceConfig, tally: Tally) -> Iterator[Record]:
+    try:
+        yield from list(make_records(row, name, source))
+    except BadRowError as error:
+        value = row.value if isinstance(row.value, str) else json.dumps(row.value, ensure_ascii=False, default=str)
+        tally.add_fault(span, Fault(row.line, str(error), excerpt(value)))
+    except DroppedRowError as error:
+        tally.dropped[str(error)] += 1
+
+
+def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Cut the stream by number and size, so that neither many records nor long ones fill the memory."""
+    chunk: list[Record] = []
+    chars = 0
+    for record in records:
+        chunk.append(record)
+        chars += sum(map(len, texts_of(record)))
+        if len(chunk) == CHUNK_RECORDS or chars >= CHUNK_CHARS:
+            yield chunk
+            chunk, chars = [], 0
+    if chunk:
+        yield chunk
+
+
+def texts_of(record: Record) -> list[str]:
+    """Return every text of a record in reading order."""
+    if isinstance(record, Document):
+        return [record.text]
+    if isinstance(record, Conversation):
+        return [turn.content for turn in record.turns]
+    if isinstance(record, Preference):
+        return [*(turn.content for turn in record.prompt), record.chosen, record.rejected]
+    return [record.question, *record.choices]
+
+
+def replace_texts(record: Record, texts: list[str]) -> Record:
+    """Put texts back where `texts_of` took them from."""
+    if isinstance(record, Document):
+        return replace(record, text=texts[0])
+    if isinstance(record, Conversation):
+        return replace(record, turns=_say(record.turns, texts))
+    if isinstance(record, Preference):
+        return replace(record, prompt=_say(record.prompt, texts[:-2]), chosen=texts[-2], rejected=texts[-1])
+    return replace(record, question=texts[0], choices=tuple(texts[1:]))
+
+
+def _say(turns: tuple[Turn, ...], texts: list[str]) -> tuple[Turn, ...]:
+    return tuple(Turn(turn.role, text) for turn, text in zip(turns, texts, strict=True))
+
+
+def _clean(record: Record, config: CorpusConfig, tally: Tally) -> Record | None:
+    """Normalise every text; a record whose texts are blank afterwards is dropped."""
+    if config.normalise.enabled:
+        before = texts_of(record)
+        texts = [normalise(text, record.language) for text in before]
+        if config.normalise.strip_diacritics:
+            texts = [strip_diacritics(text) for text in texts]
+        if texts != before:
+            tally.counts["changed"] += 1
+            record = replace_texts(record, texts)
+    texts = texts_of(record)
+    needed = texts[-2:] if isinstance(record, Preference) else texts
+    if not all(text.strip() for text in needed):
+        tally.dropped["empty after normalisation"] += 1
+        return None
+    if isinstance(record, Document) and not fits_script(record.text, record.language):
+        tally.counts["flagged"] += 1
+        record = replace(record, meta={**record.meta, "flag": "script"})
+    return record
+
+
+def _stage_records(records: list[Record], source: SourceConfig, config: CorpusConfig) -> pa.Table:
+    texts = [texts_of(record) for record in records]
+    keyed = source.kind is RecordKind.documents and config.dedup.exact
+    keys = [document_key(parts[0]) if keyed else (0, 0) for parts in texts]
+    extra = {
+        "_split": [split_of(record, source, config) for record in records],
+        "_bytes": [sum(len(part.encode()) for part in parts) for parts in texts],
+        "_words": [sum(len(part.split()) for part in parts) for parts in texts],
+        "_length": [sum(map(len, parts)) for parts in texts],
+        "_key_high": [high for high, _ in keys],
+        "_key_low": [low for _, low in keys],
+    }
+    table = to_table(records, source.kind)
+    for name, kind in EXTRA:
+        table = table.append_column(name, pa.array(extra[name], kind))
+    return table
+
+
+def split_of(record: Record, source: SourceConfig, config: CorpusConfig) -> str:
+    """Return the split of a record: records of one pair share it, and it moves only with the seed and the id."""
+    if source.split is not None:
+        return source.split
+    if source.kind is RecordKind.questions:
+        return "validation"
+    draw = derive_seed(config.seed, "split", record.meta.get("pair", record.id)) / 2**63
+    return "validation" if draw < config.validation_ratio else "train"

@@ -1,0 +1,131 @@
+"""Unicode made regular without losing what a writer meant (T0), and the key under which two texts are the same (T2).
+
+In: text and its language label. Out: text. Always: `normalise(normalise(x)) == normalise(x)`, diacritics, hamza forms,
+digits and Arabic punctuation stay, and nothing but Unicode's spelling changes. `chain` calls it for every text of a
+record; `match_key` is what exact duplicates are compared by.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lisan.corpus.language import is_arabic, measure_scripts
+
+TATWEEL = "ـ"
+ARABIC = (
+    "\u0620-\u063f\u0641-\u065f\u066e-\u06d3\u06d5-\u06dc\u06df-\u06e8\u06ea-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08ff"
+)
+"Arabic letters and marks without the tatweel, as the inside of a character class."
+JOINERS_MATTER = ("fa", "ur", "ku", "ckb")
+"Languages that spell with the zero-width joiners."
+
+_SUSPECT = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\xa0\xad\u061c\u0640\u06a9\u06cc\u1680\u2000-\u200f\u2028-\u202f\u205f\u2066-\u2069\u3000"
+    "\ufb50-\ufdf9\ufe70-\ufeff\ud800-\udfff]"
+)
+_LINE_END = re.compile("\r\n?|[\u2028\u2029]")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+"
+)
+_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_PRESENTATION = re.compile("[\ufb50-\ufdf9\ufe70-\ufefc]")
+_JOINER = re.compile(f"([{ARABIC}])[\u200c\u200d]+(?=[{ARABIC}])")
+_TATWEEL = re.compile(f"([{ARABIC}]){TATWEEL}+(?=[{ARABIC}])")
+_PERSIAN_LETTER = re.compile("[\u06a9\u06cc]")
+_PERSIAN_OR_URDU = re.compile("[ژٹڈڑںےۓہۂۃھۀەێۆڵڕ۔]|(?<!\\w)(?:این|است|که|های|می|کے|کی|میں)(?!\\w)")
+_BLANK_BEFORE_LINE_END = re.compile("[ \t]+(?=\n|\\Z)")
+_EMPTY_LINES = re.compile("\n{3,}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NormaliseConfig:
+    enabled: bool = True
+    "Make Unicode regular (T0); off keeps every text as it came."
+    strip_diacritics: bool = False
+    "Also drop Arabic short vowels; a model trained so can neither read nor write them."
+
+
+def normalise(text: str, language: str) -> str:
+    """Apply T0 to one text; a text that is already regular costs one scan.
+
+    Isolated marks of the presentation blocks become the bare mark and not, as NFKC has it, a space and the mark.
+    """
+    if _SUSPECT.search(text):
+        text = _LINE_END.sub("\n", text)
+        text = _INVISIBLE.sub("", text)
+        text = _SPACE.sub(" ", text)
+        text = _PRESENTATION.sub(lambda match: _unfold(match[0]), text)
+        text = _replace_persian_letters(text, language)
+        if language not in JOINERS_MATTER and ("\u200c" in text or "\u200d" in text):
+            text = _JOINER.sub(r"\1", text)
+        if TATWEEL in text:
+            text = _TATWEEL.sub(r"\1", text)
+    if " \n" in text or "\t\n" in text or text[-1:].isspace():
+        text = _BLANK_BEFORE_LINE_END.sub("", text)
+    if "\n\n\n" in text:
+        text = _EMPTY_LINES.sub("\n\n", text)
+    text = text.strip("\n")
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+def _unfold(letter: str) -> str:
+    """NFKC of a presentation form; `\\ufe76` (isolated fatha) gives the mark alone, else it would break its word."""
+    text = unicodedata.normalize("NFKC", letter)
+    marks = text.strip(f" {TATWEEL}")
+    return marks if marks and all(unicodedata.combining(mark) for mark in marks) else text
+
+
+def _replace_persian_letters(text: str, language: str) -> str:
+    """Spell Arabic typed on a Persian keyboard with Arabic kaf and yeh; Persian and Urdu themselves stay."""
+    if not is_arabic(language) or not _PERSIAN_LETTER.search(text) or _PERSIAN_OR_URDU.search(text):
+        return text
+    if measure_scripts(text).arabic < 0.5:
+        return text
+    return text.replace("\u06a9", "ك").replace("\u06cc", "ي")
+
+
+_DIACRITIC = re.compile("[\u064b-\u0652\u0670]+")
+
+
+def strip_diacritics(text: str) -> str:
+    """Drop short vowels, tanwin, shadda, sukun and the dagger alef."""
+    return _DIACRITIC.sub("", text)
+
+
+def _compile_class(first: int, last: int, categories: tuple[str, ...]) -> re.Pattern[str]:
+    """Compile a character class of every code point in a range that has one of these Unicode categories."""
+    points = [chr(point) for point in range(first, last + 1) if unicodedata.category(chr(point)) in categories]
+    return re.compile(f"[{re.escape(''.join(points))}]+")
+
+
+@lru_cache(maxsize=4)
+def _classes(*categories: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return the class of categories in two: `re` has a table for the basic plane (20x) and walks a list above it."""
+    return _compile_class(0, 0xFFFF, categories), _compile_class(0x10000, 0x1FFFF, categories)
+
+
+def _replace_class(text: str, replacement: str, *categories: str) -> str:
+    basic, above = _classes(*categories)
+    text = basic.sub(replacement, text)
+    return above.sub(replacement, text) if _ABOVE_BASIC_PLANE.search(text) else text
+
+
+_ABOVE_BASIC_PLANE = re.compile("[\U00010000-\U0010ffff]")
+_LETTERS = (("ٱ", "ا"), ("ى", "ي"), ("ة", "ه"), ("ک", "ك"), ("ی", "ي"))
+_DIGIT = re.compile("[^\\D0-9]")
+_SEPARATORS = ("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So")
+
+
+def match_key(text: str) -> str:
+    """Return T2: what is left of a text when case, marks, hamza carriers, punctuation and spacing do not count.
+
+    Numbers stay: two exercises that differ in a number differ.
+    """
+    text = _PRESENTATION.sub(lambda match: _unfold(match[0]), text.lower())
+    text = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text))
+    text = _replace_class(text, "", "Mn", "Cf").replace(TATWEEL, "")
+    for letter, plain in _LETTERS:
+        text = text.replace(letter, plain)
+    text = _DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
+    return " ".join(_replace_class(text, " ", *_SEPARATORS).split())

@@ -1,0 +1,262 @@
+"""What a source is, where its files are, and how they are cut into pieces of work.
+
+In: a `SourceConfig`. Out: `Piece`s, each a run of files or byte ranges that one task reads (`rows`), the same on every
+machine and for any number of workers. Always: what can be known to be wrong before reading (a pattern without a file, a
+file in another encoding) is one DataError here. `build` is the caller.
+"""
+
+import fnmatch
+import glob
+import io
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import IO, cast
+
+import pyarrow.fs as pafs
+
+from lisan.core.errors import DataError
+from lisan.core.storage import Location
+from lisan.corpus.records import RecordKind
+
+PIECE_BYTES = 32 << 20
+"Large enough that a task costs more than its start, small enough that one file keeps every worker busy."
+
+
+class SourceFormat(StrEnum):
+    """How rows lie in a file. Any may be gzipped (`.gz`)."""
+
+    jsonl = "jsonl"
+    parquet = "parquet"
+    csv = "csv"
+    tsv = "tsv"
+    text = "text"
+    json = "json"
+    aligned = "aligned"
+    microworld = "microworld"
+
+
+class TextUnit(StrEnum):
+    """What one row of a text file is."""
+
+    line = "line"
+    block = "block"
+    file = "file"
+
+
+class Layout(StrEnum):
+    """How a row becomes records; `lisan.corpus.layouts` has one function for each."""
+
+    text = "text"
+    markdown = "markdown"
+    gutenberg = "gutenberg"
+    headline = "headline"
+    parallel = "parallel"
+    prompt = "prompt"
+    alpaca = "alpaca"
+    seed_task = "seed_task"
+    messages = "messages"
+    tree = "tree"
+    preference = "preference"
+    sharegpt_preference = "sharegpt_preference"
+    dialogue_preference = "dialogue_preference"
+    letters = "letters"
+    arabicmmlu = "arabicmmlu"
+    true_false = "true_false"
+    choices = "choices"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceConfig:
+    format: SourceFormat = SourceFormat.jsonl
+    path: tuple[str, ...] = ()
+    "Files or glob patterns, local or URIs; read in the order of their names."
+    pair_path: tuple[str, ...] = ()
+    "The same number of files in `pair_language`, line for line (format aligned)."
+    kind: RecordKind = RecordKind.documents
+    layout: Layout = Layout.text
+    "How a row becomes records."
+    fields: dict[str, str] = field(default_factory=dict)
+    "Names that the layout's fields have in these files, where they differ: {text: body}."
+    columns: tuple[str, ...] = ()
+    "Column names of a csv or tsv file without a header; empty: the first line has them."
+    unit: TextUnit = TextUnit.line
+    "What one document of a text file is: a line, a block, the whole file."
+    separator: str = ""
+    "The line that stands between two blocks; empty: a blank line."
+    language: str = ""
+    "BCP 47-like label of what is inside: en, ar, ary, arz, ary-Latn; of `first` in layout parallel."
+    pair_language: str = ""
+    "Label of `second` in layout parallel."
+    contrast: bool = False
+    "Make preferences of conversations: chosen is the real answer, rejected the answer of another conversation."
+    world: str = ""
+    "Which source of the micro-world (format microworld)."
+    encoding: str = "utf-8"
+    split: str | None = None
+    "Put every record in this split; null: train or validation by hash, and validation for questions."
+    max_records: int | None = None
+    "Stop after so many rows."
+    licence: str = ""
+    "Under which the text may be used; kept in the manifest."
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A file, or the lines of it that start in [start, end); for parquet the row groups."""
+
+    path: str
+    name: str
+    "Path below the folder that all files of the source share: part of record ids, the same on every machine."
+    start: int = 0
+    end: int | None = None
+    pair_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one task reads."""
+
+    source: str
+    index: int
+    spans: tuple[Span, ...]
+
+
+def plan_pieces(name: str, source: SourceConfig, piece_bytes: int = PIECE_BYTES) -> list[Piece]:
+    """Cut a source into pieces of about `piece_bytes`; one piece when it is generated or capped by `max_records`."""
+    if source.format is SourceFormat.microworld:
+        return [Piece(name, 0, ())]
+    spans = [span for whole, size in _list_spans(name, source) for span in _cut(whole, size, source, piece_bytes)]
+    limit = float("inf") if source.max_records is not None else piece_bytes
+    groups: list[list[Span]] = []
+    room = 0.0
+    for span, size in spans:
+        if not groups or room < size:
+            groups.append([])
+            room = limit
+        groups[-1].append(span)
+        room -= size
+    return [Piece(name, index, tuple(group)) for index, group in enumerate(groups)]
+
+
+def _list_spans(name: str, source: SourceConfig) -> list[tuple[Span, int]]:
+    paths = find_files(f"sources.{name}.path", source.path)
+    pairs = find_files(f"sources.{name}.pair_path", source.pair_path) if source.pair_path else [""] * len(paths)
+    if len(pairs) != len(paths):
+        raise DataError(
+            f"sources.{name}: path matches {len(paths)} files and pair_path {len(pairs)}; each needs its counterpart"
+        )
+    folder = posixpath.commonpath([_folder_of(pattern) for pattern in source.path])
+    names = [posixpath.relpath(_plain_path(path), folder) for path in paths]
+    whole = [Span(path, below, pair_path=pair) for path, below, pair in zip(paths, names, pairs, strict=True)]
+    return [(span, file_size(span.path)) for span in whole]
+
+
+def _plain_path(path: str) -> str:
+    """Return the path without the scheme of a URI, absolute."""
+    return "/" + path.split("://", 1)[1].lstrip("/") if "://" in path else os.path.abspath(path)
+
+
+def _folder_of(pattern: str) -> str:
+    """Return the part of a pattern before its first wildcard, as a folder."""
+    parts = _plain_path(pattern).split("/")[:-1]
+    wild = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return "/".join(parts[:wild]) or "/"
+
+
+def _cut(span: Span, size: int, source: SourceConfig, piece_bytes: int) -> Iterator[tuple[Span, int]]:
+    lines = source.format in (SourceFormat.jsonl, SourceFormat.tsv) or (
+        source.format is SourceFormat.text and source.unit is TextUnit.line
+    )
+    if not lines or span.path.endswith(".gz") or source.max_records is not None or size <= piece_bytes:
+        yield span, size
+        return
+    for start in range(0, size, piece_bytes):
+        end = min(start + piece_bytes, size)
+        yield Span(span.path, span.name, start, end if end < size else None), end - start
+
+
+def find_files(key: str, patterns: Sequence[str]) -> list[str]:
+    """Return the files that match, each pattern's by name; DataError naming the key when one matches none."""
+    found: list[str] = []
+    for pattern in patterns:
+        matches = _glob(pattern)
+        if not matches:
+            source = key.rpartition(".")[0]
+            raise DataError(f"{key}: no file matches {pattern}; correct it, or leave the source out with ~{source}")
+        found += [path for path in matches if path not in found]
+    return found
+
+
+def _glob(pattern: str) -> list[str]:
+    if "://" not in pattern:
+        return sorted(path for path in glob.glob(os.path.abspath(pattern), recursive=True) if os.path.isfile(path))
+    scheme, rest = pattern.split("://", 1)
+    folder = posixpath.dirname(rest.split("*")[0])
+    place = Location(f"{scheme}://{folder}")
+    selector = pafs.FileSelector(place.full_path, recursive=True, allow_not_found=True)
+    paths = [info.path for info in place.file_system.get_file_info(selector) if info.type == pafs.FileType.File]
+    return [f"{scheme}://{path}" for path in sorted(paths) if fnmatch.fnmatch(path, rest)]
+
+
+def file_size(path: str) -> int:
+    place = Location(path)
+    return int(place.file_system.get_file_info(place.full_path).size)
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Open a local path or a URI for buffered reading, gunzipped when its name ends in .gz."""
+    place = Location(path)
+    raw = io.BufferedReader(place.file_system.open_input_file(place.full_path), buffer_size=1 << 20)
+    if path.endswith(".gz"):
+        import gzip
+
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+    return cast(IO[bytes], raw)
+
+
+TEXT_FORMATS = (SourceFormat.jsonl, SourceFormat.csv, SourceFormat.tsv, SourceFormat.text, SourceFormat.aligned,
+                SourceFormat.json)
+SNIFF_LINES = 1000
+
+
+def check_encoding(name: str, source: SourceConfig) -> None:
+    """Refuse a file whose first lines are mostly not in the encoding that the config says."""
+    if source.format not in TEXT_FORMATS:
+        return
+    for path in find_files(f"sources.{name}.path", source.path):
+        with open_file(path) as stream:
+            lines = [line for line, _ in zip(stream, range(SNIFF_LINES), strict=False)]
+        bad = _first_bad_byte(lines, source.encoding)
+        if bad is not None:
+            raise DataError(
+                f"{path} is not {source.encoding}: byte {bad} cannot be decoded, nor can most of the first lines; "
+                f"it looks like {guess_encoding(b''.join(lines))}, so set sources.{name}.encoding to that"
+            )
+
+
+def _first_bad_byte(lines: list[bytes], encoding: str) -> int | None:
+    """Return the offset of the first undecodable byte when most lines, or most that leave ASCII, have one."""
+    first, offset, num_bad, num_filled, num_special = None, 0, 0, 0, 0
+    for line in lines:
+        num_filled += bool(line.strip())
+        num_special += not line.isascii()
+        try:
+            line.decode(encoding)
+        except UnicodeDecodeError as error:
+            num_bad += 1
+            first = offset + error.start if first is None else first
+        offset += len(line)
+    mostly = num_bad > num_filled / 2 or (num_bad >= 10 and num_bad > num_special / 2)
+    return first if mostly else None
+
+
+def guess_encoding(data: bytes) -> str:
+    """Name the likely encoding of bytes that are not UTF-8: by byte order mark, or by the article of Arabic."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    articles = {name: data.decode(name, errors="replace").count("ال") for name in ("windows-1256", "iso-8859-6")}
+    best = max(articles, key=lambda name: articles[name])
+    return best if articles[best] > len(data) / 1000 else "latin-1"

@@ -1,0 +1,234 @@
+"""The comparison of models along a chain: a table for the terminal, one for Markdown, and a self-contained HTML page.
+
+In: rows of metrics, training curves, realised mixes, replies; all plain numbers and text. Out: text, or one HTML file
+without scripts or links to anywhere. Always: any metrics will do, missing ones stay empty, and Arabic runs from right
+to left. Called by the pipeline at the end of a recipe.
+"""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from lisan.evaluate.charts import line_chart
+
+
+class Better(StrEnum):
+    high = "high"
+    low = "low"
+    neither = "neither"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """A metric as people read it."""
+
+    key: str
+    "Metric of the rows; its standard error is the metric called the same with `_stderr`."
+    label: str
+    better: Better = Better.neither
+    decimals: int = 3
+    reference: float | None = None
+    "A value to hold the others against, such as chance."
+    reference_label: str = "chance"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRow:
+    """A model of the chain."""
+
+    name: str
+    ref: str
+    metrics: Mapping[str, float]
+    seconds: float | None = None
+    "What it took to make."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """A training curve."""
+
+    name: str
+    steps: Sequence[int]
+    values: Sequence[float]
+    label: str = "loss"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mix:
+    """What a stage was really trained on: tokens (or shares) by source."""
+
+    name: str
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A question to a model and what it said."""
+
+    language: str
+    question: str
+    answer: str
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    title: str
+    rows: Sequence[ModelRow]
+    summary: str = ""
+    columns: Sequence[Column] = ()
+    "Empty shows every metric of the rows."
+    curves: Sequence[Curve] = ()
+    mixes: Sequence[Mix] = ()
+    replies: Sequence[Reply] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    "Lines of small print: command, machine, commit."
+
+
+NUM_COLOURS = 8
+"Colours for sources in the template."
+SECONDS = Column(key="seconds", label="seconds", decimals=0)
+
+
+def guess_columns(rows: Iterable[ModelRow]) -> list[Column]:
+    """Make a column of every metric in order of appearance; names tell which way is better."""
+    keys = dict.fromkeys(key for row in rows for key in row.metrics if not key.endswith("_stderr"))
+    return [_guess_column(key) for key in keys]
+
+
+def _guess_column(key: str) -> Column:
+    label = re.sub(r"[/_]+", " ", key)
+    if re.search(r"accuracy|win_rate|\bf1\b|bytes_per_token|margin", key):
+        return Column(key=key, label=label, better=Better.high)
+    if re.search(r"bits_per_byte|bpb|loss|nll|perplexity|fertility|tokens_per_word", key):
+        return Column(key=key, label=label, better=Better.low, decimals=2 if "token" in key or "fert" in key else 3)
+    return Column(key=key, label=label)
+
+
+def format_table(rows: Sequence[ModelRow], columns: Sequence[Column] = ()) -> str:
+    """Return the table for a terminal; `*` marks the best value of a column."""
+    shown = _shown(rows, columns)
+    heads = [textwrap.wrap(column.label, 12, break_long_words=False) for column in shown]
+    height = max((len(head) for head in heads), default=0)
+    lines = [["", *cells] for cells in zip(*[[""] * (height - len(head)) + head for head in heads], strict=True)]
+    marked = [[row.name, *(_cell(row, column, rows, "*{}") for column in shown)] for row in rows]
+    widths = [max(len(line[place]) for line in lines + marked) for place in range(len(shown) + 1)]
+    return "\n".join(_align(line, widths) for line in [*lines, ["-" * width for width in widths], *marked])
+
+
+def _align(line: Sequence[str], widths: Sequence[int]) -> str:
+    numbers = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+    return "  ".join([line[0].ljust(widths[0]), *numbers]).rstrip()
+
+
+def markdown_table(rows: Sequence[ModelRow], columns: Sequence[Column] = ()) -> str:
+    """Return the table for a README; the best value of a column is bold."""
+    shown = _shown(rows, columns)
+    lines = [["model", *(column.label for column in shown)], ["---", *("---:" for _ in shown)]]
+    lines += [[row.name, *(_cell(row, column, rows, "**{}**") for column in shown)] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _shown(rows: Sequence[ModelRow], columns: Sequence[Column]) -> list[Column]:
+    shown = list(columns) or guess_columns(rows)
+    return shown + [SECONDS] * any(row.seconds is not None for row in rows)
+
+
+def _value(row: ModelRow, column: Column) -> float | None:
+    return row.seconds if column is SECONDS else row.metrics.get(column.key)
+
+
+def format_value(row: ModelRow, column: Column) -> str:
+    value = _value(row, column)
+    return "" if value is None else f"{value:,.{column.decimals}f}"
+
+
+def is_best(row: ModelRow, column: Column, rows: Sequence[ModelRow]) -> bool:
+    """Tell whether a row has the best value of the column, as far as the shown decimals tell; one row is no contest."""
+    if column.better is Better.neither:
+        return False
+    known = [value for other in rows if (value := _value(other, column)) is not None and math.isfinite(value)]
+    shown = {round(value, column.decimals) for value in known}
+    value = _value(row, column)
+    if value is None or not math.isfinite(value) or len(shown) < 2:
+        return False
+    return round(value, column.decimals) == (max(shown) if column.better is Better.high else min(shown))
+
+
+def _cell(row: ModelRow, column: Column, rows: Sequence[ModelRow], mark: str) -> str:
+    text = format_value(row, column)
+    return mark.format(text) if is_best(row, column, rows) else text
+
+
+def write_page(page: Page, out: Path) -> Path:
+    """Write the page, whole or not at all, and return where."""
+    html = render_page(page)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part")
+    part.write_text(html, encoding="utf-8")
+    return part.replace(out)
+
+
+def render_page(page: Page) -> str:
+    import jinja2
+
+    columns = list(page.columns) or guess_columns(page.rows)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lisan", "evaluate"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("page.html.jinja").render(
+        page=page, bars=[_bars(column, page.rows) for column in columns], table=_table(page),
+        curves=[(curve, line_chart(curve.steps, curve.values, curve.label)) for curve in page.curves],
+        mixes=_mixes(page.mixes), replies=_by_language(page.replies),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _table(page: Page) -> dict[str, object]:
+    shown, rows = _shown(page.rows, page.columns), page.rows
+    body = [(row, [(format_value(row, column), _error(row, column), is_best(row, column, rows)) for column in shown])
+            for row in rows]
+    return {"columns": shown, "body": body}
+
+
+def _error(row: ModelRow, column: Column) -> str:
+    error = row.metrics.get(f"{column.key}_stderr")
+    return "" if error is None else f"± {error:.{column.decimals}f}"
+
+
+def _bars(column: Column, rows: Sequence[ModelRow]) -> dict[str, object]:
+    """Lay out one metric as bars: widths in per cent of the largest value, or of 1 where accuracies end."""
+    values = [_value(row, column) for row in rows]
+    sizes = [max(0.0, value) if value is not None and math.isfinite(value) else 0.0 for value in values]
+    reference = column.reference
+    top = max([*sizes, reference or 0.0]) or 1.0
+    if "accuracy" in column.key and top <= 1:
+        top = 1.0
+    bars = [(row.name, 100 * size / top, format_value(row, column), is_best(row, column, rows))
+            for row, size in zip(rows, sizes, strict=True)]
+    return {"column": column, "bars": bars, "reference": None if reference is None else 100 * reference / top}
+
+
+def _mixes(mixes: Sequence[Mix]) -> list[tuple[str, list[tuple[str, float, float, int]]]]:
+    """Return for every mix (source, amount, per cent, colour), largest first; a source keeps its colour everywhere."""
+    sources = dict.fromkeys(name for mix in mixes for name in mix.parts)
+    colours = {name: place % NUM_COLOURS for place, name in enumerate(sources)}
+    found = []
+    for mix in mixes:
+        total = sum(mix.parts.values()) or 1.0
+        parts = sorted(mix.parts.items(), key=lambda part: -part[1])
+        found.append((mix.name, [(name, amount, 100 * amount / total, colours[name]) for name, amount in parts]))
+    return found
+
+
+def _by_language(replies: Sequence[Reply]) -> dict[str, list[Reply]]:
+    found: dict[str, list[Reply]] = {}
+    for reply in replies:
+        found.setdefault(reply.language, []).append(reply)
+    return found

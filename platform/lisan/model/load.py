@@ -1,0 +1,111 @@
+"""Models by shape or from a folder: the one place that makes a causal language model.
+
+In: a `ModelConfig` and the folder it names. Out: a transformers causal LM in fp32 on the CPU, ready to be sharded. Always: the
+same seed makes the same weights; text never enters this room, only vocabulary sizes and ids.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lisan.core.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapeConfig:
+    """A Llama-shaped model."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    max_positions: int = 4096
+    rope_theta: float = 10_000.0
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"model.shape needs hidden_size divisible by num_heads and num_heads by num_kv_heads, "
+                f"got {self.hidden_size}, {self.num_heads}, {self.num_kv_heads}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    path: str | None = None
+    "model/name@version, a local folder or a hub id to start from; null starts from random weights of `shape`."
+    shape: ShapeConfig | None = None
+    tokenizer: str | None = None
+    "Tokenizer that the finished model carries, when it is not the one it came with: tokenizer/name@version after expansion."
+    init_std: float = 0.02
+    "Standard deviation of random weights."
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.shape is None):
+            raise ConfigError("model needs exactly one of path (start from a model) and shape (start from random weights)")
+        if self.path is None and self.tokenizer is None:
+            raise ConfigError("model.tokenizer must be set when a model starts from random weights")
+
+
+def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int) -> Any:
+    """Make a model of `config.shape` with seeded random weights (normal, output projections scaled by depth)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = config.shape
+    assert shape is not None
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=vocabulary_size, hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_heads, num_key_value_heads=shape.num_kv_heads,
+        max_position_embeddings=shape.max_positions, rope_theta=shape.rope_theta, tie_word_embeddings=shape.tie_embeddings,
+        initializer_range=config.init_std, attention_dropout=0.0, dtype="float32", **special_ids,
+    ))
+    scale = (2 * shape.num_layers) ** -0.5
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.mul_(scale)
+    return model
+
+
+def load_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
+    """Load a causal LM from a folder or hub id; DataError in one sentence when it is none."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{place} is not a model that transformers can load: {reason}") from error
+
+
+def read_vocabulary_size(place: str) -> int | None:
+    """Return the embedding rows that a local model folder declares; None for a hub id that is not on this machine."""
+    config = Path(place) / "config.json"
+    if not config.exists():
+        return None
+    size: int = json.loads(config.read_text())["vocab_size"]
+    return size
+
+
+def save_model(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Write config.json and model.safetensors in `dtype`."""
+    model.to(dtype).save_pretrained(folder, safe_serialization=True)
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the transformer blocks, the units of sharding."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    if not layers:
+        raise ConfigError(f"{type(model).__name__} names no blocks to shard (_no_split_modules is empty)")
+    return layers

@@ -1,0 +1,101 @@
+"""Every stage by its job's name, and the pipeline that runs a recipe's stages in order.
+
+In: a recipe, a list of steps that each say what one would type for that job. Out: its artifacts. Always: all steps are composed
+and checked before the first one runs, and what exists is skipped. The job files and the demo are the callers.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lisan.core.config import compose, run_job
+from lisan.core.errors import ConfigError
+from lisan.core.stage import ClusterConfig, Stage, StorageConfig, TrackingConfig, run_stage
+from lisan.corpus.build import CORPUS
+from lisan.evaluate.run import EVALS
+from lisan.registry import open_run
+from lisan.serve.promote import PromoteConfig, promote
+from lisan.tokens.encode import TOKENS
+from lisan.tokens.expand import TOKENIZER
+from lisan.train.stages import CPT, DPO, SFT
+
+STAGES: dict[str, Stage] = {stage.job: stage for stage in (CORPUS, TOKENIZER, TOKENS, CPT, SFT, DPO, EVALS)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepConfig:
+    job: str
+    "Name of a job: build_corpus, train_cpt, ..."
+    use: dict[str, str] = field(default_factory=dict)
+    "Group choices, as on the job's command line: {model: tiny, cluster: cpu2}."
+    set: dict[str, Any] = field(default_factory=dict)
+    "Fields of the job's config."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineConfig:
+    steps: dict[str, StepConfig] = field(default_factory=dict)
+    "Run in this order."
+    only: tuple[str, ...] = ()
+    "Names of the steps to run; empty runs all."
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig | None = None
+    "Where every step runs; null leaves each step's own choice."
+    page: str | None = None
+    "HTML page and JSON that compare the models of the recipe; null writes none."
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.only if name not in self.steps]
+        if unknown:
+            raise ConfigError(f"only names {unknown[0]}, the recipe has {', '.join(self.steps)}")
+        for name, step in self.steps.items():
+            if step.job not in JOBS:
+                raise ConfigError(f"steps.{name}.job must be one of {', '.join(JOBS)}, got {step.job!r}")
+
+
+def run_one(job_file: str) -> None:
+    """Be the main function of the job that `job_file` names."""
+    job = Path(job_file).stem
+    run_job(job_file, JOBS[job][0], JOBS[job][1])
+
+
+def run_pipeline(config: PipelineConfig, conf_dir: Path) -> dict[str, Any]:
+    """Run the steps in order and return what each gave."""
+    if not config.steps:
+        raise ConfigError("run_pipeline needs a recipe: add recipe=demo, or one of your own from conf/recipe")
+    chosen = config.only or tuple(config.steps)
+    composed = {name: compose_step(name, config, conf_dir) for name in chosen}
+    results: dict[str, Any] = {}
+    begin = time.monotonic()
+    for number, (name, step) in enumerate(composed.items(), 1):
+        print(f"[{number}/{len(composed)}] {name} ({time.monotonic() - begin:.0f} s)", flush=True)
+        results[name] = JOBS[config.steps[name].job][1](step)
+    return results
+
+
+def compose_step(name: str, config: PipelineConfig, conf_dir: Path) -> Any:
+    """Compose a step's config exactly as its own job would, with the pipeline's storage, tracking and cluster."""
+    from lisan.core.config import to_plain
+
+    step = config.steps[name]
+    where = {"storage": to_plain(config.storage), "tracking": to_plain(config.tracking)}
+    if config.cluster is not None:
+        where["cluster"] = to_plain(config.cluster)
+    try:
+        return compose(conf_dir, step.job, JOBS[step.job][0], [f"{group}={choice}" for group, choice in step.use.items()],
+                       {**step.set, **where})
+    except ConfigError as error:
+        raise ConfigError(f"steps.{name}: {error}") from error
+
+
+def _run(stage: Stage) -> Callable[[Any], Any]:
+    return lambda config: run_stage(stage, config, open_run)
+
+
+JOBS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+    **{job: (stage.config, _run(stage)) for job, stage in STAGES.items()},
+    "promote_model": (PromoteConfig, promote),
+}

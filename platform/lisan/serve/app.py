@@ -1,0 +1,324 @@
+"""The endpoint: a model folder behind the OpenAI API, on Ray Serve LLM over vLLM.
+
+In: a `ServeConfig` that names an MLflow alias, an artifact or a folder. Out: a Serve application whose autoscaling
+replicas answer /v1/models, /v1/chat/completions and /v1/completions with the folder's chat template and generation
+defaults. Always: what can be known to be wrong is one sentence before anything starts, and only replicas import vLLM,
+which takes 6 s a process. `serve_apps/chat.py` builds with it for `serve run`; the pipeline calls `start`.
+"""
+
+import json
+import logging
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lisan.core.artifact import Kind, Ref, Store
+from lisan.core.config import load
+from lisan.core.errors import ConfigError, ServingError
+from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
+from lisan.core.storage import Location
+from lisan.serve.engine import EngineConfig, Replica, ServedModel
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+APP_NAME = "lisan"
+HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+"Where `serve run` listens."
+POLL_S = 0.25
+REPORT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoscalingConfig:
+    """When Ray Serve adds and removes replicas. The names are Ray Serve's."""
+
+    min_replicas: int = 1
+    max_replicas: int = 2
+    target_ongoing_requests: float = 16.0
+    "Requests in flight that one replica is meant to carry; more than that adds a replica."
+    upscale_delay_s: float = 10.0
+    downscale_delay_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_replicas <= self.max_replicas:
+            raise ConfigError(
+                f"autoscaling needs 1 <= min_replicas <= max_replicas, got {self.min_replicas} and {self.max_replicas}"
+            )
+        if self.target_ongoing_requests <= 0:
+            raise ConfigError(f"autoscaling.target_ongoing_requests must be > 0, got {self.target_ongoing_requests}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    model: str = "lisan"
+    "Name of the registered model, and the id under which clients ask for it."
+    alias: str = "champion"
+    path: str | None = None
+    "A model folder or model/name@version to serve without the registry; null asks the registry for the alias."
+    route_prefix: str = "/"
+    use_gpu: bool | None = None
+    "null uses GPUs when the cluster (or, before one is joined, this machine) has any."
+    cpus_per_replica: float = 1.0
+    "CPUs that Ray sets aside for a replica; what it computes with is engine.threads."
+    max_queued_requests: int = 512
+    "Requests that may wait for a replica; the next one is answered 503."
+    start_timeout_s: float = 600.0
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    autoscaling: AutoscalingConfig = field(default_factory=AutoscalingConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if not self.route_prefix.startswith("/"):
+            raise ConfigError(f"route_prefix must start with '/', got {self.route_prefix!r}")
+        for key in ("cpus_per_replica", "max_queued_requests", "start_timeout_s"):
+            if getattr(self, key) <= 0:
+                raise ConfigError(f"{key} must be > 0, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """A running application."""
+
+    url: str
+    "Base URL for an OpenAI client, with /v1."
+    model: ServedModel
+    seconds: float
+    "From the call of `start` to the first answer."
+
+    def stop(self) -> None:
+        stop()
+
+
+def read_arguments(arguments: Mapping[str, Any]) -> ServeConfig:
+    """Read what `serve run` passes (`autoscaling.max_replicas=4`, all strings) or a deploy file nests.
+
+    Raises ConfigError in one sentence.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in arguments.items():
+        *groups, name = key.split(".")
+        place = nested
+        for group in groups:
+            place = place.setdefault(group, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{key} and {group} are both given; keep one of them")
+        place[name] = None if value == "null" else value
+    return load(ServeConfig, nested)
+
+
+def find_model(config: ServeConfig) -> ServedModel:
+    """Find the folder that `path` or the alias names; ServingError says what is missing in it."""
+    if config.path is None:
+        from lisan.registry import resolve_alias
+
+        version = resolve_alias(config.tracking, config.storage.root, config.model, config.alias)
+        source, uri = f"{version.name} v{version.version} ({version.ref})", version.uri
+    elif Ref.looks_like(config.path):
+        artifact = Store(config.storage.root).open(Ref.parse(config.path, Kind.model))
+        source, uri = config.path, str(artifact.location)
+    else:
+        uri = config.path if "://" in config.path else os.path.abspath(os.path.expanduser(config.path))
+        source = uri
+    check_model_folder(Location(uri), source)
+    return ServedModel(name=config.model, source=source, uri=uri)
+
+
+def check_model_folder(folder: Location, source: str) -> None:
+    """Refuse what vLLM could not load: it would say so only after half a minute, in a replica's log."""
+    names = {file.name for file, _ in folder.walk()}
+    missing = [name for name in ("config.json", "tokenizer.json") if name not in names]
+    if not any(name.endswith(".safetensors") for name in names):
+        missing.append("*.safetensors")
+    remedy = "name a folder in Hugging Face layout, or model/name@version"
+    if missing:
+        raise ServingError(f"{source} is not a model folder: {folder} has no {', '.join(missing)}; {remedy}")
+    try:
+        architectures = json.loads((folder / "config.json").read_bytes()).get("architectures")
+    except (ValueError, AttributeError) as error:
+        raise ServingError(f"{folder / 'config.json'} is not a JSON object ({error}); {remedy}") from error
+    if not architectures:
+        raise ServingError(f"{folder / 'config.json'} names no architectures for vLLM to choose from; {remedy}")
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that something listens on; ServingError."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ServingError(
+                f"port {port} on {HOST} cannot be used ({reason}); stop what listens there or choose another port"
+            ) from error
+
+
+def is_serve_proxy(port: int) -> bool:
+    """Tell whether the listener on that port is Ray Serve, to which one may deploy again."""
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/-/healthz", timeout=2) as reply:
+            return bool(reply.read() == b"success")
+    except (OSError, ValueError):
+        return False
+
+
+def build_app(config: ServeConfig) -> "Application":
+    """Return the Serve application of the model that `config` names; raises what `find_model` raises."""
+    return build_model_app(config, find_model(config))
+
+
+def build_model_app(config: ServeConfig, model: ServedModel) -> "Application":
+    """Return the Serve application of a model that was found.
+
+    One deployment: the replica that holds the engine also speaks HTTP, through vLLM's own OpenAI app. The separate
+    ingress of `build_openai_app` imports vLLM in two more processes and adds a hop to every token.
+    """
+    from ray import serve
+
+    use_gpu = has_gpu() if config.use_gpu is None else config.use_gpu
+    deployment = serve.deployment(serve.ingress()(Replica), **deployment_options(config, use_gpu))
+    return deployment.bind(model, config.engine, use_gpu)
+
+
+def has_gpu() -> bool:
+    """Tell whether the joined cluster has GPUs; before one is joined, whether this machine has."""
+    import ray
+
+    if ray.is_initialized():
+        return float(ray.cluster_resources().get("GPU", 0)) > 0
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def deployment_options(config: ServeConfig, use_gpu: bool) -> dict[str, Any]:
+    """Return the options of `serve.deployment`: scaling, back-pressure and the resources that one replica holds."""
+    scaling = config.autoscaling
+    # Ray Serve LLM starts vLLM's GPU workers as actors in the placement group of the replica.
+    gpus: list[dict[str, float]] = [{"GPU": 1.0}] * config.engine.tensor_parallel_size if use_gpu else [{}]
+    return {
+        "name": APP_NAME,
+        "autoscaling_config": {
+            "min_replicas": scaling.min_replicas,
+            "max_replicas": scaling.max_replicas,
+            "target_ongoing_requests": scaling.target_ongoing_requests,
+            "upscale_delay_s": scaling.upscale_delay_s,
+            "downscale_delay_s": scaling.downscale_delay_s,
+        },
+        "ray_actor_options": {"num_cpus": config.cpus_per_replica},
+        "placement_group_bundles": [{"CPU": config.cpus_per_replica, **gpus[0]}, *gpus[1:]],
+        "placement_group_strategy": "STRICT_PACK",
+        # vLLM batches what it is given and queues what it cannot hold, knowing lengths that Serve does not.
+        "max_ongoing_requests": int(max(256, 4 * scaling.target_ongoing_requests)),
+        "max_queued_requests": config.max_queued_requests,
+        "max_constructor_retry_count": 2,
+        "health_check_timeout_s": 60,
+        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+    }
+
+
+def start(config: ServeConfig, port: int = DEFAULT_PORT, say: Callable[[str], None] = print) -> Endpoint:
+    """Serve on 127.0.0.1 and return when the first request was answered; ServingError when it does not come to that.
+
+    Joins the Ray that runs in this process, or starts one.
+    """
+    begin = time.monotonic()
+    model = find_model(config)
+    check_port(port)
+    from ray import serve
+
+    from lisan.session import connect
+
+    connect(ClusterConfig())
+    with _quiet_logs():
+        applications = serve.status().applications
+        if serve.status().proxies:
+            raise ServingError(
+                f"Ray Serve already runs on this cluster ({', '.join(applications) or 'no application'}); "
+                "end it with `serve shutdown`, or deploy beside it with `serve deploy`"
+            )
+        say(f"serving {model.source} as {model.name!r} on port {port}")
+        try:
+            serve.start("HeadOnly", {"host": HOST, "port": port}, logging_config={"log_level": "WARNING"})
+            serve.run_many(
+                [serve.RunTarget(build_model_app(config, model), name=APP_NAME, route_prefix=config.route_prefix)],
+                wait_for_ingress_deployment_creation=False, wait_for_applications_running=False,
+            )
+            url = f"http://{HOST}:{port}{config.route_prefix.rstrip('/')}/v1"
+            _wait_until_ready(url, begin + config.start_timeout_s, say)
+        except BaseException:
+            serve.shutdown()
+            raise
+    seconds = time.monotonic() - begin
+    say(f"serving {model.name!r} at {url} after {seconds:.0f} s")
+    return Endpoint(url=url, model=model, seconds=seconds)
+
+
+def stop() -> None:
+    """End every Serve application of the joined cluster; the cluster itself stays."""
+    from ray import serve
+
+    with _quiet_logs():
+        serve.shutdown()
+
+
+def _wait_until_ready(url: str, deadline: float, say: Callable[[str], None]) -> None:
+    """Poll until the endpoint lists its models; ServingError when the application fails or time is up."""
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    begin = reported = time.monotonic()
+    while True:
+        app = serve.status().applications[APP_NAME]
+        message = " ".join([app.message, *(deployment.message for deployment in app.deployments.values())])
+        if app.status == ApplicationStatus.DEPLOY_FAILED:
+            raise ServingError(f"{url} does not start: {last_reason(message)}; check the model and the engine settings")
+        if app.status == ApplicationStatus.RUNNING and _answers(f"{url}/models"):
+            return
+        now = time.monotonic()
+        if now > deadline:
+            raise ServingError(
+                f"{url} is {app.status.lower()} after start_timeout_s ({last_reason(message) or 'no message'}); "
+                "check that the cluster has the CPUs or GPUs of one replica free, or raise start_timeout_s"
+            )
+        if now - reported >= REPORT_EVERY_S:
+            reported = now
+            say(f"serving: {now - begin:.0f} s, {app.status.lower()}")
+        time.sleep(POLL_S)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return bool(reply.status == 200)
+    except urllib.error.URLError:
+        return False
+
+
+def last_reason(message: str) -> str:
+    """Return the innermost error of a Serve message, which holds a stack trace: the last line that names one."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    named = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception")) and ": " in line]
+    reason = named[-1] if named else (lines[-1] if lines else "")
+    return reason[:400].rstrip(". ")
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Hold back Serve's own INFO lines while we speak for it."""
+    logger = logging.getLogger("ray.serve")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

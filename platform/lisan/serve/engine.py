@@ -1,0 +1,154 @@
+"""What runs in a replica: one vLLM engine and the OpenAI app in front of it.
+
+In: a model folder and an `EngineConfig`. Out: a deployment class that answers HTTP when its constructor has returned.
+Always: this module imports neither Ray nor vLLM before a replica is made, so that drivers stay light. Deployed by
+`serve.app`.
+"""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from lisan.core.errors import ConfigError
+from lisan.core.storage import Location
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """What vLLM is told. The names are vLLM's where it has one."""
+
+    max_model_len: int | None = None
+    "Longest prompt plus reply in tokens; null takes the model's own limit."
+    dtype: Dtype = Dtype.auto
+    "auto is the type of the weights, except that float32 weights are served as bfloat16."
+    max_num_seqs: int | None = None
+    "Requests that one replica decodes together; null leaves it to vLLM."
+    tensor_parallel_size: int = 1
+    "GPUs that share one replica."
+    gpu_memory_utilization: float = 0.9
+    "Share of a GPU's memory that vLLM takes; without effect on a machine without GPU."
+    kv_cache_gb: float = 1.0
+    "Memory for keys and values on a machine without GPU; 1 GB takes 1.6 s to prepare."
+    threads: int = 0
+    "Compute threads of a replica without GPU; 0 takes every core of its machine."
+    enforce_eager: bool | None = None
+    "Skip compilation and graph capture; null skips them on a machine without GPU, where they take a minute to pay off."
+
+    def __post_init__(self) -> None:
+        for key, value in (("max_model_len", self.max_model_len), ("max_num_seqs", self.max_num_seqs)):
+            if value is not None and value < 1:
+                raise ConfigError(f"engine.{key} must be >= 1 or null, got {value}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(f"engine.gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")
+        if self.kv_cache_gb <= 0 or self.tensor_parallel_size < 1 or self.threads < 0:
+            raise ConfigError(
+                "engine needs kv_cache_gb > 0, tensor_parallel_size >= 1 and threads >= 0, "
+                f"got {self.kv_cache_gb}, {self.tensor_parallel_size} and {self.threads}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """A model folder that was found and looked at."""
+
+    name: str
+    "Id in the API."
+    source: str
+    "What a person calls it: `lisan v3 (model/dpo@v1)` or a folder."
+    uri: str
+
+
+def engine_arguments(engine: EngineConfig, use_gpu: bool) -> dict[str, Any]:
+    """Return vLLM's engine arguments; what is null is left to vLLM."""
+    memory: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
+    if not use_gpu:
+        memory = {"kv_cache_memory_bytes": int(engine.kv_cache_gb * 2**30)}
+    arguments = {
+        "dtype": engine.dtype.value,
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "enforce_eager": engine.enforce_eager if engine.enforce_eager is not None else not use_gpu,
+        "use_tqdm_on_load": False,
+        **memory,
+    }
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+def engine_environment(engine: EngineConfig, use_gpu: bool) -> dict[str, str]:
+    """Return what a replica and its engine process read from the environment; what somebody has set there stays."""
+    environment = {
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    environment = {name: os.environ.get(name, value) for name, value in environment.items()}
+    if not use_gpu:
+        # Ray has set it to the CPUs of the actor, and vLLM would keep one core back for the HTTP side.
+        environment["OMP_NUM_THREADS"] = str(engine.threads or len(os.sched_getaffinity(0)))
+    return environment
+
+
+class Replica:
+    """One engine and the OpenAI app in front of it; its constructor returns when the engine can answer."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits constructors
+        self, model: ServedModel, engine: EngineConfig, use_gpu: bool
+    ) -> None:
+        os.environ.update(engine_environment(engine, use_gpu))
+        from ray.serve.llm import LLMConfig
+
+        config = LLMConfig(
+            model_loading_config={"model_id": model.name, "model_source": str(Location(model.uri).local_folder())},
+            accelerator_config={"kind": "gpu" if use_gpu else "cpu"},
+            engine_kwargs=engine_arguments(engine, use_gpu),
+        )
+        # The folder is here already; Ray would start one more process, with vLLM in it, to download it.
+        config.get_or_create_callback().ctx.run_init_node = False
+        one_process = not use_gpu and engine.tensor_parallel_size == 1
+        self._server = _server_class().sync_init(config, engine_cls=_one_process_engine() if one_process else None)
+        await self._server.start()
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        return await self._server.__serve_build_asgi_app__()
+
+    async def check_health(self) -> None:
+        await self._server.check_health()
+
+
+def _server_class() -> type[Any]:
+    """Return Ray's LLM server without its telemetry, which starts an actor of its own and waits 3 s for it."""
+    from ray.serve.llm.deployment import LLMServer
+
+    class Server(LLMServer):
+        async def _start_engine(self) -> None:
+            await self.engine.start()
+
+    return Server
+
+
+def _one_process_engine() -> type[Any]:
+    """Return Ray's vLLM engine, computing in the engine process instead of in one more process below it (7 s less).
+
+    Ray writes the `mp` executor into every CPU config, and vLLM insists on it to bind threads to cores, which costs one
+    of two cores; OMP_NUM_THREADS does here.
+    """
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+    class Engine(VLLMEngine):
+        def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+            engine_args, frontend_args, engine_config = super()._prepare_engine_config(callback_ctx)
+            engine_config.parallel_config.distributed_executor_backend = "uni"
+            return engine_args, frontend_args, engine_config
+
+    return Engine

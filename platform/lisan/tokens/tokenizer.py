@@ -1,0 +1,150 @@
+"""A tokenizer on storage: the Hugging Face folder that training, evaluation and vLLM open, and what expansion added.
+
+In: a finished `tokenizer.json`, the special tokens' roles, a chat template. Out: a folder that `AutoTokenizer` loads,
+with `expansion.json` beside it. Always: what is loaded gives the ids that `tokenizer.json` states, whatever model it
+lies next to. `tokens/expand.py` writes; every later stage reads through `load_tokenizer`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lisan.core.artifact import Artifact
+from lisan.core.errors import ConfigError, DataError
+
+TOKENIZER = "tokenizer.json"
+EXPANSION = "expansion.json"
+TEMPLATE = "chat_template.jinja"
+ROLES = ("bos_token", "eos_token", "pad_token")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expansion:
+    """What a tokenizer has that its base has not; all that is needed to resize a model for it."""
+
+    method: str
+    "`continued_bpe` for an expansion, `bpe` for a tokenizer learned from nothing."
+    base: str | None
+    base_hash: str | None
+    "sha256 of the base's tokenizer.json."
+    base_size: int
+    "Ids below it are the base's own; 0 when there is no base."
+    num_ids: int
+    "Ids in use, 0 .. num_ids - 1."
+    size: int
+    "Embedding rows for the model: num_ids rounded up to `pad_to_multiple`."
+    new_ids: tuple[int, ...]
+    pieces: dict[int, tuple[int, ...]]
+    "The base's pieces of every new id, for mean-of-pieces rows; empty when there is no base."
+    hash: str
+    "sha256 of this tokenizer.json."
+
+
+def load_tokenizer(place: Artifact | Path | str) -> Any:
+    """Return the transformers tokenizer of an artifact, a local folder or a hub id.
+
+    A folder is opened by the generic class: the class that a model's type suggests may rebuild the pre-tokenizer.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    folder = place.location.local_folder() if isinstance(place, Artifact) else Path(place)
+    if (folder / TOKENIZER).exists():
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    if isinstance(place, Artifact) or folder.is_dir():
+        raise DataError(f"{folder} holds no {TOKENIZER}; name a folder or an artifact with a fast tokenizer")
+    try:
+        return AutoTokenizer.from_pretrained(str(place))
+    except (OSError, ValueError) as error:
+        raise DataError(_unreachable(str(place), error)) from error
+
+
+def load_expansion(place: Artifact | Path | str) -> Expansion:
+    """Read what expansion added to the tokenizer of an artifact or local folder."""
+    folder = place.location.local_folder() if isinstance(place, Artifact) else Path(place)
+    if not (folder / EXPANSION).exists():
+        raise DataError(f"{folder} holds no {EXPANSION}; make the tokenizer with expand_tokenizer")
+    raw = json.loads((folder / EXPANSION).read_bytes())
+    pieces = {int(index): tuple(old) for index, old in raw["pieces"].items()}
+    return Expansion(**{**raw, "new_ids": tuple(raw["new_ids"]), "pieces": pieces})
+
+
+def base_folder(base: str) -> Path:
+    """Return a local folder with the tokenizer files of a local folder or hub id."""
+    folder = Path(base).expanduser()
+    if (folder / TOKENIZER).exists():
+        return folder
+    if folder.is_dir() or base.startswith((".", "/", "~")):
+        raise DataError(f"base {base} holds no {TOKENIZER}; name a folder with one, a reference or a hub id")
+    from huggingface_hub import snapshot_download
+
+    patterns = [TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", TEMPLATE]
+    try:
+        fetched = Path(snapshot_download(base, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise DataError(_unreachable(base, error)) from error
+    if not (fetched / TOKENIZER).exists():
+        raise DataError(f"base {base} on the hub has no {TOKENIZER}; choose a base with a fast tokenizer")
+    return fetched
+
+
+def _unreachable(name: str, error: Exception) -> str:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return f"tokenizer {name} is no folder and not readable from the hub ({reason}); check the name or download it"
+
+
+def read_roles(folder: Path) -> dict[str, str]:
+    """Return the special tokens that a base declares, by role; a bare tokenizer.json declares none."""
+    declared: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        raw = json.loads((folder / name).read_bytes()) if (folder / name).exists() else {}
+        for role in ROLES:
+            token = raw.get(role)
+            if token:
+                declared[role] = token["content"] if isinstance(token, Mapping) else str(token)
+    return declared
+
+
+def read_template(name: str, folder: Path | None) -> str:
+    """Return the Jinja source of one of our templates, or of the base's own for `base`."""
+    files = (resources.files(__package__) / "templates").iterdir()
+    shipped = {file.name.removesuffix(".jinja"): file for file in files}
+    if name in shipped:
+        return shipped[name].read_text(encoding="utf-8")
+    if name != "base":
+        raise ConfigError(f"chat_template must be one of {', '.join(sorted([*shipped, 'base']))}, got {name!r}")
+    template = load_tokenizer(folder).chat_template if folder is not None else None
+    if not isinstance(template, str):
+        known = ", ".join(sorted(shipped))
+        raise ConfigError(f"chat_template=base needs a base with one chat template of its own; set one of {known}")
+    return template
+
+
+def write_folder(folder: Path, spec: Mapping[str, Any], roles: Mapping[str, str], template: str) -> str:
+    """Write the tokenizer files; return the sha256 of tokenizer.json.
+
+    The generic class name keeps `AutoTokenizer` from rebuilding the tokenizer after the type of the model beside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast", **roles, "clean_up_tokenization_spaces": False,
+        "model_max_length": int(1e30),
+    }
+    data = json.dumps(spec, ensure_ascii=False, indent=1).encode()
+    (folder / TOKENIZER).write_bytes(data)
+    for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", dict(roles))):
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    (folder / TEMPLATE).write_text(template, encoding="utf-8")
+    return digest(data)
+
+
+def digest(data: bytes) -> str:
+    """Return the sha256 by which a tokenizer.json is known."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_expansion(folder: Path, expansion: Expansion) -> None:
+    (folder / EXPANSION).write_text(json.dumps(asdict(expansion), ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,73 @@
+"""AdamW and its schedules.
+
+In: a model and an `OptimConfig`. Out: an optimizer and the learning rate of any step. Always: the rate is a pure function of
+the step, so that resuming needs no scheduler state.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import nn
+
+from lisan.core.errors import ConfigError
+
+
+class Schedule(StrEnum):
+    constant = "constant"
+    "Warm up, then stay: what ALLaM used for continued pretraining."
+    cosine = "cosine"
+    wsd = "wsd"
+    "Warm up, stay, then fall linearly over the last `decay_ratio` of the steps."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    peak_lr: float = 3e-4
+    schedule: Schedule = Schedule.cosine
+    warmup_steps: int = 20
+    final_lr_ratio: float = 0.1
+    "Learning rate at the end, as a share of the peak (cosine and wsd)."
+    decay_ratio: float = 0.2
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.peak_lr > 0:
+            raise ConfigError(f"optim.peak_lr must be > 0, got {self.peak_lr}")
+        if self.warmup_steps < 0 or not 0 <= self.final_lr_ratio <= 1 or not 0 < self.decay_ratio <= 1:
+            raise ConfigError(
+                "optim needs warmup_steps >= 0, final_lr_ratio in 0..1 and decay_ratio in 0..1, got "
+                f"{self.warmup_steps}, {self.final_lr_ratio}, {self.decay_ratio}"
+            )
+        if not self.max_grad_norm > 0:
+            raise ConfigError(f"optim.max_grad_norm must be > 0, got {self.max_grad_norm}")
+
+
+def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
+    """Return the rate of step `step` (from 0) of `num_steps`."""
+    if step < config.warmup_steps:
+        return config.peak_lr * (step + 1) / config.warmup_steps
+    if config.schedule is Schedule.constant:
+        return config.peak_lr
+    last = max(1, num_steps - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / last)
+    if config.schedule is Schedule.cosine:
+        share = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        share = min(1.0, (1 - progress) / config.decay_ratio)
+    return config.peak_lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * share)
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Return fused AdamW over what is trained; matrices decay, vectors (norms, biases) do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.peak_lr,
+                             betas=(config.beta1, config.beta2), fused=True)

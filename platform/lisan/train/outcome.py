@@ -1,0 +1,144 @@
+"""From a config to a model in memory, and from trained shards back to a folder that anybody can load.
+
+In: a training config and the folders of its parents. Out: an adapted model to train; at the end a Hugging Face folder. Always:
+the vocabulary of the tokens, the tokenizer and the model is one, or the run is refused before a worker starts.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from lisan.core.artifact import Artifact, Kind, Ref
+from lisan.core.errors import DataError
+from lisan.core.storage import Location
+from lisan.model.adapter import attach_adapter, merge_adapter
+from lisan.model.embeddings import resize_embeddings
+from lisan.model.load import load_model, make_model, read_vocabulary_size, save_model
+from lisan.model.parallel import gather_state
+from lisan.model.score import Scorer
+from lisan.tokens.chat import end_of_turn_id
+from lisan.tokens.encode import open_tokenizer, tokenizer_hash
+from lisan.tokens.tokenizer import EXPANSION, TEMPLATE, TOKENIZER, Expansion, load_expansion
+from lisan.train.worker import Worker
+
+
+TOKENIZER_FILES = (TOKENIZER, EXPANSION, TEMPLATE, "tokenizer_config.json", "special_tokens_map.json")
+"Copied as they are: their hash is what tokens and models are matched by."
+
+
+@dataclass(frozen=True)
+class Places:
+    """Local folders or hub ids of what a run starts from."""
+
+    model: str
+    "Empty when the model starts from random weights."
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model as it is trained."""
+
+    model: Any
+    "The causal LM, with adapters in place where there are any."
+    wrapper: Any
+    "PEFT's wrapper around it, or None."
+
+
+def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
+    """Fetch what lives on an object store and return where everything is."""
+    folders = {str(parent.ref): str(parent.location.local_folder()) for parent in parents
+               if parent.ref.kind in (Kind.model, Kind.tokenizer)}
+    model = config.model.path or ""
+    tokenizer = config.model.tokenizer or model
+    return Places(folders.get(model, model), folders.get(tokenizer, tokenizer))
+
+
+def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact]) -> None:
+    """Refuse tokens that were encoded with another tokenizer than the one the model will carry, and gaps between the two."""
+    places = open_places(config, parents)
+    tokenizer = open_tokenizer(places.tokenizer)
+    if tokens.facts["tokenizer_hash"] != tokenizer_hash(places.tokenizer):
+        raise DataError(f"{tokens.ref} was encoded with another tokenizer than {config.model.tokenizer or config.model.path} "
+                        f"({tokens.facts['vocabulary_size']:,} and {len(tokenizer):,} pieces); name the one it was encoded with in "
+                        "model.tokenizer, or encode again")
+    rows = read_vocabulary_size(places.model) if places.model else None
+    if rows is not None and len(tokenizer) > rows:
+        expansion_for(places, rows, tokens.ref)
+
+
+def expansion_for(places: Places, num_rows: int, ref: Ref | str) -> Expansion:
+    """Return the expansion that takes the model's `num_rows` rows to the tokenizer's; DataError when there is none that fits."""
+    expansion = find_expansion(places.tokenizer)
+    if expansion is None or not expansion.pieces:
+        raise DataError(f"{ref} needs more embedding rows than the {num_rows:,} of the model, and its tokenizer is no expansion of "
+                        "the model's; expand the model's own tokenizer, or encode with the model's own")
+    if expansion.base_size > num_rows or expansion.base_hash != tokenizer_hash(places.model):
+        raise DataError(f"{places.tokenizer} expands a tokenizer of {expansion.base_size:,} pieces, not the one of the model with "
+                        f"{num_rows:,} rows; expand the model's own tokenizer")
+    return expansion
+
+
+def find_expansion(place: str) -> Expansion | None:
+    """Return what expansion added to a tokenizer; None for one that was not made by expand_tokenizer."""
+    return load_expansion(place) if (Path(place) / EXPANSION).exists() else None
+
+
+def prepare_model(config: Any, places: Places) -> Adapted:
+    """Make or load the model, grow its vocabulary where the tokenizer did, attach adapters. Same weights on every rank."""
+    tokenizer = open_tokenizer(places.tokenizer)
+    if places.model:
+        model = load_model(places.model)
+        num_rows = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > num_rows:
+            expansion = expansion_for(places, num_rows, places.tokenizer)
+            resize_embeddings(model, expansion.size, expansion.pieces)
+    else:
+        expansion = find_expansion(places.tokenizer)
+        size = expansion.size if expansion else len(tokenizer)
+        special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model = make_model(config.model, size, special, config.loop.seed)
+    if config.tuning.method == "lora":
+        wrapper = attach_adapter(model, config.tuning.lora)
+        return Adapted(wrapper.base_model.model, wrapper)
+    return Adapted(model, None)
+
+
+def write_model(config: Any, places: Places, scorer: Scorer, output: Location, worker: Worker) -> None:
+    """Gather the weights and let the first rank write the finished folder; every rank returns when it is there."""
+    state = gather_state(scorer)
+    if worker.is_first:
+        adapted = prepare_model(config, places)
+        adapted.model.load_state_dict(state, strict=False)
+        folder = Path(output.full_path) if output.is_local else Path(tempfile.mkdtemp(prefix="lisan-model-"))
+        model = adapted.model
+        if adapted.wrapper is not None:
+            adapted.wrapper.save_pretrained(folder / "adapter")
+            model = merge_adapter(adapted.wrapper)
+        save_model(model, folder, config.save_precision.dtype)
+        copy_tokenizer(places.tokenizer, folder)
+        output.upload(folder)
+        if not output.is_local:
+            shutil.rmtree(folder)
+    dist.barrier()
+
+
+def copy_tokenizer(place: str, folder: Path) -> None:
+    """Put the tokenizer, its template and the generation defaults beside the weights."""
+    tokenizer = open_tokenizer(place)
+    if (Path(place) / TOKENIZER).exists():
+        for name in TOKENIZER_FILES:
+            if (Path(place) / name).exists():
+                shutil.copy(Path(place) / name, folder / name)
+    else:
+        tokenizer.save_pretrained(folder)
+    ends = sorted({tokenizer.eos_token_id, end_of_turn_id(tokenizer)} - {None})
+    defaults = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id,
+                "do_sample": False, "max_new_tokens": 256}
+    (folder / "generation_config.json").write_text(json.dumps(defaults, indent=1))

@@ -1,0 +1,85 @@
+"""Runtime facts of one training process, in one frozen object.
+
+`launch.py` fills it from Ray Train, torchrun's environment fills it, a test fills it by hand; the loop cannot tell.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lisan.tokens.rows import Rows
+
+Report = Callable[[Mapping[str, float], str | None], None]
+"Called on every rank with metrics and, after a checkpoint, its folder."
+
+
+def silent(metrics: Mapping[str, float], checkpoint: str | None) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: str = "cpu"
+    threads: int = 0
+    "Compute threads of this process; 0 leaves torch's choice."
+    report: Report = silent
+    stream: Callable[[], Iterator[Rows]] | None = None
+    "Rows of this rank from the step that the run resumes at; null reads them directly."
+    retains: bool = True
+    "Whether this process removes old checkpoints itself; Ray Train does it where it runs."
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def worker_from_environment() -> Worker:
+    """Read what torchrun sets; outside of it, be the only worker."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    return Worker(
+        rank=int(os.environ.get("RANK", 0)), world_size=int(os.environ.get("WORLD_SIZE", 1)), local_rank=local_rank,
+        device=f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu",
+    )
+
+
+@dataclass
+class ProcessGroup:
+    """The process group for the length of a run: the one that exists, or one of our own."""
+
+    worker: Worker
+    timeout_s: int = 600
+    _owned: bool = field(default=False, init=False)
+
+    def __enter__(self) -> None:
+        if self.worker.threads:
+            torch.set_num_threads(self.worker.threads)
+        if self.worker.device.startswith("cuda"):
+            torch.cuda.set_device(self.worker.device)
+        if dist.is_initialized():
+            return
+        from datetime import timedelta
+
+        backend = "cpu:gloo,cuda:nccl" if self.worker.device.startswith("cuda") else "gloo"
+        options: dict[str, Any] = {"timeout": timedelta(seconds=self.timeout_s)}
+        if self.worker.world_size == 1:
+            options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        dist.init_process_group(backend, **options)
+        self._owned = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._owned:
+            dist.destroy_process_group()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum over all ranks, fp64 so that counts stay exact."""
+    total = values.double()
+    dist.all_reduce(total)
+    return total

@@ -1,0 +1,111 @@
+import pytest
+from bilingual import ARABIC, ENGLISH
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from lisan.core.errors import DataError
+from lisan.tokens import bpe
+from lisan.tokens.fertility import (
+    Comparison,
+    FertilityRow,
+    changed_ratio,
+    count_continuations,
+    measure,
+    pool,
+    single_byte_table,
+)
+
+
+def wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE({character: index for index, character in enumerate(bpe.BYTE_CHARACTERS)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return wrap(backend)
+
+
+def word_tokenizer(text: str) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(dict.fromkeys(text.split()))}, "?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return wrap(backend)
+
+
+def row(**changes: int) -> FertilityRow:
+    values = {"num_words": 10, "num_bytes": 60, "num_tokens": 20, "num_continuations": 10, "num_single_bytes": 5}
+    return FertilityRow(source="ar", language="ar", **{**values, **changes})
+
+
+def test_one_token_a_byte_is_counted_exactly() -> None:
+    measured = measure(byte_tokenizer(), ["ab باب"], "s", "ar")
+    assert (measured.num_words, measured.num_bytes, measured.num_tokens, measured.num_single_bytes) == (2, 9, 9, 6)
+    assert measured.bytes_per_token == measured.tokens_per_byte == 1.0
+    assert measured.fertility == 4.5
+
+
+def test_one_token_a_word_has_fertility_one_and_no_continuation() -> None:
+    measured = measure(word_tokenizer(ARABIC[0]), [ARABIC[0]])
+    assert (measured.fertility, measured.continuation_ratio, measured.single_byte_ratio) == (1.0, 0.0, 0.0)
+
+
+def test_texts_are_summed_over_many_batches() -> None:
+    once, often = measure(byte_tokenizer(), ["the book"]), measure(byte_tokenizer(), ["the book"] * 600)
+    assert often.num_tokens == 600 * once.num_tokens
+
+
+def test_a_token_that_takes_the_space_along_starts_a_word() -> None:
+    assert count_continuations("the book", [0, 3]) == 0
+    assert count_continuations("the book", [0, 4]) == 0
+
+
+def test_tokens_inside_a_word_and_further_bytes_of_a_character_continue_it() -> None:
+    assert count_continuations("the book", [0, 1, 3, 6]) == 2
+    assert count_continuations("اب", [0, 0, 1, 1]) == 3
+
+
+def test_a_token_of_whitespace_continues_nothing() -> None:
+    assert count_continuations("a   b", [0, 1, 4]) == 0
+
+
+def test_spelt_bytes_are_found_in_byte_level_and_in_sentencepiece_form() -> None:
+    backend = Tokenizer(models.WordLevel({"<0xD9>": 0, "<0x41>": 1, "Ø": 2, "a": 3, "ØØ": 4}, "?"))
+    assert single_byte_table(wrap(backend)).tolist() == [True, False, True, False, False]
+
+
+def test_no_text_gives_zeros_and_no_division_by_zero() -> None:
+    measured = measure(byte_tokenizer(), [])
+    assert (measured.fertility, measured.bytes_per_token, measured.single_byte_ratio) == (0.0, 0.0, 0.0)
+
+
+def test_rows_pool_by_their_counts_and_not_by_their_ratios() -> None:
+    pooled = pool([row(num_words=1, num_tokens=10), row(num_words=9, num_tokens=9)], "all")
+    assert pooled.fertility == 1.9
+
+
+def test_pooling_nothing_is_one_sentence() -> None:
+    with pytest.raises(DataError, match="no text to measure the tokenizer on for target"):
+        pool([], "target")
+
+
+def test_comparing_says_how_many_times_fewer_tokens_and_how_much_more_context() -> None:
+    comparison = Comparison(row(num_tokens=40), row(num_tokens=20))
+    assert (comparison.factor, comparison.context_factor) == (2.0, 2.0)
+
+
+def test_a_tokenizer_changes_nothing_against_itself() -> None:
+    assert changed_ratio(byte_tokenizer(), byte_tokenizer(), ENGLISH) == 0.0
+
+
+def test_the_changed_ratio_weighs_texts_by_their_tokens() -> None:
+    bigger = Tokenizer.from_str(byte_tokenizer().backend_tokenizer.to_str())
+    bigger.add_tokens(["zzz"])
+    assert changed_ratio(byte_tokenizer(), wrap(bigger), ["zzz", "a" * 9]) == 0.25
+
+
+def test_a_plain_row_carries_counts_and_rounded_ratios() -> None:
+    assert row().to_plain() == {
+        "source": "ar", "language": "ar", "words": 10, "bytes": 60, "tokens": 20,
+        "fertility": 2.0, "bytes_per_token": 3.0, "continuation_ratio": 0.5, "single_byte_ratio": 0.25,
+    }
