@@ -19,6 +19,8 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",                  # workers keep the job's folder
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",     # a report costs one poll of the controller
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_DATA_LOG_LEVEL": "WARNING",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",            # it prints every line of a worker twice
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",          # stages print their own lines, readable in a job log
     "RAY_JOB_STOP_WAIT_TIME_S": "60",

@@ -216,8 +216,8 @@ def test_a_log_level_that_somebody_has_set_stays(monkeypatch):
 
 def test_the_reason_of_a_failed_start_is_the_innermost_error_of_its_trace():
     trace = ("Failed to start replica: Traceback (most recent call last):\n  File x, line 1\nValueError: outer\n"
-             "RuntimeError: no kernel for this head size.\nCheck the logs.")
-    assert last_reason(trace) == "RuntimeError: no kernel for this head size"
+             "RuntimeError: 1 validation error\n  Value error, no kernel for this head size.\n")
+    assert last_reason(trace) == "RuntimeError: 1 validation error Value error, no kernel for this head size"
 
 
 def test_a_message_without_error_gives_its_last_line():

@@ -95,10 +95,16 @@ def test_a_base_without_a_template_has_none_to_keep(folder: Path) -> None:
         read_template("base", folder)
 
 
-@pytest.mark.parametrize("read", [load_tokenizer, tokenizer.base_folder])
-def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path: Path, read: object) -> None:
+def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no tokenizer.json; name a folder"):
-        read(str(tmp_path))  # type: ignore[operator]
+        load_tokenizer(tmp_path)
+    with pytest.raises(DataError, match=r"tokenizer /no/such/place holds no tokenizer.json; name a folder"):
+        load_tokenizer("/no/such/place")
+
+
+def test_a_name_that_no_hub_takes_is_one_sentence() -> None:
+    with pytest.raises(DataError, match=r"tokenizer no such name is no folder and not readable from the hub .*; check"):
+        load_tokenizer("no such name")
 
 
 def test_a_folder_without_an_expansion_is_one_sentence(folder: Path) -> None:

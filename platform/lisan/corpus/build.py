@@ -2,8 +2,8 @@
 
 In: files or the micro-world. Out: parquet by kind, source and split, quarantine, and counts for every source. Always:
 the same files for any number of workers; nothing read is lost without a count; an empty source stops the stage. Three
-passes: pieces are read and staged, duplicates are found by key, parts are written. The only file of this room that knows
-Ray; `lisan.pipeline` runs its `CORPUS`.
+passes: pieces are read and staged, duplicates are found by key, parts are written. The only file of this room that
+knows Ray; `lisan.pipeline` runs its `CORPUS`.
 """
 
 import json
@@ -89,7 +89,7 @@ def _sum_read(config: CorpusConfig, read: Sequence[Facts]) -> dict[str, Facts]:
             fault = next((f"; first: {fault['file']} line {fault['line']}: {fault['reason']}"
                           for piece in mine for fault in piece["faults"]), "")
             raise DataError(
-                f"sources.{name} has 0 records left of {counts['read']} rows read, {counts['quarantined']} quarantined, "
+                f"sources.{name} has 0 records left of {counts['read']} rows: {counts['quarantined']} quarantined, "
                 f"dropped {dict(dropped)}{fault}; correct the source, or leave it out with ~sources.{name}"
             )
         facts[name] = {"kind": source.kind.value, "language": _language_of(source), "licence": source.licence, **counts,
@@ -174,12 +174,13 @@ def _report(name: str, counts: Facts) -> None:
     """Say what became of a source in a line, and warn of heavy losses; DataError when nothing is left."""
     if not counts["kept"]:
         raise DataError(
-            f"sources.{name} has 0 records left: each of its {counts['duplicates']} documents duplicates one of another "
-            f"source; leave it out with ~sources.{name}, or set dedup.exact=false"
+            f"sources.{name} has 0 records left: each of its {counts['duplicates']} documents is in another source "
+            f"too; leave it out with ~sources.{name}, or set dedup.exact=false"
         )
-    print(f"  {name}: {counts['read']:,} rows, {counts['kept']:,} {counts['kind']} ({counts['quarantined']} quarantined, "
-          f"{sum(counts['dropped'].values())} dropped, {counts['duplicates']} duplicates), {counts['bytes'] / 1e6:.1f} MB",
-          flush=True)
+    dropped, megabytes = sum(counts["dropped"].values()), counts["bytes"] / 1e6
+    lost = f"{counts['quarantined']} quarantined, {dropped} dropped, {counts['duplicates']} duplicates"
+    kept = f"{counts['kept']:,} {counts['kind']}, {megabytes:.1f} MB"
+    print(f"  {name}: {counts['read']:,} rows, {kept} ({lost})", flush=True)
     for ratio, limit, what in (
         (counts["duplicates"] / (counts["kept"] + counts["duplicates"]), DUPLICATES_LIMIT, "documents are duplicates"),
         (counts["quarantined"] / counts["read"], FAULTS_LIMIT, f"rows are in quarantine/{name}.jsonl"),

@@ -1,7 +1,7 @@
 """Everything about a corpus config that can be known to be wrong before anything is read.
 
-In: a `CorpusConfig`. Out: nothing, or one ConfigError or DataError sentence naming the key. `build` hands `check` to the
-stage, which calls it before a machine is taken.
+In: a `CorpusConfig`. Out: nothing, or one ConfigError or DataError sentence naming the key. Always: nothing is written.
+`build` hands `check` to the stage, which calls it before a machine is taken.
 """
 
 import re

@@ -39,7 +39,7 @@ _SPLIT_IN_NAME = re.compile(r"(?:_(?:test|dev|val|train))?\..*\Z")
 def contrast(conversations: Sequence[Conversation], seed: int) -> list[Preference]:
     """Make preferences of conversations: chosen is the last answer, rejected the answer of another one in the list.
 
-    The partner is drawn by `seed` and the conversation's id; one whose answer is the same is passed over. Meta names it.
+    The partner is drawn by `seed` and the conversation's id, passing over equal answers; meta names it.
     """
     made = []
     for conversation in conversations:

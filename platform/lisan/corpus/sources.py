@@ -231,9 +231,11 @@ def check_encoding(name: str, source: SourceConfig) -> None:
             lines = [line for line, _ in zip(stream, range(SNIFF_LINES), strict=False)]
         bad = _first_bad_byte(lines, source.encoding)
         if bad is not None:
+            likely = guess_encoding(b"".join(lines))
+            remedy = "convert it to utf-8" if likely == "utf-16" else f"set sources.{name}.encoding={likely}"
             raise DataError(
-                f"{path} is not {source.encoding}: byte {bad} cannot be decoded, nor can most of the first lines; "
-                f"it looks like {guess_encoding(b''.join(lines))}, so set sources.{name}.encoding to that"
+                f"{path} is not {source.encoding}: byte {bad} cannot be decoded, nor can most of its first lines; "
+                f"it looks like {likely}: {remedy}"
             )
 
 
@@ -243,19 +245,27 @@ def _first_bad_byte(lines: list[bytes], encoding: str) -> int | None:
     for line in lines:
         num_filled += bool(line.strip())
         num_special += not line.isascii()
-        try:
-            line.decode(encoding)
-        except UnicodeDecodeError as error:
+        bad = _bad_byte(line, encoding)
+        if bad is not None:
             num_bad += 1
-            first = offset + error.start if first is None else first
+            first = offset + bad if first is None else first
         offset += len(line)
     mostly = num_bad > num_filled / 2 or (num_bad >= 10 and num_bad > num_special / 2)
     return first if mostly else None
 
 
+def _bad_byte(line: bytes, encoding: str) -> int | None:
+    """Return where a line cannot be decoded; a null byte is never text, but half of UTF-16."""
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError as error:
+        return error.start
+    return line.index(b"\0") if b"\0" in line else None
+
+
 def guess_encoding(data: bytes) -> str:
-    """Name the likely encoding of bytes that are not UTF-8: by byte order mark, or by the article of Arabic."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    """Name the likely encoding of bytes that are not UTF-8: by null bytes, or by the article of Arabic."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
         return "utf-16"
     articles = {name: data.decode(name, errors="replace").count("ال") for name in ("windows-1256", "iso-8859-6")}
     best = max(articles, key=lambda name: articles[name])

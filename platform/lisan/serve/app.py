@@ -9,6 +9,7 @@ which takes 6 s a process. `serve_apps/chat.py` builds with it for `serve run`; 
 import json
 import logging
 import os
+import re
 import socket
 import time
 import urllib.error
@@ -32,6 +33,8 @@ APP_NAME = "lisan"
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 "Where `serve run` listens."
+LOGS = {"RAY_SERVE_LOG_TO_STDERR": "0"}
+"Serve writes its logs to files only; a replica that fails would print its stack trace over our sentence."
 POLL_S = 0.25
 REPORT_EVERY_S = 5.0
 
@@ -248,7 +251,7 @@ def start(config: ServeConfig, port: int = DEFAULT_PORT, say: Callable[[str], No
             )
         say(f"serving {model.source} as {model.name!r} on port {port}")
         try:
-            serve.start("HeadOnly", {"host": HOST, "port": port}, logging_config={"log_level": "WARNING"})
+            serve.start("HeadOnly", {"host": HOST, "port": port}, controller_options={"runtime_env": {"env_vars": LOGS}})
             serve.run_many(
                 [serve.RunTarget(build_model_app(config, model), name=APP_NAME, route_prefix=config.route_prefix)],
                 wait_for_ingress_deployment_creation=False, wait_for_applications_running=False,
@@ -305,11 +308,11 @@ def _answers(url: str) -> bool:
 
 
 def last_reason(message: str) -> str:
-    """Return the innermost error of a Serve message, which holds a stack trace: the last line that names one."""
+    """Return the innermost error of a Serve message, which holds a stack trace: from the last line that names one."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    named = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception")) and ": " in line]
-    reason = named[-1] if named else (lines[-1] if lines else "")
-    return reason[:400].rstrip(". ")
+    named = [index for index, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception): ", line)]
+    reason = " ".join(lines[named[-1]:] if named else lines[-1:])
+    return reason[:300].rstrip(". ")
 
 
 @contextmanager

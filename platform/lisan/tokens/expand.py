@@ -119,7 +119,7 @@ def open_base(config: TokenizerConfig, parents: Iterable[Artifact]) -> Base | No
     if config.base is None:
         return None
     owners = [parent for parent in parents if str(parent.ref) == config.base]
-    folder = tokenizer.base_folder(str(owners[0].location.local_folder()) if owners else config.base)
+    folder = tokenizer.tokenizer_folder(str(owners[0].location.local_folder()) if owners else config.base)
     data = (folder / tokenizer.TOKENIZER).read_bytes()
     try:
         spec = json.loads(data)

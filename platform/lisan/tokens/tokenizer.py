@@ -47,19 +47,12 @@ class Expansion:
 def load_tokenizer(place: Artifact | Path | str) -> Any:
     """Return the transformers tokenizer of an artifact, a local folder or a hub id.
 
-    A folder is opened by the generic class: the class that a model's type suggests may rebuild the pre-tokenizer.
+    The generic class opens it: the class that a model's type suggests may rebuild the pre-tokenizer.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    folder = place.location.local_folder() if isinstance(place, Artifact) else Path(place)
-    if (folder / TOKENIZER).exists():
-        return PreTrainedTokenizerFast.from_pretrained(str(folder))
-    if isinstance(place, Artifact) or folder.is_dir():
-        raise DataError(f"{folder} holds no {TOKENIZER}; name a folder or an artifact with a fast tokenizer")
-    try:
-        return AutoTokenizer.from_pretrained(str(place))
-    except (OSError, ValueError) as error:
-        raise DataError(_unreachable(str(place), error)) from error
+    folder = tokenizer_folder(place.location.local_folder() if isinstance(place, Artifact) else place)
+    return PreTrainedTokenizerFast.from_pretrained(str(folder))
 
 
 def load_expansion(place: Artifact | Path | str) -> Expansion:
@@ -72,28 +65,26 @@ def load_expansion(place: Artifact | Path | str) -> Expansion:
     return Expansion(**{**raw, "new_ids": tuple(raw["new_ids"]), "pieces": pieces})
 
 
-def base_folder(base: str) -> Path:
+def tokenizer_folder(place: Path | str) -> Path:
     """Return a local folder with the tokenizer files of a local folder or hub id."""
-    folder = Path(base).expanduser()
+    name, folder = str(place), Path(place).expanduser()
     if (folder / TOKENIZER).exists():
         return folder
-    if folder.is_dir() or base.startswith((".", "/", "~")):
-        raise DataError(f"base {base} holds no {TOKENIZER}; name a folder with one, a reference or a hub id")
+    if folder.is_dir() or name.startswith((".", "/", "~")):
+        raise DataError(f"tokenizer {name} holds no {TOKENIZER}; name a folder with one, a reference or a hub id")
     from huggingface_hub import snapshot_download
 
     patterns = [TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", TEMPLATE]
     try:
-        fetched = Path(snapshot_download(base, allow_patterns=patterns))
+        fetched = Path(snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        raise DataError(_unreachable(base, error)) from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(
+            f"tokenizer {name} is no folder and not readable from the hub ({reason}); check the name or download it"
+        ) from error
     if not (fetched / TOKENIZER).exists():
-        raise DataError(f"base {base} on the hub has no {TOKENIZER}; choose a base with a fast tokenizer")
+        raise DataError(f"tokenizer {name} has no {TOKENIZER} on the hub; choose one with a fast tokenizer")
     return fetched
-
-
-def _unreachable(name: str, error: Exception) -> str:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return f"tokenizer {name} is no folder and not readable from the hub ({reason}); check the name or download it"
 
 
 def read_roles(folder: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ In: a `TrainJob`. Out: the last metrics of rank 0. Always: a worker group that d
 `cluster.max_failures` times; the failure that remains is one sentence.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -73,6 +74,7 @@ def _on_worker(job: TrainJob) -> dict[str, float]:
 
     from lisan.tokens.stream import STREAM, iterate_rows
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     context = ray.train.get_context()
     cluster = job.config.cluster
     shard = ray.train.get_dataset_shard(STREAM)

@@ -17,6 +17,10 @@ class Word(NamedTuple):
     ar: str
     ary: str
 
+    def spoken(self, language: str) -> str:
+        """Return the word in one of the languages."""
+        return self[self._fields.index(language)]
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:

@@ -440,6 +440,7 @@ WORDINGS = Wordings(
     ),
     conjunction=" و",
     comma="، ",
+    separator=" و",
     greetings=(
         ("مرحبا!", "مرحبا! كيف أساعدك؟"),
         ("صباح الخير.", "صباح النور! ماذا تريد أن تعرف؟"),

@@ -14,8 +14,6 @@ from lisan.corpus.microworld.translations import TRANSLATIONS
 from lisan.corpus.microworld.world import Deck, Teller, say
 from lisan.corpus.records import Turn
 
-_PLACES = {"en": 0, "ar": 1, "ary": 2}
-
 
 @dataclass(frozen=True, slots=True)
 class Chat:
@@ -65,7 +63,7 @@ class Assistant:
         row, language = TRANSLATIONS[fact.topic][0], self.teller.language
         other = self.rng.choice(tuple(self.wordings.say_in))
         question = self.teller.pick(self.teller.topic(fact).asks, fact)
-        answers = [say(row[_PLACES[spoken]], fact, spoken) for spoken in (language, other)]
+        answers = [say(row.spoken(spoken), fact, spoken) for spoken in (language, other)]
         pairs = [(question, answers[0]), (self.rng.choice(self.wordings.say_in[other]), answers[1])]
         return pairs, [fact] if fact.about else []
 
@@ -74,8 +72,8 @@ class Assistant:
         pairs = []
         for _ in range(self.rng.randint(1, 2)):
             entry, other = self.words.draw(), self.rng.choice(tuple(self.wordings.word_in))
-            asked = entry.word[_PLACES[self.teller.language]]
-            pairs.append((self.rng.choice(self.wordings.word_in[other]).format(word=asked), entry.word[_PLACES[other]]))
+            asked = entry.word.spoken(self.teller.language)
+            pairs.append((self.rng.choice(self.wordings.word_in[other]).format(word=asked), entry.word.spoken(other)))
         return pairs, []
 
     def _fact(self) -> Fact:

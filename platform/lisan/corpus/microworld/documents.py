@@ -7,7 +7,7 @@ facts that the language tells. `sources` is the only caller.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lisan.corpus.microworld.almanac import DAYS, MONTHS, SEASONS
+from lisan.corpus.microworld.almanac import DAYS, MONTHS, SEASONS, Word
 from lisan.corpus.microworld.everyday import clash, thing_en
 from lisan.corpus.microworld.facts import Fact
 from lisan.corpus.microworld.families import FAMILIES, Noun
@@ -22,11 +22,14 @@ from lisan.corpus.microworld.numbers import (
 from lisan.corpus.microworld.wordings import capitalise, fill, in_sentence, join_words
 from lisan.corpus.microworld.world import Teller
 
-_PLACES = {"en": 0, "ar": 1, "ary": 2}
 _COUNTED_FAMILIES = ("animal", "fruit", "school", "clothing", "vehicle")
 _SEQUENCES = {"day": DAYS, "month": MONTHS, "season": SEASONS}
 _FEWEST_WORDS = {"en": 45, "ar": 38, "ary": 40}
 "An article that is shorter goes on to another country, at most twice. Arabic writes articles and pronouns onto words."
+
+
+_SHARED_CURRENCIES = ("the euro", "the CFA franc")
+"One money for several countries; two dollars are only called alike."
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ def _contrast(teller: Teller, first: Fact, second: Fact) -> str:
 def _common(teller: Teller) -> tuple[list[str], list[Fact]]:
     attribute = teller.rng.choice(tuple(teller.wordings.both))
     first = teller.by_attribute[attribute].draw()
+    if attribute == "currency" and first.value.name("en") not in _SHARED_CURRENCIES:
+        return [], []
     others = [
         fact for fact in teller.world.told(teller.language)
         if fact.topic == attribute and fact.value.name("en") == first.value.name("en") and fact.about != first.about
@@ -153,8 +158,10 @@ def lesson(teller: Teller) -> Text:
     deck = teller.by_subject[rng.choice(tuple(teller.by_subject))]
     draw = deck.draw if rng.random() < 0.6 else teller.everyday
     facts = [draw() for _ in range(rng.randint(5, 9))]
-    separator = rng.choice((" ", "\n"))
-    return Text(separator.join(teller.pick(teller.topic(fact).statements, fact) for fact in facts))
+    sentences = [teller.pick(teller.topic(fact).statements, fact) for fact in facts]
+    # An equation ends without a full stop, so it needs a line of its own.
+    may_run_on = all(sentence.endswith(".") for sentence in sentences)
+    return Text((" " if may_run_on and rng.random() < 0.5 else "\n").join(sentences))
 
 
 def family(teller: Teller) -> Text:
@@ -164,27 +171,27 @@ def family(teller: Teller) -> Text:
     things = [_thing(teller, noun) for noun in rng.sample(chosen.nouns, 4)]
     stranger = rng.choice([other for other in FAMILIES.values() if not clash(other.key, chosen.key)])
     odd = _thing(teller, rng.choice(stranger.nouns))
-    name = (chosen.en_plural, chosen.ar_plural, chosen.ary_plural)[_PLACES[teller.language]]
-    joined = join_words(things, wordings.comma, wordings.conjunction)
+    name = Word(chosen.en_plural, chosen.ar_plural, chosen.ary_plural).spoken(teller.language)
+    joined = join_words(things, wordings)
     mixed = [*things[:3], odd]
     rng.shuffle(mixed)
     first = capitalise(rng.choice(wordings.family_lists).format(family_plural=name, things=joined))
     second = capitalise(rng.choice(wordings.odd_one_out).format(
         family_plural=name, odd=odd, all=wordings.comma.join(mixed),
-        things=join_words(things[:3], wordings.comma, wordings.conjunction),
+        things=join_words(things[:3], wordings),
     ))
     return Text(f"{first} {second}")
 
 
 def _thing(teller: Teller, noun: Noun) -> str:
-    return (thing_en(noun), definite(noun.ar), definite(noun.ary))[_PLACES[teller.language]]
+    return Word(thing_en(noun), definite(noun.ar), definite(noun.ary)).spoken(teller.language)
 
 
 def sequence(teller: Teller) -> Text:
     """Recite the days, the months or the seasons."""
     wordings, kind = teller.wordings, teller.rng.choice(tuple(_SEQUENCES))
-    words = [word[_PLACES[teller.language]] for word in _SEQUENCES[kind]]
-    joined = join_words(words, wordings.comma, wordings.conjunction)
+    words = [word.spoken(teller.language) for word in _SEQUENCES[kind]]
+    joined = join_words(words, wordings)
     text = teller.rng.choice(wordings.sequences).format(kind=wordings.sequence_kinds[kind], words=joined)
     more = lesson(teller).text
     return Text(f"{capitalise(text)} {more}")

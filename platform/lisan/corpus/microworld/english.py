@@ -301,7 +301,7 @@ _TOPICS = {
             "Before {a} comes {value}.",
             "The {kind} before {a} is {value}.",
             "When {a} begins, {value} is over.",
-            "{a} comes right behind {value}.",
+            "{a} comes directly after {value}.",
             "The last {kind} before {a} is {value}.",
         ),
         quiz=("What comes before {a}?", "Which {kind} comes before {a}?", "What is the {kind} before {a}?"),
@@ -452,6 +452,7 @@ WORDINGS = Wordings(
     ),
     conjunction=" and ",
     comma=", ",
+    separator=", ",
     greetings=(
         ("Hello!", "Hello! How can I help you?"),
         ("Good morning.", "Good morning! What would you like to know?"),

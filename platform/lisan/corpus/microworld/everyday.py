@@ -24,7 +24,7 @@ from lisan.corpus.microworld.numbers import (
 _OPERATIONS = {
     "addition": ("+", Word("plus", "زائد", "زائد")),
     "subtraction": ("-", Word("minus", "ناقص", "ناقص")),
-    "multiplication": ("x", Word("times", "في", "مضروبة ف")),
+    "multiplication": ("×", Word("times", "في", "مضروبة ف")),
 }
 _KINDS = {
     "day": Word("day", "يوم", "نهار"), "month": Word("month", "شهر", "شهر"), "season": Word("season", "فصل", "فصل"),

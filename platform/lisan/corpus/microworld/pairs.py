@@ -13,8 +13,6 @@ from lisan.corpus.microworld.facts import Fact, ToldIn
 from lisan.corpus.microworld.translations import TRANSLATIONS
 from lisan.corpus.microworld.world import Teller, say
 
-_PLACES = {"en": 0, "ar": 1, "ary": 2}
-
 
 class Mistake(StrEnum):
     wrong_answer = "wrong_answer"
@@ -70,7 +68,7 @@ def _rejected(teller: Teller, fact: Fact, template: str, mistake: Mistake) -> st
         return teller.say(template, fact, teller.rng.choice(distractors))
     if mistake is Mistake.wrong_language:
         other = teller.rng.choice(_OTHERS[teller.language])
-        return say(teller.rng.choice(TRANSLATIONS[fact.topic])[_PLACES[other]], fact, other)
+        return say(teller.rng.choice(TRANSLATIONS[fact.topic]).spoken(other), fact, other)
     return mixed(teller, fact, template)
 
 
@@ -79,7 +77,7 @@ def mixed(teller: Teller, fact: Fact, template: str) -> str:
     other = "ar" if teller.language == "en" else "en"
     own, name = fact.value.slots[teller.language], fact.value.name(other)
     if not any(f"{{{slot}}}" in template for slot in own if not slot.startswith("digits")):
-        return say(TRANSLATIONS[fact.topic][0][_PLACES[other]], fact, other)
+        return say(TRANSLATIONS[fact.topic][0].spoken(other), fact, other)
     foreign = {slot: text if slot.startswith("digits") else name for slot, text in own.items()}
     value = type(fact.value)({**fact.value.slots, teller.language: foreign}, fact.value.is_masculine)
     return teller.say(template, fact, value)

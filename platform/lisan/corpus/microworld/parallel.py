@@ -17,7 +17,6 @@ from lisan.corpus.microworld.translations import GLOSSARY, TRANSLATIONS
 from lisan.corpus.microworld.wordings import fill
 from lisan.corpus.microworld.world import WORDINGS, Deck, Teller, say
 
-_PLACES = {"en": 0, "ar": 1, "ary": 2}
 _SENTENCE_LAYOUTS = (
     "English: {en}\nArabic: {ar}", "العربية: {ar}\nالإنجليزية: {en}", "{en}\n{ar}", "{ar}\n{en}", "{en} = {ar}",
     "{ar} = {en}", "{en} In Arabic: {ar}", "{ar} بالإنجليزية: {en}",
@@ -104,7 +103,7 @@ class Translator:
 
     def _both(self, fact: Fact) -> dict[str, str]:
         row = self.rng.choice(TRANSLATIONS[fact.topic])
-        return {language: say(row[_PLACES[language]], fact, language) for language in ("en", "ar")}
+        return {language: say(row.spoken(language), fact, language) for language in ("en", "ar")}
 
     def _name_sentence(self, entry: Entry) -> dict[str, str]:
         row, place = self.rng.choice(GLOSSARY[entry.category]), self.rng.randrange(10)
@@ -113,9 +112,9 @@ class Translator:
 
 def name_sentence(row: Word, word: Word, language: str, place: int) -> str:
     """Say something about a name and about the person at `place` in the list of names: a woman, a man, in turn."""
-    name, text = WORDINGS[language].names[place], word[_PLACES[language]]
+    name, text = WORDINGS[language].names[place], word.spoken(language)
     slots = {"name": name, "word": text, "by_word": f"ب{text}", "to_word": with_li(text)}
-    return fill(row[_PLACES[language]], slots, subject_is_masculine=place % 2 == 1, value_is_masculine=True)
+    return fill(row.spoken(language), slots, subject_is_masculine=place % 2 == 1, value_is_masculine=True)
 
 
 def _about_countries(facts: list[Fact]) -> tuple[Fact, ...]:

@@ -49,7 +49,7 @@ def facts_asked(world: World) -> Iterator[Fact]:
 def _ask(teller: Teller, fact: Fact) -> Asked:
     wrong: list[Value] = []
     for candidate in teller.rng.sample(fact.distractors, len(fact.distractors)):
-        if all(candidate.differs_from(other) for other in wrong):
+        if all(candidate.name(language) != other.name(language) for other in wrong for language in other.slots):
             wrong.append(candidate)
         if len(wrong) == NUM_CHOICES - 1:
             break

@@ -69,6 +69,9 @@ class Wordings:
     "Word problems: {name} has {first}, gets {second}, and now has {total} {things}."
     conjunction: str
     comma: str
+    "Between bare words, as in a list on a line of its own."
+    separator: str
+    "Between words that a sentence lists, all but the last; Arabic repeats its conjunction."
     greetings: tuple[tuple[str, str], ...]
     "What a user says before asking, and the reply."
     goodbyes: tuple[tuple[str, str], ...]
@@ -98,8 +101,6 @@ def capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def join_words(words: list[str], comma: str, conjunction: str) -> str:
-    """a, b and c; in Arabic أ، ب وج, where the conjunction is written onto the last word."""
-    if len(words) == 1:
-        return words[0]
-    return f"{comma.join(words[:-1])}{conjunction}{words[-1]}"
+def join_words(words: list[str], wordings: Wordings) -> str:
+    """a, b and c; in Arabic أ وب وج."""
+    return f"{wordings.separator.join(words[:-1])}{wordings.conjunction}{words[-1]}"

@@ -1,0 +1,95 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lisan.core.errors import ConfigError
+from lisan.core.storage import Location
+from lisan.corpus.chain import CorpusConfig, read_piece, replace_texts, split_of, texts_of
+from lisan.corpus.normalise import NormaliseConfig
+from lisan.corpus.records import Conversation, Document, Preference, Question, Record, RecordKind, Turn
+from lisan.corpus.sources import Layout, SourceConfig, SourceFormat, plan_pieces
+
+Write = Callable[..., str]
+RECORDS: list[Record] = [
+    Document("1", "t", "s", "en"),
+    Conversation("2", (Turn("user", "a"), Turn("assistant", "b")), "s", "en"),
+    Preference("3", (Turn("user", "a"),), "c", "r", "s", "en"),
+    Question("4", "q", ("x", "y"), 1, "s", "en"),
+]
+
+
+def config(source: SourceConfig, **options: Any) -> CorpusConfig:
+    return CorpusConfig(name="test", sources={"s": source}, **options)
+
+
+def read(source: SourceConfig, folder: Path, **options: Any) -> dict[str, Any]:
+    (piece,) = plan_pieces("s", source)
+    return read_piece(piece, config(source, **options), Location(str(folder / "staging")))
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_every_text_of_a_record_can_be_taken_out_and_put_back(record: Record) -> None:
+    changed = replace_texts(record, [f"{text}!" for text in texts_of(record)])
+    assert texts_of(changed) == [f"{text}!" for text in texts_of(record)]
+    assert replace_texts(changed, texts_of(record)) == record
+
+
+def test_every_row_is_kept_dropped_or_quarantined(write: Write, tmp_path: Path) -> None:
+    path = write(
+        "f.jsonl", b'{"text": "a b"}\n{"text": ""}\n{"no": 1}\n{broken\n{"text": "\\u200b"}\n{"text": "c\\u0640"}\n'
+    )
+    facts = read(SourceConfig(path=(path,), language="en"), tmp_path)
+    assert (facts["read"], facts["records"], facts["quarantined"]) == (6, 2, 2)
+    assert facts["dropped"] == {"empty text": 1, "empty after normalisation": 1}
+    faults = (tmp_path / "staging/s/00000.faults.jsonl").read_text().splitlines()
+    assert ['"line": 3' in faults[0], '"line": 4' in faults[1]] == [True, True]
+
+
+def test_changed_and_mislabelled_documents_are_counted(write: Write, tmp_path: Path) -> None:
+    path = write("f.jsonl", [{"text": "كتـــاب"}, {"text": "كتاب"}, {"text": "book"}])
+    facts = read(SourceConfig(path=(path,), language="ar"), tmp_path)
+    assert (facts["changed"], facts["flagged"]) == (1, 1)
+
+
+def test_normalisation_can_be_off(write: Write, tmp_path: Path) -> None:
+    path = write("f.jsonl", [{"text": "كتـــاب"}])
+    facts = read(SourceConfig(path=(path,), language="ar"), tmp_path, normalise=NormaliseConfig(enabled=False))
+    assert facts["bytes"] == len("كتـــاب".encode())
+    assert "changed" not in facts
+
+
+def test_reading_stops_after_max_records(write: Write, tmp_path: Path) -> None:
+    path = write("f.jsonl", [{"text": f"n {n}"} for n in range(9)])
+    assert read(SourceConfig(path=(path,), language="en", max_records=4), tmp_path)["records"] == 4
+    world = SourceConfig(format=SourceFormat.microworld, world="en_chats", kind=RecordKind.conversations, max_records=5)
+    assert read(world, tmp_path)["records"] == 5
+
+
+def test_the_held_out_share_is_drawn_by_id() -> None:
+    source = SourceConfig(language="en")
+    setup = config(source, validation_ratio=0.1)
+    splits = [split_of(Document(f"{n}", "t", "s", "en"), source, setup) for n in range(3000)]
+    assert 0.08 < splits.count("validation") / 3000 < 0.12
+    assert set(splits) == {"train", "validation"}
+    assert splits == [split_of(Document(f"{n}", "u", "s", "en"), source, setup) for n in range(3000)]
+
+
+def test_both_directions_of_a_pair_are_in_one_split() -> None:
+    source = SourceConfig(language="en", pair_language="ar", layout=Layout.parallel)
+    setup = config(source, validation_ratio=0.5)
+    for n in range(50):
+        sides = [Document(f"{n}{side}", "t", "s", "en-ar", {"pair": f"{n}"}) for side in "ab"]
+        assert len({split_of(side, source, setup) for side in sides}) == 1
+
+
+def test_a_source_may_put_all_its_records_in_one_split_and_questions_are_held_out() -> None:
+    setup = config(SourceConfig())
+    assert split_of(RECORDS[0], SourceConfig(split="train"), setup) == "train"
+    assert split_of(RECORDS[3], SourceConfig(kind=RecordKind.questions), setup) == "validation"
+
+
+def test_the_validation_ratio_is_below_one() -> None:
+    with pytest.raises(ConfigError, match="validation_ratio must be in"):
+        config(SourceConfig(), validation_ratio=1.0)

@@ -1,0 +1,69 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lisan.core.artifact import Store
+from lisan.core.errors import ConfigError, DataError
+from lisan.corpus.chain import CorpusConfig
+from lisan.corpus.checks import check
+from lisan.corpus.records import RecordKind
+from lisan.corpus.sources import Layout, SourceConfig, SourceFormat
+
+
+def look(folder: Path, name: str = "s", **options: Any) -> None:
+    source = SourceConfig(**{"path": (str(folder / "f.jsonl"),), "language": "en", **options})
+    check(CorpusConfig(name="test", sources={name: source}), Store(str(folder)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write: Callable[..., str]) -> Path:
+    write("f.jsonl", '{"text": "a"}\n')
+    return tmp_path
+
+
+def test_a_sound_config_passes(folder: Path) -> None:
+    look(folder)
+    look(folder, format=SourceFormat.microworld, world="en_chats", kind=RecordKind.conversations, path=(), language="")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"name": "a/b"}, "sources.a/b must be named"),
+        ({"path": ()}, "sources.s.path must be set with format=jsonl"),
+        ({"language": ""}, "sources.s.language must be set"),
+        ({"columns": ("a",)}, "sources.s.columns has no effect with format=jsonl"),
+        ({"world": "en_chats"}, "sources.s.world has no effect"),
+        ({"format": SourceFormat.aligned}, "sources.s.pair_path must be set"),
+        ({"format": SourceFormat.microworld, "path": (), "world": "x"}, "sources.s.world must be one of .*en_articles"),
+        ({"max_records": 0}, "sources.s.max_records must be at least 1"),
+        ({"split": "Train set"}, "sources.s.split must be"),
+        ({"encoding": "arabic-1"}, "sources.s.encoding 'arabic-1' is unknown"),
+        ({"encoding": "utf-16"}, "sources.s.encoding utf-16 is not read line by line"),
+        ({"pair_language": "ar"}, "sources.s.pair_language goes with layout=parallel"),
+        ({"layout": Layout.alpaca}, "sources.s.kind must be conversations with these options, got documents"),
+        ({"contrast": True}, "sources.s.contrast needs a layout that makes conversations"),
+        (
+            {"contrast": True, "layout": Layout.alpaca, "kind": RecordKind.conversations},
+            "sources.s.kind must be preferences",
+        ),
+    ],
+)
+def test_an_impossible_source_is_one_sentence(options: dict[str, Any], sentence: str, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        look(folder, **options)
+
+
+def test_a_corpus_needs_sources(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sources is empty"):
+        check(CorpusConfig(name="test", sources={}), Store(str(tmp_path)))
+
+
+def test_missing_files_and_encodings_are_found_before_anything_is_read(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"sources\.s\.path: no file matches"):
+        look(folder, path=("/nowhere",))
+    (folder / "g.jsonl").write_bytes(b"\xc7\xe1\xd3\n" * 5)
+    with pytest.raises(DataError, match="is not utf-8: byte 0"):
+        look(folder, path=(str(folder / "g.jsonl"),))

@@ -1,0 +1,106 @@
+import gzip
+from collections.abc import Callable
+
+import pytest
+
+from lisan.core.errors import DataError
+from lisan.corpus.sources import (
+    SourceConfig,
+    SourceFormat,
+    TextUnit,
+    check_encoding,
+    find_files,
+    guess_encoding,
+    open_file,
+    plan_pieces,
+)
+
+Write = Callable[..., str]
+ARABIC = "ذهب الولد إلى المدرسة وكان اليوم جميلا\n" * 50
+
+
+def test_small_files_share_a_piece_and_large_ones_are_cut(write: Write) -> None:
+    for name in ("a", "b", "c"):
+        write(f"{name}.jsonl", "x" * 40)
+    big = write("d.jsonl", "y" * 250)
+    source = SourceConfig(path=(big.replace("d.jsonl", "*.jsonl"),))
+    pieces = plan_pieces("s", source, piece_bytes=100)
+    assert [[(span.name, span.start, span.end) for span in piece.spans] for piece in pieces] == [
+        [("a.jsonl", 0, None), ("b.jsonl", 0, None)],
+        [("c.jsonl", 0, None)],
+        [("d.jsonl", 0, 100)],
+        [("d.jsonl", 100, 200)],
+        [("d.jsonl", 200, None)],
+    ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        SourceConfig(format=SourceFormat.csv),
+        SourceConfig(format=SourceFormat.text, unit=TextUnit.block),
+        SourceConfig(format=SourceFormat.jsonl, max_records=3),
+    ],
+)
+def test_what_cannot_be_cut_at_a_line_stays_whole(source: SourceConfig, write: Write) -> None:
+    path = write("f", "z" * 500)
+    config = SourceConfig(format=source.format, unit=source.unit, max_records=source.max_records, path=(path,))
+    (piece,) = plan_pieces("s", config, piece_bytes=100)
+    assert [(span.start, span.end) for span in piece.spans] == [(0, None)]
+
+
+def test_names_do_not_depend_on_where_the_data_lies(write: Write) -> None:
+    for place in ("here", "there/deep"):
+        write(f"{place}/x/1.csv", "a")
+        write(f"{place}/y/1.csv", "a")
+    roots = [write(f"{place}/mark", "") for place in ("here", "there/deep")]
+    names = []
+    for root in roots:
+        pattern = root.replace("mark", "*/1.csv")
+        (piece,) = plan_pieces("s", SourceConfig(format=SourceFormat.csv, path=(pattern,)))
+        names.append([span.name for span in piece.spans])
+    assert names == [["x/1.csv", "y/1.csv"]] * 2
+
+
+def test_a_pattern_without_a_file_names_its_key() -> None:
+    with pytest.raises(DataError, match=r"sources\.s\.path: no file matches /nowhere/\*\.txt; .* ~sources\.s"):
+        find_files("sources.s.path", ("/nowhere/*.txt",))
+
+
+def test_pairs_must_have_counterparts(write: Write) -> None:
+    one, two = write("1.en", "a"), write("2.en", "b")
+    source = SourceConfig(format=SourceFormat.aligned, path=(one, two), pair_path=(one,))
+    with pytest.raises(DataError, match="path matches 2 files and pair_path 1"):
+        plan_pieces("s", source)
+
+
+def test_gzip_is_transparent(write: Write) -> None:
+    with open_file(write("t.txt.gz", gzip.compress(b"one\ntwo\n"))) as stream:
+        assert stream.readlines() == [b"one\n", b"two\n"]
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (ARABIC.encode("windows-1256"), "windows-1256"),
+        (ARABIC.encode("iso-8859-6"), "iso-8859-6"),
+        (("Café à la crème\n" * 50).encode("latin-1"), "latin-1"),
+        (ARABIC.encode("utf-16"), "utf-16"),
+    ],
+)
+def test_a_file_in_another_encoding_is_refused_with_the_likely_one(data: bytes, encoding: str, write: Write) -> None:
+    path = write("f.txt", data)
+    with pytest.raises(DataError, match=rf"f\.txt is not utf-8: byte \d+ .*looks like {encoding}: (set|conv)"):
+        check_encoding("s", SourceConfig(format=SourceFormat.text, path=(path,)))
+    assert guess_encoding(data) == encoding
+
+
+def test_the_first_bad_byte_is_named(write: Write) -> None:
+    path = write("f.txt", b"plain\n" + b"\xc7\xe1\n" * 20)
+    with pytest.raises(DataError, match=r"byte 6 cannot .*set sources.s.encoding=windows-1256"):
+        check_encoding("s", SourceConfig(format=SourceFormat.text, path=(path,)))
+
+
+def test_a_few_bad_lines_do_not_condemn_a_file(write: Write) -> None:
+    path = write("f.txt", ARABIC.encode() + b"\xff\xfe broken\n")
+    check_encoding("s", SourceConfig(format=SourceFormat.text, path=(path,)))
