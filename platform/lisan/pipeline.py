@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lisan.core.config import compose, run_job
+from lisan.comparison import ComparisonConfig, Place, compare
+from lisan.core.config import compose, run_job, to_plain
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig, Stage, StorageConfig, TrackingConfig, run_stage
 from lisan.corpus.build import CORPUS
@@ -44,13 +45,19 @@ class PipelineConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig | None = None
     "Where every step runs; null leaves each step's own choice."
-    page: str | None = None
-    "HTML page and JSON that compare the models of the recipe; null writes none."
+    name: str = "recipe"
+    "What the comparison is called."
+    comparison: ComparisonConfig | None = None
+    "How the recipe's models are compared at its end; null compares nothing."
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.only if name not in self.steps]
         if unknown:
             raise ConfigError(f"only names {unknown[0]}, the recipe has {', '.join(self.steps)}")
+        rows = self.comparison.rows if self.comparison else {}
+        for name in [step for row in rows.values() for step in (row.train, row.report)]:
+            if name not in self.steps:
+                raise ConfigError(f"comparison.rows names the step {name}, the recipe has {', '.join(self.steps)}")
         for name, step in self.steps.items():
             if step.job not in JOBS:
                 raise ConfigError(f"steps.{name}.job must be one of {', '.join(JOBS)}, got {step.job!r}")
@@ -73,13 +80,16 @@ def run_pipeline(config: PipelineConfig, conf_dir: Path) -> dict[str, Any]:
     for number, (name, step) in enumerate(composed.items(), 1):
         print(f"[{number}/{len(composed)}] {name} ({time.monotonic() - begin:.0f} s)", flush=True)
         results[name] = JOBS[config.steps[name].job][1](step)
+    if config.comparison is not None and not config.only:
+        place = Place(name=config.name, comparison=config.comparison, storage=config.storage, tracking=config.tracking,
+                      cluster=config.cluster or ClusterConfig())
+        summary = compare(place, results)
+        print(f"{config.name}: ok {summary}", flush=True)
     return results
 
 
 def compose_step(name: str, config: PipelineConfig, conf_dir: Path) -> Any:
     """Compose a step's config exactly as its own job would, with the pipeline's storage, tracking and cluster."""
-    from lisan.core.config import to_plain
-
     step = config.steps[name]
     where = {"storage": to_plain(config.storage), "tracking": to_plain(config.tracking)}
     if config.cluster is not None:

@@ -137,3 +137,14 @@ def test_nothing_of_the_work_is_left_in_the_artifact(build: Build, write: Write)
     artifact = build({"a": text_source(write("a.jsonl", [{"text": "x"}]))})
     assert set(artifact.manifest["files"]) == {"documents/a/train/part-00000.parquet"}
     assert not (artifact.location / "staging").exists()
+
+
+def test_sources_that_read_one_file_hold_the_same_rows_out(build: Build, write: Write) -> None:
+    path = write("a.jsonl", [{"instruction": f"q{n}", "output": f"a{n}"} for n in range(200)])
+    chats = SourceConfig(path=(path,), language="en", layout=Layout.alpaca, kind=RecordKind.conversations)
+    pairs = SourceConfig(path=(path,), language="en", layout=Layout.alpaca, kind=RecordKind.preferences, contrast=True)
+    artifact = build({"chats": chats, "pairs": pairs}, validation_ratio=0.2)
+    asked = [{record.turns[0].content for record in read_records(artifact, RecordKind.conversations, "validation")}]
+    asked.append({record.prompt[0].content for record in read_records(artifact, RecordKind.preferences, "validation")})
+    assert asked[0] == asked[1]
+    assert 20 < len(asked[0]) < 60

@@ -63,7 +63,8 @@ def test_a_pair_becomes_a_document_in_each_direction_with_one_pair_id() -> None:
     assert isinstance(two, Document)
     assert one.text.index("Hello") < one.text.index("مرحبا")
     assert two.text.index("مرحبا") < two.text.index("Hello")
-    assert one.meta["pair"] == two.meta["pair"] == one.id != two.id
+    assert one.meta["pair"] == two.meta["pair"]
+    assert one.id != two.id
     assert one.language == two.language == "en-ar"
 
 

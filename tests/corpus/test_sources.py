@@ -8,15 +8,12 @@ from lisan.corpus.sources import (
     SourceConfig,
     SourceFormat,
     TextUnit,
-    check_encoding,
     find_files,
-    guess_encoding,
     open_file,
     plan_pieces,
 )
 
 Write = Callable[..., str]
-ARABIC = "ذهب الولد إلى المدرسة وكان اليوم جميلا\n" * 50
 
 
 def test_small_files_share_a_piece_and_large_ones_are_cut(write: Write) -> None:
@@ -77,30 +74,3 @@ def test_pairs_must_have_counterparts(write: Write) -> None:
 def test_gzip_is_transparent(write: Write) -> None:
     with open_file(write("t.txt.gz", gzip.compress(b"one\ntwo\n"))) as stream:
         assert stream.readlines() == [b"one\n", b"two\n"]
-
-
-@pytest.mark.parametrize(
-    ("data", "encoding"),
-    [
-        (ARABIC.encode("windows-1256"), "windows-1256"),
-        (ARABIC.encode("iso-8859-6"), "iso-8859-6"),
-        (("Café à la crème\n" * 50).encode("latin-1"), "latin-1"),
-        (ARABIC.encode("utf-16"), "utf-16"),
-    ],
-)
-def test_a_file_in_another_encoding_is_refused_with_the_likely_one(data: bytes, encoding: str, write: Write) -> None:
-    path = write("f.txt", data)
-    with pytest.raises(DataError, match=rf"f\.txt is not utf-8: byte \d+ .*looks like {encoding}: (set|conv)"):
-        check_encoding("s", SourceConfig(format=SourceFormat.text, path=(path,)))
-    assert guess_encoding(data) == encoding
-
-
-def test_the_first_bad_byte_is_named(write: Write) -> None:
-    path = write("f.txt", b"plain\n" + b"\xc7\xe1\n" * 20)
-    with pytest.raises(DataError, match=r"byte 6 cannot .*set sources.s.encoding=windows-1256"):
-        check_encoding("s", SourceConfig(format=SourceFormat.text, path=(path,)))
-
-
-def test_a_few_bad_lines_do_not_condemn_a_file(write: Write) -> None:
-    path = write("f.txt", ARABIC.encode() + b"\xff\xfe broken\n")
-    check_encoding("s", SourceConfig(format=SourceFormat.text, path=(path,)))

@@ -5,9 +5,11 @@ instance, lists turned to tuples, `__post_init__` checked. Always: any failure i
 """
 
 import dataclasses
+import difflib
 import errno
 import hashlib
 import json
+import re
 import sys
 import types
 import typing
@@ -90,7 +92,7 @@ def compose(conf_dir: Path, job: str, schema: type[T], overrides: Iterable[str],
         OmegaConf.set_struct(raw, False)  # `load` refuses unknown fields; dictionaries take new keys
         raw = OmegaConf.merge(raw, values or {})
     except (HydraException, OmegaConfBaseException, AssertionError) as error:
-        raise ConfigError(f"{job}: {_one_sentence(error)}") from error
+        raise ConfigError(f"{job}: {_one_sentence(error)}{_suggest(str(error), schema)}") from error
     finally:
         GlobalHydra.instance().clear()
         GlobalHydra.instance().hydra = before
@@ -110,40 +112,66 @@ def load(schema: type[T], raw: Any) -> T:
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(_one_sentence(error)) from error
-    return typing.cast(T, _freeze(plain, schema))
+    return typing.cast(T, _freeze(plain, schema, ""))
 
 
-def _freeze(value: Any, hint: Any) -> Any:
+def _freeze(value: Any, hint: Any, key: str) -> Any:
     """Build what the hint declares from plain containers: frozen dataclasses, tuples, dicts, scalars."""
     if value is None:
         return None
     if dataclasses.is_dataclass(hint):
         kind = typing.cast(type[Any], hint)
         hints = typing.get_type_hints(kind)
-        return kind(**{f.name: _freeze(value[f.name], hints[f.name]) for f in dataclasses.fields(kind)})
+        _refuse_unknown(value, tuple(hints), key)
+        return kind(**{f.name: _freeze(value[f.name], hints[f.name], f"{key}{f.name}.") for f in dataclasses.fields(kind)})
     arguments = typing.get_args(hint)
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return _freeze(value, next(argument for argument in arguments if argument is not type(None)))
+        return _freeze(value, next(argument for argument in arguments if argument is not type(None)), key)
     if isinstance(value, list):
-        items = [_freeze(element, arguments[0] if arguments else Any) for element in value]
+        items = [_freeze(element, arguments[0] if arguments else Any, key) for element in value]
         return tuple(items) if typing.get_origin(hint) is tuple else items
     if isinstance(value, dict):
         item = arguments[1] if len(arguments) == 2 else Any
-        return {key: _freeze(element, item) for key, element in value.items()}
+        return {name: _freeze(element, item, f"{key}{name}.") for name, element in value.items()}
     return value
+
+
+def _refuse_unknown(value: Mapping[str, Any], known: tuple[str, ...], key: str) -> None:
+    """Refuse a field that the schema does not have, with the nearest that it has."""
+    for name in value:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {key}{near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"{key}{name} is not a field; {hint}")
 
 
 def _one_sentence(error: BaseException) -> str:
     """Keep what names the key and the reason of a Hydra or OmegaConf message, without its layout."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("object_type=", "Set the environment", "See https"))]
-    text = "; ".join(lines).replace("full_key: ", "key ")
+    text = "; ".join(lines).split("; Config search path:")[0].replace("full_key: ", "key ").replace(".;", ";")
     cause = error.__cause__
     if cause is not None and str(cause).splitlines()[:1] and str(cause).splitlines()[0] not in text:
         text += f" ({str(cause).splitlines()[0]})"
-    if "not in" in text or "Could not override" in text:
-        text += "; --cfg job prints every key there is"
     return text or type(error).__name__
+
+
+def _suggest(message: str, schema: type[Any]) -> str:
+    """Name the field nearest to one that does not exist."""
+    unknown = re.search(r"Could not override '([^']+)'", message)
+    if unknown is None:
+        return ""
+    near = difflib.get_close_matches(unknown[1], _field_names(schema, ""), 1)
+    return (f"; did you mean {near[0]}?" if near else "") + "; --cfg job prints every key"
+
+
+def _field_names(schema: Any, key: str) -> list[str]:
+    """Return every dotted key that the schema knows."""
+    names: list[str] = []
+    for name, hint in typing.get_type_hints(schema).items():
+        inner = next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
+        names += [f"{key}{name}"] if inner is None else _field_names(inner, f"{key}{name}.")
+    return names
 
 
 def to_plain(config: Any, identity_only: bool = False) -> Any:

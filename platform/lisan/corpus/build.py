@@ -48,7 +48,7 @@ def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, A
     staging = draft.location / "staging"
     each = _map_on_ray if config.cluster.num_workers else _map_here
     pieces = [piece for name, source in config.sources.items() for piece in plan_pieces(name, source)]
-    read = _watch(each(partial(read_piece, config=config, staging=staging), pieces, config.cluster), len(pieces))
+    read = _watch(each(partial(read_piece, config=config, staging=staging), pieces, config.cluster), pieces)
     facts = _sum_read(config, read)
     removed = _find_duplicates(config, pieces, read, staging)
     parts = _plan_parts(config, pieces, read, removed)
@@ -65,8 +65,8 @@ def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, A
     return {"sources": facts, "records": totals.pop("kept"), **totals}
 
 
-def _watch(results: Iterator[Facts], total: int) -> list[Facts]:
-    """Collect the counts of pieces in order, saying how far they are every few seconds."""
+def _watch(results: Iterator[Facts], pieces: Sequence[Piece]) -> list[Facts]:
+    """Collect the counts of pieces, saying how far they are every few seconds; return them in the pieces' order."""
     done: list[Facts] = []
     said = time.monotonic()
     for facts in results:
@@ -74,8 +74,9 @@ def _watch(results: Iterator[Facts], total: int) -> list[Facts]:
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
             records = sum(piece.get("records", 0) for piece in done)
-            print(f"  read {len(done)}/{total} pieces, {records:,} records", flush=True)
-    return done
+            print(f"  read {len(done)}/{len(pieces)} pieces, {records:,} records", flush=True)
+    place = {(piece.source, piece.index): number for number, piece in enumerate(pieces)}
+    return sorted(done, key=lambda facts: place[facts["source"], facts["index"]])
 
 
 def _sum_read(config: CorpusConfig, read: Sequence[Facts]) -> dict[str, Facts]:
@@ -195,7 +196,7 @@ def _map_here(function: Callable[[Any], Facts], items: Sequence[Any], cluster: C
 
 
 def _map_on_ray(function: Callable[[Any], Facts], items: Sequence[Any], cluster: ClusterConfig) -> Iterator[Facts]:
-    """Run the function on each item as a Ray Data task; its LisanError is raised here, without Ray's trace."""
+    """Run the function on each item as a Ray Data task, in any order; its LisanError is raised without Ray's trace."""
     import ray
 
     from lisan.session import connect
@@ -203,7 +204,7 @@ def _map_on_ray(function: Callable[[Any], Facts], items: Sequence[Any], cluster:
     connect(cluster)
     rows = [{"item": pickle.dumps(item)} for item in items]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _call, fn_kwargs={"function": function}, **_resources(cluster)
+        _call, fn_kwargs={"function": function}, **_resources(cluster, len(rows))
     )
     for row in dataset.iter_rows():
         result = pickle.loads(row["result"])
@@ -212,11 +213,11 @@ def _map_on_ray(function: Callable[[Any], Facts], items: Sequence[Any], cluster:
         yield result
 
 
-def _resources(cluster: ClusterConfig) -> dict[str, Any]:
+def _resources(cluster: ClusterConfig, num_tasks: int) -> dict[str, Any]:
     """As many tasks at once as there are workers: on two cores, eight processes spend their time importing."""
     import ray
 
-    pool = ray.data.TaskPoolStrategy(size=cluster.num_workers)
+    pool = ray.data.TaskPoolStrategy(size=min(cluster.num_workers, num_tasks))
     return {"compute": pool, "num_cpus": min(1.0, cluster.cpus_per_worker)}
 
 
@@ -234,9 +235,11 @@ def _remove_on_ray(
     import ray
 
     pieces = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
-    keys = pieces.map_batches(_read_keys, fn_kwargs={"keys_of": keys_of}, batch_format="pyarrow", **_resources(cluster))
+    keys = pieces.map_batches(_read_keys, fn_kwargs={"keys_of": keys_of}, batch_format="pyarrow",
+                              **_resources(cluster, len(numbers)))
     together = keys.repartition(num_partitions, keys=["key_low"])
-    removals = together.map_batches(find_removals, batch_format="pyarrow", batch_size=None, **_resources(cluster))
+    removals = together.map_batches(find_removals, batch_format="pyarrow", batch_size=None,
+                                    **_resources(cluster, num_partitions))
     tables = [table for table in removals.iter_batches(batch_size=None, batch_format="pyarrow") if table.num_rows]
     return pa.concat_tables(tables).cast(REMOVALS) if tables else REMOVALS.empty_table()
 

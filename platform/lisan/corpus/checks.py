@@ -9,10 +9,11 @@ import re
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
 from lisan.corpus.chain import CorpusConfig
+from lisan.corpus.encoding import check_encoding
 from lisan.corpus.layouts import LAYOUTS
 from lisan.corpus.microworld import SOURCES
 from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Layout, SourceConfig, SourceFormat, check_encoding, find_files
+from lisan.corpus.sources import Layout, SourceConfig, SourceFormat, find_files
 
 
 def check(config: CorpusConfig, store: Store) -> None:  # noqa: ARG001  the signature of every stage

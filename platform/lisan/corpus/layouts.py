@@ -18,15 +18,19 @@ from lisan.corpus.sources import Layout, SourceConfig
 
 
 def make_records(row: Row, name: str, source: SourceConfig) -> Iterator[Record]:
-    """Yield the records of a row. Several of one row share `meta["pair"]` and so fall in one split."""
+    """Yield the records of a row.
+
+    Several of one row share `meta["pair"]`, and so fall in one split. So do a conversation and the preference that
+    another source makes of it (`contrast`), or sources that read two columns of one file: none validates on the other.
+    """
     kind, lay = LAYOUTS[source.layout]
     first = record_id(name, row.key)
     found = list(lay(row.value, source))
     for index, fields in enumerate(found):
         identity = first if index == 0 else record_id(name, f"{row.key}#{index}")
         fields.setdefault("language", source.language)
-        if len(found) > 1:
-            fields["meta"] = {**fields.get("meta", {}), "pair": first}
+        if len(found) > 1 or kind is RecordKind.conversations:
+            fields["meta"] = {**fields.get("meta", {}), "pair": record_id("", row.key)}
         if kind is RecordKind.questions and not fields["subject"]:
             fields["subject"] = _SPLIT_IN_NAME.sub("", row.key.rpartition(":")[0].rpartition("/")[2])
         yield CLASSES[kind](id=identity, source=name, **fields)

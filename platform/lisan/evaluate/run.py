@@ -28,8 +28,8 @@ from lisan.tokens.tokenizer import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig(StageConfig):
-    model: str
-    "model/name@version, a local folder or a hub id"
+    candidate: str
+    "The model to look at: model/name@version, a local folder or a hub id."
     corpus: str
     "corpus/name@version with the records that the tasks name"
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class EvalConfig(StageConfig):
 def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     corpus = draft.parent(Kind.corpus)
     models = [parent for parent in draft.parents if parent.ref.kind is Kind.model]
-    place = str(models[0].location.local_folder()) if models else config.model
+    place = str(models[0].location.local_folder()) if models else config.candidate
     tokenizer = load_tokenizer(place)
     device = "cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu"
     scorer = Scorer(load_model(place, config.precision.dtype).to(device).eval())
@@ -53,7 +53,7 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     for name, task in config.tasks.items():
         start = time.monotonic()
         records = read_records(corpus, RECORDS[task.kind], task.split, task.sources)
-        items = list(make_items(task, records, tokenizer))
+        items = make_items(task, records, tokenizer)
         if not items:
             raise DataError(f"tasks.{name} finds no records in {corpus.ref}: sources {', '.join(task.sources)}, split {task.split}, "
                             f"where {dict(task.where)}")
@@ -64,7 +64,7 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
         run.log_metrics(found)
         shown = "  ".join(f"{key} {value:.4f}" for key, value in found.items())
         print(f"  {shown}  ({len(items):,} items, {time.monotonic() - start:.1f} s)", flush=True)
-    return {"metrics": metrics, "model": config.model, "corpus": config.corpus}
+    return {"metrics": metrics, "candidate": config.candidate, "corpus": config.corpus}
 
 
 @torch.no_grad()
@@ -110,7 +110,7 @@ def _write_results(draft: Draft, name: str, results: Sequence[Result]) -> None:
 
 
 def _parents(config: EvalConfig) -> tuple[Ref, ...]:
-    model = (Ref.parse(config.model, Kind.model),) if Ref.looks_like(config.model) else ()
+    model = (Ref.parse(config.candidate, Kind.model),) if Ref.looks_like(config.candidate) else ()
     return (Ref.parse(config.corpus, Kind.corpus), *model)
 
 

@@ -5,7 +5,8 @@ a result per item. Always: everything goes through `score`, a candidate's log-pr
 each aggregate is computed from the stored results of its items.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -95,15 +96,10 @@ def keeps(config: TaskConfig, meta: Mapping[str, str]) -> bool:
     return all(meta.get(key) in values.split("|") for key, values in config.where.items())
 
 
-def make_items(config: TaskConfig, records: Iterable[Any], tokenizer: Any) -> Iterator[Item]:
-    """Turn records into items, `max_records` at most."""
-    count = 0
-    for record in records:
-        if count == config.max_records:
-            return
-        if keeps(config, record.meta):
-            count += 1
-            yield _make_item(config, record, tokenizer)
+def make_items(config: TaskConfig, records: Iterable[Any], tokenizer: Any) -> list[Item]:
+    """Turn records into items: those that match, or of too many the `max_records` smallest ids, which are hashes: a fair sample."""
+    kept = heapq.nsmallest(config.max_records, (r for r in records if keeps(config, r.meta)), key=lambda record: record.id)
+    return [_make_item(config, record, tokenizer) for record in kept]
 
 
 def _make_item(config: TaskConfig, record: Any, tokenizer: Any) -> Item:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 CHUNK_TOKENS = 2048
@@ -98,28 +99,26 @@ class _LinearLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-        logps, norms = [], []
-        for hidden, targets in zip(hidden_ND.split(CHUNK_TOKENS), targets_N.split(CHUNK_TOKENS), strict=True):
-            logits = (hidden @ weight_VD.T).float()
-            norm = logits.logsumexp(-1)
-            logps.append(logits.gather(1, targets[:, None])[:, 0] - norm)
-            norms.append(norm)
-        norms_N = torch.cat(norms) if norms else hidden_ND.new_zeros(0, dtype=torch.float32)
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, norms_N)
-        return torch.cat(logps) if logps else hidden_ND.new_zeros(0, dtype=torch.float32)
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
+        if not len(targets_N):
+            return hidden_ND.new_zeros(0, dtype=torch.float32)
+        return torch.cat([
+            -F.cross_entropy((hidden @ weight_VD.T).float(), targets, reduction="none")
+            for hidden, targets in zip(hidden_ND.split(CHUNK_TOKENS), targets_N.split(CHUNK_TOKENS), strict=True)
+        ])
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        hidden_ND, weight_VD, targets_N, norms_N = ctx.saved_tensors
+        hidden_ND, weight_VD, targets_N = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_ND)
         grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device) \
             if ctx.needs_input_grad[1] else None
         start = 0
-        for hidden, targets, norms, grad in zip(
-            *(tensor.split(CHUNK_TOKENS) for tensor in (hidden_ND, targets_N, norms_N, grads[0])), strict=True
+        for hidden, targets, grad in zip(
+            *(tensor.split(CHUNK_TOKENS) for tensor in (hidden_ND, targets_N, grads[0])), strict=True
         ):
             # d logp / d logits = onehot(target) - softmax
-            grad_logits = (hidden @ weight_VD.T).float().sub_(norms[:, None]).exp_().mul_(-grad[:, None])
+            grad_logits = (hidden @ weight_VD.T).float().softmax(-1).mul_(-grad[:, None])
             grad_logits[torch.arange(len(targets), device=targets.device), targets] += grad
             grad_logits = grad_logits.to(hidden.dtype)
             grad_hidden[start:start + len(targets)] = grad_logits @ weight_VD

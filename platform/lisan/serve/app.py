@@ -251,7 +251,8 @@ def start(config: ServeConfig, port: int = DEFAULT_PORT, say: Callable[[str], No
             )
         say(f"serving {model.source} as {model.name!r} on port {port}")
         try:
-            serve.start("HeadOnly", {"host": HOST, "port": port}, controller_options={"runtime_env": {"env_vars": LOGS}})
+            http = {"host": HOST, "port": port}
+            serve.start("HeadOnly", http, controller_options={"runtime_env": {"env_vars": LOGS}})
             serve.run_many(
                 [serve.RunTarget(build_model_app(config, model), name=APP_NAME, route_prefix=config.route_prefix)],
                 wait_for_ingress_deployment_creation=False, wait_for_applications_running=False,

@@ -28,7 +28,7 @@ class PackingConfig:
     min_free: int = 8
     "A row with this many tokens free or fewer is full."
     overflow: Overflow = Overflow.split
-    "What happens to an item longer than a row; chats and preferences are dropped or truncated, never split."
+    "What happens to an item longer than a row. Chats and preferences are never split; the two replies of a preference are cut to half a row each."
 
     def __post_init__(self) -> None:
         if self.open_rows < 1 or self.min_free < 0:
@@ -83,11 +83,22 @@ def fit(items: Iterable[Item], context_length: int, overflow: Overflow, counts: 
         elif overflow is Overflow.split and len(item) == 1:
             counts.split += 1
             yield from ((part,) for part in _split(item[0], context_length))
-        elif overflow is Overflow.truncate and len(item) == 1:
+        elif overflow is Overflow.truncate and all(has_labels(short := truncate(item, context_length))):
             counts.truncated += 1
-            yield (Example(item[0].input_ids[:context_length], item[0].labels[:context_length]),)
+            yield short
         else:
             counts.dropped += 1
+
+
+def truncate(item: Item, context_length: int) -> Item:
+    """Give every example of the item an equal part of the row."""
+    share = context_length // len(item)
+    return tuple(Example(example.input_ids[:share], example.labels[:share]) for example in item)
+
+
+def has_labels(item: Item) -> Iterator[bool]:
+    """Tell for each example whether anything of it is still trained: a prompt alone teaches nothing."""
+    return (bool((example.labels != IGNORE_INDEX).any()) for example in item)
 
 
 def _split(example: Example, context_length: int) -> Iterator[Example]:

@@ -142,7 +142,10 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
         raise DataError(f"{draft.ref} trained without leaving a model; see the workers' log")
     reader = RowReader(tokens)
     num_steps = job.num_steps(reader)
-    return {**metrics, "steps": num_steps, "tokens_seen": num_steps * config.loop.step_rows * reader.context_length,
+    num_rows = num_steps * config.loop.step_rows
+    epochs = make_plan(reader.num_rows, config.mix, num_rows).epochs(num_rows)
+    mix = {source: round(passes * reader.num_rows[source]) * reader.context_length for source, passes in epochs.items()}
+    return {**metrics, "steps": num_steps, "tokens_seen": num_rows * reader.context_length, "mix": mix, "epochs": epochs,
             "checkpoint": _last_checkpoint(job)}
 
 

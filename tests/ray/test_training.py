@@ -1,0 +1,91 @@
+"""Rung 3: two real Ray workers train, are killed and resume; the result is what one process would have made."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHON = sys.executable
+TINY = [
+    "model=nano", "model.shape.num_layers=2", "model.shape.hidden_size=64", "model.shape.intermediate_size=128",
+    "model.shape.num_heads=2", "model.shape.num_kv_heads=2", "tokens=tokens/t@v1", "model.tokenizer=tokenizer/t@v1",
+    "precision=float32", "save_precision=float32", "loop.step_rows=8", "loop.micro_rows=4", "loop.log_every=5",
+]
+
+pytestmark = pytest.mark.ray
+
+
+def job(root: Path, name: str, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a job as a user does."""
+    return subprocess.run(command(name, *overrides), env=setting(root, **environment), cwd=REPOSITORY, text=True, capture_output=True,
+                          timeout=240, check=False)
+
+
+def command(name: str, *overrides: str) -> list[str]:
+    return [PYTHON, f"jobs/{name}.py", *overrides]
+
+
+def setting(root: Path, **environment: str) -> dict[str, str]:
+    return {**os.environ, "LISAN_HOME": str(root), "OMP_NUM_THREADS": "1", **environment}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with a small world, its tokenizer and its tokens."""
+    root = tmp_path_factory.mktemp("root")
+    for name, *overrides in (
+        ("build_corpus", "data=world", "name=t", "microworld.num_documents=300"),
+        ("expand_tokenizer", "vocabulary=new", "name=t", "corpus=corpus/t@v1", "sources=[en_articles]", "num_pieces=512"),
+        ("encode_tokens", "name=t", "corpus=corpus/t@v1", "tokenizer=tokenizer/t@v1", "sources=[en_articles]", "context_length=64"),
+    ):
+        done = job(root, name, *overrides)
+        assert done.returncode == 0, done.stderr
+    return root
+
+
+def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(root / "model" / name / "v1" / "model.safetensors")
+
+
+def test_two_ray_workers_train_what_one_process_trains(root: Path) -> None:
+    steps = ["loop.num_steps=12", "loop.checkpoint_every=6"]
+    for name, cluster in (("alone", "local"), ("pair", "cpu2")):
+        done = job(root, "train_cpt", f"name={name}", f"cluster={cluster}", *TINY, *steps)
+        assert done.returncode == 0, done.stderr
+    alone, pair = weights(root, "alone"), weights(root, "pair")
+    # Gradients are summed in another order over two ranks; Adam turns that into differences of this size.
+    assert max(float((alone[key] - pair[key]).abs().max()) for key in alone) < 2e-3
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(root: Path) -> None:
+    steps = ["loop.num_steps=60", "loop.checkpoint_every=10"]
+    whole = job(root, "train_cpt", "name=whole", "cluster=cpu2", *TINY, *steps)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(command("train_cpt", "name=killed", "cluster=cpu2", *TINY, *steps), env=setting(root), cwd=REPOSITORY,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    checkpoints = root / "checkpoints" / "killed" / "v1"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("step_*/checkpoint.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (root / "model" / "killed" / "v1" / "manifest.json").exists()
+    again = job(root, "train_cpt", "name=killed", "cluster=cpu2", *TINY, *steps)
+    assert again.returncode == 0, again.stderr
+    assert "resumed at step" in again.stdout
+    first, second = weights(root, "whole"), weights(root, "killed")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_more_workers_than_the_cluster_has_is_refused_in_one_sentence(root: Path) -> None:
+    done = job(root, "train_cpt", "name=many", "cluster=gpu8", *TINY, "loop.num_steps=2")
+    assert done.returncode == 1
+    assert "cluster needs 8 GPU" in done.stderr
+    assert "Traceback" not in done.stderr
