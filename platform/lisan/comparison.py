@@ -17,6 +17,7 @@ from lisan.core.storage import Location
 from lisan.evaluate.page import Column, Curve, Mix, ModelRow, Page, Reply, format_table, guess_columns, markdown_table, render_page
 from lisan.registry import metric_history, open_job
 from lisan.serve.app import ServeConfig, start
+from lisan.serve.engine import EngineConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +44,7 @@ class ComparisonConfig:
     "Registered model to serve and ask; null serves nothing."
     alias: str = "champion"
     port: int = 8000
+    engine: EngineConfig = field(default_factory=EngineConfig)
     questions: dict[str, QuestionConfig] = field(default_factory=dict)
     "By language."
 
@@ -111,7 +113,7 @@ def _ask(place: Place) -> tuple[list[Reply], float]:
 
     config = place.comparison
     assert config.serve is not None
-    endpoint = start(ServeConfig(model=config.serve, alias=config.alias, storage=place.storage, tracking=place.tracking), config.port)
+    endpoint = start(ServeConfig(model=config.serve, alias=config.alias, engine=config.engine, storage=place.storage, tracking=place.tracking), config.port)
     replies = []
     try:
         client = OpenAI(base_url=endpoint.url, api_key="none", max_retries=0)

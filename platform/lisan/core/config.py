@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,12 +39,16 @@ def _schema_node(schema: type[Any]) -> Any:
     return OmegaConf.structured(_thaw(schema))
 
 
-@lru_cache(maxsize=256)
-def _thaw(schema: type[Any]) -> type[Any]:
+@cache
+def _thaw_cached(schema: Any) -> type[Any]:
     """Return the same dataclass, not frozen, all the way down: OmegaConf makes frozen ones read-only and then refuses overrides."""
     hints = typing.get_type_hints(schema)
     fields = [(f.name, _thaw_hint(hints[f.name]), _thaw_field(f)) for f in dataclasses.fields(schema)]
     return dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)
+
+
+def _thaw(schema: Any) -> type[Any]:
+    return _thaw_cached(schema)
 
 
 def _thaw_hint(hint: Any) -> Any:

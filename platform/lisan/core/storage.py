@@ -79,7 +79,7 @@ class Location:
         return isinstance(self.file_system, pafs.LocalFileSystem)
 
     def exists(self) -> bool:
-        return self.file_system.get_file_info(self._full).type != pafs.FileType.NotFound
+        return bool(self.file_system.get_file_info(self._full).type != pafs.FileType.NotFound)
 
     def list(self) -> list["Location"]:
         """Return the entries of this folder by name; a folder that does not exist is empty."""

@@ -18,7 +18,7 @@ from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage, StageConfig
 from lisan.corpus.reader import list_sources, read_records
-from lisan.evaluate.tasks import RECORDS, Item, Result, TaskConfig, aggregate, make_items
+from lisan.evaluate.tasks import RECORDS, Item, Length, Result, TaskConfig, aggregate, make_items
 from lisan.model.load import load_model
 from lisan.model.parallel import Precision
 from lisan.model.score import Scorer, collate, sum_by_document
@@ -58,8 +58,8 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
             raise DataError(f"tasks.{name} finds no records in {corpus.ref}: sources {', '.join(task.sources)}, split {task.split}, "
                             f"where {dict(task.where)}")
         results = score_items(scorer, items, config)
-        _write_results(draft, name, results)
-        found = {f"{name}/{metric}": value for metric, value in aggregate(task.kind, results).items()}
+        _write_results(draft, name, results, task.length)
+        found = {f"{name}/{metric}": value for metric, value in aggregate(task, results).items()}
         metrics |= found
         run.log_metrics(found)
         shown = "  ".join(f"{key} {value:.4f}" for key, value in found.items())
@@ -102,8 +102,8 @@ def _result(item: Item, logps: Sequence[float]) -> Result:
     return Result(item.id, tuple(logps), item.num_bytes, item.answer, item.num_words, num_tokens)
 
 
-def _write_results(draft: Draft, name: str, results: Sequence[Result]) -> None:
-    table = pa.Table.from_pylist([{**asdict(result), "choice": result.choice} for result in results])
+def _write_results(draft: Draft, name: str, results: Sequence[Result], length: Length) -> None:
+    table = pa.Table.from_pylist([{**asdict(result), "choice": result.choose(length)} for result in results])
     place = draft.location / "results" / f"{name}.parquet"
     place.file_system.create_dir(place.full_path.rpartition("/")[0], recursive=True)
     pq.write_table(table, place.full_path, filesystem=place.file_system)

@@ -26,6 +26,13 @@ class TaskKind(StrEnum):
     preference = "preference"
 
 
+class Length(StrEnum):
+    bytes = "bytes"
+    "Log-probability per byte: long answers are not punished, as in lm-eval's acc_norm."
+    none = "none"
+    "The whole answer's log-probability: right where choices are names that the model has read."
+
+
 class Prompt(StrEnum):
     plain = "plain"
     "Question and answer lines, for base models."
@@ -52,6 +59,8 @@ class TaskConfig:
     where: dict[str, str] = field(default_factory=dict)
     "Keep records whose meta has these values; alternatives are separated by |: {told_in: en|both}."
     prompt: Prompt = Prompt.plain
+    length: Length = Length.bytes
+    "What the log-probabilities of choices are divided by before they are compared."
     max_records: int = 1000
 
     def __post_init__(self) -> None:
@@ -82,14 +91,11 @@ class Result:
     num_words: int
     num_tokens: int
 
-    @property
-    def choice(self) -> int:
-        """The candidate with the highest log-probability per byte: long answers are not punished for their length."""
+    def choose(self, length: Length) -> int:
+        """Return the candidate that the model prefers."""
+        if length is Length.none:
+            return int(np.argmax(self.logps))
         return int(np.argmax([logp / size for logp, size in zip(self.logps, self.num_bytes, strict=True)]))
-
-    @property
-    def is_right(self) -> bool:
-        return self.choice == self.answer
 
 
 def keeps(config: TaskConfig, meta: Mapping[str, str]) -> bool:
@@ -150,14 +156,14 @@ def _sizes(texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(max(1, len(text.encode())) for text in texts)
 
 
-def aggregate(kind: TaskKind, results: Sequence[Result]) -> dict[str, float]:
+def aggregate(config: TaskConfig, results: Sequence[Result]) -> dict[str, float]:
     """Return the metrics of a task."""
-    if kind is TaskKind.bits_per_byte:
+    if config.kind is TaskKind.bits_per_byte:
         num_bytes = sum(result.num_bytes[0] for result in results)
         return {
             "bits_per_byte": bits_per_byte(-sum(result.logps[0] for result in results), num_bytes),
             "tokens_per_word": sum(r.num_tokens for r in results) / max(1, sum(r.num_words for r in results)),
             "bytes_per_token": num_bytes / max(1, sum(r.num_tokens for r in results)),
         }
-    right = [float(result.is_right) for result in results]
+    right = [float(result.choose(config.length) == result.answer) for result in results]
     return {"accuracy": mean(right), "accuracy_stderr": standard_error(right)}

@@ -5,7 +5,7 @@ old rows stay as they are to the last bit, tied matrices stay tied, and every ne
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -28,8 +28,7 @@ def resize_embeddings(model: Any, num_rows: int, pieces: Mapping[int, Sequence[i
 
 
 def _grow(layer: nn.Module, num_rows: int, pieces: Mapping[int, Sequence[int]]) -> nn.Module:
-    old = layer.weight.detach()
-    assert isinstance(old, torch.Tensor)
+    old = cast(torch.Tensor, layer.weight).detach()
     rows = old.mean(0, keepdim=True).repeat(num_rows, 1)
     rows[: len(old)] = old
     for new_id, old_ids in pieces.items():

@@ -77,10 +77,8 @@ def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str,
 def load_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
     """Load a causal LM from a folder or hub id; DataError in one sentence when it is none."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    quiet_transformers()
     try:
         return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation="sdpa")
     except (OSError, ValueError) as error:
@@ -99,7 +97,16 @@ def read_vocabulary_size(place: str) -> int | None:
 
 def save_model(model: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write config.json and model.safetensors in `dtype`."""
+    quiet_transformers()
     model.to(dtype).save_pretrained(folder, safe_serialization=True)
+
+
+def quiet_transformers() -> None:
+    """Keep bars and warnings of transformers out of job logs; stages say what they do themselves."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -16,7 +16,7 @@ from lisan.tokens.examples import IGNORE_INDEX, Example, Ids, Item
 
 
 class Overflow(StrEnum):
-    split = "split"
+    split = "split"  # type: ignore[assignment]  # a str has a method of that name
     truncate = "truncate"
     drop = "drop"
 

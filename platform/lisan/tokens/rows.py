@@ -108,7 +108,7 @@ class RowReader:
         self._source_ends = list(accumulate(self.num_rows[source] for source in self.sources))
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return int(self._starts[-1])
 
     def first_row(self, source: str) -> int:
         index = self.sources.index(source)

@@ -71,10 +71,11 @@ def _on_worker(job: TrainJob) -> dict[str, float]:
     """Be one Ray Train worker."""
     import ray.train
     from ray.train.torch import get_device
+    from ray.train.v2._internal.execution.context import logger as report_log
 
     from lisan.tokens.stream import STREAM, iterate_rows
 
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    report_log.setLevel(logging.WARNING)  # it prints every report with all its metrics
     context = ray.train.get_context()
     cluster = job.config.cluster
     shard = ray.train.get_dataset_shard(STREAM)

@@ -97,8 +97,8 @@ def prepare_model(config: Any, places: Places) -> Adapted:
         model = load_model(places.model)
         num_rows = model.get_input_embeddings().weight.shape[0]
         if len(tokenizer) > num_rows:
-            expansion = expansion_for(places, num_rows, places.tokenizer)
-            resize_embeddings(model, expansion.size, expansion.pieces)
+            grown = expansion_for(places, num_rows, places.tokenizer)
+            resize_embeddings(model, grown.size, grown.pieces)
     else:
         expansion = find_expansion(places.tokenizer)
         size = expansion.size if expansion else len(tokenizer)

@@ -1,0 +1,201 @@
+"""A world small enough to train on within a test: ragged bilingual records, their tokenizer and tokens, two-layer models.
+
+Everything is made from a seed by the real stages, in this process, in a few seconds, with nothing fetched. Laws, golden
+trajectories and module tests share it.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from bilingual import ARABIC, ENGLISH
+from safetensors.torch import load_file
+
+from lisan.core.artifact import Artifact, Ref, Store
+from lisan.core.seed import stream
+from lisan.core.stage import Run, SilentRun, StorageConfig, run_stage
+from lisan.core.storage import Location
+from lisan.corpus.records import Conversation, Document, Preference, Question, RecordKind, Turn, to_table
+from lisan.model.load import ModelConfig, ShapeConfig
+from lisan.model.parallel import Precision
+from lisan.tokens.encode import TOKENS, EncodeConfig
+from lisan.tokens.expand import TOKENIZER, TokenizerConfig
+from lisan.tokens.packing import Overflow, PackingConfig
+from lisan.train.loop import LoopConfig
+from lisan.train.optim import OptimConfig
+from lisan.train.outcome import open_places
+from lisan.train.stages import DpoConfig, TrainConfig, TrainJob, parents_of, run_worker
+from lisan.train.worker import Worker
+
+CONTEXT = 64
+SHAPE = ShapeConfig(num_layers=2, hidden_size=32, intermediate_size=64, num_heads=2, num_kv_heads=1, max_positions=128)
+LOOP = LoopConfig(num_steps=6, step_rows=8, micro_rows=4, checkpoint_every=3, log_every=1)
+OPTIM = OptimConfig(peak_lr=5e-3, warmup_steps=2)
+ALONE = Worker(threads=1)
+WORDS = {"en": " ".join(ENGLISH).split(), "ar": " ".join(ARABIC).split()}
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+@contextmanager
+def no_run(*_: object) -> Iterator[Run]:
+    yield SilentRun()
+
+
+class Recorder(SilentRun):
+    """A run that keeps what it is told; it pickles into other processes."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, dict[str, float]] = {}
+        self.checkpoints: list[int] = []
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.steps.setdefault(step or 0, {}).update(metrics)
+
+    def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None:
+        self.checkpoints.append(step)
+
+    def curve(self, name: str) -> list[float]:
+        return [metrics[f"train/{name}"] for _, metrics in sorted(self.steps.items())]
+
+
+def sentence(language: str, *labels: str | int) -> str:
+    """Return 1 to 20 words of a language, the same for the same labels."""
+    random = stream(0, language, *labels)
+    return " ".join(random.choices(WORDS[language], k=random.randint(1, 20)))
+
+
+def conversation(source: str, index: int) -> Conversation:
+    language = source[:2]
+    turns = [Turn(role, sentence(language, source, index, turn)) for turn, role in enumerate(("user", "assistant") * (1 + index % 2))]
+    return Conversation(f"{source}-{index}", tuple(turns), source, language)
+
+
+def preference(source: str, index: int) -> Preference:
+    language = source[:2]
+    prompt = (Turn("user", " ".join(sentence(language, source, index).split()[:4])),)
+    chosen, rejected = (" ".join(sentence(language, source, index, side).split()[:5]) for side in ("chosen", "rejected"))
+    return Preference(f"{source}-{index}", prompt, chosen, rejected, source, language)
+
+
+def question(source: str, index: int) -> Question:
+    language = source[:2]
+    choices = tuple(" ".join(sentence(language, source, index, choice).split()[:4]) for choice in range(4))
+    return Question(f"{source}-{index}", sentence(language, source, index), choices, index % 4, source, language)
+
+
+def document(source: str, index: int) -> Document:
+    return Document(f"{source}-{index}", sentence(source[:2], source, index), source, source[:2])
+
+
+MAKERS: dict[RecordKind, Callable[[str, int], Any]] = {
+    RecordKind.documents: document, RecordKind.conversations: conversation, RecordKind.preferences: preference,
+    RecordKind.questions: question,
+}
+SUFFIX = {"documents": "text", "conversations": "chats", "preferences": "pairs", "questions": "questions"}
+
+
+def make_store(root: str, num_records: int = 80) -> Store:
+    """Build corpus, tokenizer and tokens of each kind under a root, with the stages that users run."""
+    store = Store(root)
+    storage = StorageConfig(root=root)
+    draft = store.begin(Ref.parse("corpus/tiny@v1"), {"of": "tests"}, ())
+    languages: dict[str, Any] = {}
+    for kind, make in MAKERS.items():
+        for source in (f"{language}_{SUFFIX[kind]}" for language in WORDS):
+            languages[source] = {"language": source[:2]}
+            for split, start, stop in (("train", 0, num_records), ("validation", num_records, num_records + 20)):
+                write_part(draft.location, kind, source, split, [make(source, index) for index in range(start, stop)])
+    draft.commit({"sources": languages})
+    run_stage(TOKENIZER, TokenizerConfig(
+        name="tiny", corpus="corpus/tiny@v1", sources=("en_text", "ar_text"), num_pieces=640, storage=storage,
+    ), no_run, silent)
+    for kind in (RecordKind.documents, RecordKind.conversations, RecordKind.preferences):
+        encode(store, kind)
+    return store
+
+
+def write_part(location: Location, kind: RecordKind, source: str, split: str, records: list[Any]) -> None:
+    place = location / kind / source / split / "part-00000.parquet"
+    place.file_system.create_dir(place.full_path.rpartition("/")[0], recursive=True)
+    pq.write_table(to_table(records, kind), place.full_path, filesystem=place.file_system)
+
+
+def encode(store: Store, kind: RecordKind, tokenizer: str = "tokenizer/tiny@v1", **changes: Any) -> Artifact:
+    overflow = Overflow.split if kind is RecordKind.documents else Overflow.drop
+    values = {"name": str(kind), "corpus": "corpus/tiny@v1", "tokenizer": tokenizer, "kind": kind, "context_length": CONTEXT,
+              "packing": PackingConfig(overflow=overflow), "storage": StorageConfig(root=store.root.root)}
+    return run_stage(TOKENS, EncodeConfig(**{**values, **changes}), no_run, silent)
+
+
+def train_config(store: Store, kind: str = "documents", **changes: Any) -> Any:
+    """Return a training config for the tokens of a kind; `loop` and `optim` take dicts of what differs from LOOP and OPTIM."""
+    for name, default in (("loop", LOOP), ("optim", OPTIM)):
+        changes[name] = dataclasses.replace(default, **changes.get(name, {}))
+    values = {
+        "name": "test", "tokens": f"tokens/{kind}@v1", "precision": Precision.float32, "save_precision": Precision.float32,
+        "model": ModelConfig(shape=SHAPE, tokenizer="tokenizer/tiny@v1", init_std=0.2), "storage": StorageConfig(root=store.root.root),
+    }
+    schema = DpoConfig if kind == "preferences" else TrainConfig
+    return schema(**{**values, **changes})
+
+
+def make_job(store: Store, config: Any, folder: Path | str) -> TrainJob:
+    """Resolve a config into what a worker needs, with checkpoints and model in `folder`."""
+    place = Location(str(folder))
+    parents = tuple(store.open(ref) for ref in parents_of(config))
+    return TrainJob(config, parents[0], open_places(config, parents), place / "checkpoints", place / "model", Recorder())
+
+
+def train_alone(store: Store, config: Any, folder: Path, worker: Worker = ALONE) -> Recorder:
+    """Train in this process and return what the run was told."""
+    job = make_job(store, config, folder)
+    run_worker(job, worker)
+    assert isinstance(job.run, Recorder)
+    return job.run
+
+
+def train_as_pair(jobs: Sequence[TrainJob], folder: Path) -> list[Recorder]:
+    """Run jobs one after the other on two processes over gloo and return what the first rank's runs were told."""
+    folder.mkdir(parents=True)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.multiprocessing.spawn(_be_rank, (list(jobs), str(folder)), nprocs=2)
+    if threads is None:
+        del os.environ["OMP_NUM_THREADS"]
+    return [_read_run(folder / f"{index}.json") for index in range(len(jobs))]
+
+
+def _be_rank(rank: int, jobs: list[TrainJob], folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    for index, job in enumerate(jobs):
+        run_worker(job, Worker(rank=rank, world_size=2, local_rank=rank, threads=1))
+        if rank == 0:
+            Path(folder, f"{index}.json").write_text(json.dumps(job.run.steps))  # type: ignore[attr-defined]
+    dist.destroy_process_group()
+
+
+def _read_run(file: Path) -> Recorder:
+    run = Recorder()
+    run.steps = {int(step): metrics for step, metrics in json.loads(file.read_text()).items()}
+    return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of the model that a run left in a folder."""
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def largest_difference(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
