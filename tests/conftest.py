@@ -1,5 +1,6 @@
 """What the rooms' tests share: the tiny store, its tokenizer, a tiny model."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "tokens"))  # bilingual.py
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
 
 if TYPE_CHECKING:
     from lisan.core.artifact import Store

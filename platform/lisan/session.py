@@ -20,7 +20,7 @@ DEFAULTS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",                  # workers keep the job's folder
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",     # a report costs one poll of the controller
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_DATA_LOG_LEVEL": "WARNING",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",            # it prints every line of a worker twice
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",          # stages print their own lines, readable in a job log
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
@@ -45,7 +45,7 @@ def connect(cluster: ClusterConfig) -> None:
         # Logical CPUs: one a worker, two for the data that feeds them, so that two cores do not deadlock.
         num_cpus = max(os.cpu_count() or 1, cluster.num_workers + 2)
         # Workers log errors only: what they print is ours.
-        ray.init(num_cpus=num_cpus, include_dashboard=False, logging_level=logging.ERROR,
+        ray.init("local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.ERROR,
                  logging_config=ray.LoggingConfig(log_level="ERROR"))
     else:
         try:

@@ -24,6 +24,8 @@ from lisan.core.errors import ConfigError, LisanError
 T = TypeVar("T")
 NOT_IDENTITY = ("storage", "tracking", "cluster")
 "Fields that say where a stage runs, not what it makes."
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
+"What the operating system says of a disk that is full, a root that is read-only or no folder."
 
 
 def register(name: str, schema: type[Any]) -> None:
@@ -238,6 +240,6 @@ class sentences:  # noqa: N801  reads as a word where it is used
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, LisanError):
             sys.exit(f"{type(error).__name__}: {error}")
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
             where = error.filename or "storage"
             sys.exit(f"ArtifactError: cannot write {where}: {error.strerror}; free space there or set storage.root elsewhere")

@@ -4,10 +4,12 @@ A `Location` is a root URI and a path below it; it pickles as text and opens its
 roots are absolute paths; others are URIs such as `s3://bucket/prefix?region=eu-west-1` or `gs://bucket/prefix`.
 """
 
+import hashlib
 import json
 import os
 import posixpath
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -139,14 +141,24 @@ class Location:
                         destination_filesystem=self.file_system)
 
     def local_folder(self, cache: Path | None = None) -> Path:
-        """Return this folder as a local path, fetched once into the cache when it lives on an object store."""
+        """Return this folder as a local path; from an object store it is fetched once, and again when it has changed there."""
         if self.is_local:
             return Path(self._full)
-        target = (cache or Path(os.environ.get("LISAN_CACHE", Path.home() / ".cache" / "lisan"))) / self._full
-        if not (target / ".complete").exists():
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
-            pafs.copy_files(self._full, str(target), source_filesystem=self.file_system,
+        cache = cache or Path(os.environ.get("LISAN_CACHE", Path.home() / ".cache" / "lisan"))
+        target = cache / self._full / self._state()
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(dir=target.parent))
+            pafs.copy_files(self._full, str(part), source_filesystem=self.file_system,
                             destination_filesystem=pafs.LocalFileSystem())
-            (target / ".complete").touch()
+            try:
+                part.rename(target)
+            except OSError:  # another process on this machine was faster
+                shutil.rmtree(part)
         return target
+
+    def _state(self) -> str:
+        """Hash names, sizes and times of all files below: a folder that was written again is another one."""
+        infos = self.file_system.get_file_info(pafs.FileSelector(self._full, recursive=True))
+        lines = sorted(f"{info.path} {info.size} {info.mtime_ns}" for info in infos if info.type == pafs.FileType.File)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

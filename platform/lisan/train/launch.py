@@ -53,7 +53,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
                                      placement_strategy="SPREAD" if cluster.num_nodes > 1 else "PACK"),
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.collective_timeout_s),
         run_config=RunConfig(name=place.name, storage_path=parent.full_path, storage_filesystem=parent.file_system,
-                             logging_config=LoggingConfig(log_level="WARNING"),
+                             logging_config=LoggingConfig(log_level="ERROR"),
                              failure_config=FailureConfig(max_failures=cluster.max_failures),
                              checkpoint_config=CheckpointConfig(num_to_keep=config.loop.keep_checkpoints)),
         datasets={STREAM: placeholder()},

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from lisan.core.artifact import Artifact, Kind, Ref
@@ -105,6 +106,7 @@ def prepare_model(config: Any, places: Places) -> Adapted:
         special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model = make_model(config.model, size, special, config.loop.seed)
     if config.tuning.method == "lora":
+        torch.manual_seed(config.loop.seed)  # adapters start from random weights: the same on every rank and in every run
         wrapper = attach_adapter(model, config.tuning.lora)
         return Adapted(wrapper.base_model.model, wrapper)
     return Adapted(model, None)

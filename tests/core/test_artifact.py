@@ -1,0 +1,149 @@
+"""References, manifests and the store."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lisan.core import artifact
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store, differing_keys, library_versions
+from lisan.core.errors import ArtifactError, ConfigError
+from lisan.core.storage import Location
+
+TEXT = Ref(Kind.corpus, "text", "v1")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path))
+
+
+def make(store: Store, ref: Ref = TEXT, config: Any = None, parents: tuple[Artifact, ...] = ()) -> Artifact:
+    draft = store.begin(ref, config or {"seed": 1}, parents)
+    (draft.location / "a" / "f").write_bytes(b"content")
+    return draft.commit({"rows": 3})
+
+
+@pytest.mark.parametrize("text", ["model/a@v1", "tokens/a-b.c_d@2024-01", "report/x@1"])
+def test_a_reference_reads_back_as_it_is_written(text: str) -> None:
+    assert str(Ref.parse(text)) == text
+    assert Ref.looks_like(text)
+
+
+@pytest.mark.parametrize("text", ["model/a", "modell/a@v1", "model/a/b@v1", "a@v1", "model/@v1", "", "model/a@", "model/-a@v1", "model/a b@v1"])
+def test_what_is_no_reference_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Ref.parse(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reference_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a model, got tokens/a@v1"):
+        Ref.parse("tokens/a@v1", Kind.model)
+
+
+@pytest.mark.parametrize("text", ["meta-llama/Llama-3.1-8B", "/models/base", "./model", "org/model@main", "model/a/b@v1"])
+def test_paths_and_hub_ids_do_not_look_like_references(text: str) -> None:
+    assert not Ref.looks_like(text)
+
+
+def test_a_draft_is_not_an_artifact_until_it_is_committed(store: Store) -> None:
+    draft = store.begin(TEXT, {"seed": 1}, ())
+    (draft.location / "f").write_bytes(b"1")
+    assert store.versions(Kind.corpus, "text") == []
+    assert store.find(TEXT, {"seed": 1}, ()) is None
+    draft.commit({})
+    assert store.versions(Kind.corpus, "text") == ["v1"]
+    assert store.names(Kind.corpus) == ["text"]
+
+
+def test_the_manifest_is_written_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    write = Location.write_bytes
+    monkeypatch.setattr(Location, "write_bytes", lambda place, data: (written.append(place.name), write(place, data))[1])
+    make(store)
+    assert written == ["draft.json", "f", "manifest.json"]
+
+
+def test_the_manifest_holds_sizes_and_hashes_of_every_file(store: Store) -> None:
+    found = make(store)
+    assert found.manifest["files"] == {"a/f": {"bytes": 7, "sha256": hashlib.sha256(b"content").hexdigest()}}
+    assert found.facts == {"rows": 3}
+    assert found.config == {"seed": 1}
+    assert not (found.location / "draft.json").exists()
+
+
+def test_parents_are_recorded_with_their_fingerprints(store: Store) -> None:
+    parent = make(store)
+    child = make(store, Ref(Kind.tokens, "t", "v1"), parents=(parent,))
+    assert child.manifest["parents"] == {"corpus/text@v1": parent.manifest["fingerprint"]}
+
+
+def test_a_draft_gives_its_only_parent_of_a_kind(store: Store) -> None:
+    parent = make(store)
+    draft: Draft = store.begin(Ref(Kind.tokens, "t", "v1"), {}, (parent,))
+    assert draft.parent(Kind.corpus) == parent
+
+
+def test_what_does_not_exist_is_answered_with_what_does(store: Store) -> None:
+    make(store)
+    make(store, Ref(Kind.corpus, "text", "v2"))
+    with pytest.raises(ArtifactError, match=r"^corpus/text@v3 does not exist; versions: v1, v2$"):
+        store.open(Ref(Kind.corpus, "text", "v3"))
+    with pytest.raises(ArtifactError, match=r"corpus/other@v1 does not exist; corpuss? under .*: text"):
+        store.open(Ref(Kind.corpus, "other", "v1"))
+    with pytest.raises(ArtifactError, match=r"model/m@v1 does not exist; models under .*: none"):
+        store.open(Ref(Kind.model, "m", "v1"))
+
+
+def test_the_same_config_finds_the_artifact_and_another_is_refused_with_its_keys(store: Store) -> None:
+    made = make(store, config={"seed": 1, "optim": {"lr": 0.1}})
+    assert store.find(TEXT, {"seed": 1, "optim": {"lr": 0.1}}, ()) == made
+    with pytest.raises(ArtifactError, match=r"corpus/text@v1 exists with another config \(optim\.lr: 0\.1 -> 0\.2\); bump the version"):
+        store.find(TEXT, {"seed": 1, "optim": {"lr": 0.2}}, ())
+
+
+def test_a_parent_made_anew_is_noticed(store: Store) -> None:
+    parent, other = make(store), make(store, Ref(Kind.corpus, "text", "v2"), config={"seed": 2})
+    ref = Ref(Kind.tokens, "t", "v1")
+    make(store, ref, {"x": 1}, (parent,))
+    changed = Artifact(parent.ref, parent.location, other.manifest)
+    with pytest.raises(ArtifactError, match="tokens/t@v1 was made from another corpus/text@v1"):
+        store.find(ref, {"x": 1}, (changed,))
+
+
+def test_beginning_removes_what_a_crash_left(store: Store) -> None:
+    draft = store.begin(TEXT, {"seed": 1}, ())
+    (draft.location / "half").write_bytes(b"1")
+    draft = store.begin(TEXT, {"seed": 2}, ())
+    assert not (draft.location / "half").exists()
+
+
+def test_checkpoints_of_a_model_outlive_a_crash_but_only_for_the_same_config(store: Store) -> None:
+    ref = Ref(Kind.model, "m", "v1")
+    store.begin(ref, {"seed": 1}, ())
+    (store.checkpoints(ref) / "step_00000010" / "f").write_bytes(b"1")
+    store.begin(ref, {"seed": 1}, ())
+    assert (store.checkpoints(ref) / "step_00000010" / "f").exists()
+    with pytest.raises(ArtifactError, match=r"model/m@v1 is unfinished, with checkpoints of another config \(seed: 1 -> 2\)"):
+        store.begin(ref, {"seed": 2}, ())
+
+
+def test_differing_keys_name_five_and_count_the_rest() -> None:
+    assert differing_keys({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}) == "b.c: 2 -> 3"
+    assert differing_keys({"a": 1}, {}) == "a: 1 -> None"
+    many = {str(index): index for index in range(8)}
+    assert differing_keys(many, {}).endswith("and 3 more")
+
+
+def test_the_commit_is_that_of_the_checkout_or_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISAN_COMMIT", "abc123")
+    assert artifact.code_commit() == "abc123"
+    monkeypatch.delenv("LISAN_COMMIT")
+    monkeypatch.setenv("PATH", "")
+    assert artifact.code_commit() == "unknown"
+
+
+def test_versions_name_what_is_installed() -> None:
+    assert {"python", "torch", "pyarrow"} <= set(library_versions())

@@ -1,0 +1,143 @@
+"""The one path from a config to an artifact."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
+from lisan.core.errors import ArtifactError, ConfigError, DataError
+from lisan.core.stage import ClusterConfig, Run, SilentRun, Stage, StageConfig, StorageConfig, run_stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CountConfig(StageConfig):
+    upto: int = 3
+    after: str | None = None
+
+
+class Watcher(SilentRun):
+    """Keeps what a stage says, and whether its run was opened and closed."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.files: dict[str, bytes] = {}
+        self.events: list[str] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.metrics.update(metrics)
+
+    def log_file(self, name: str, content: bytes) -> None:
+        self.files[name] = content
+
+    @contextmanager
+    def open(self, stage: Stage, config: Any, parents: tuple[Artifact, ...]) -> Iterator[Run]:
+        self.events.append(f"open {stage.job} {[str(parent.ref) for parent in parents]}")
+        try:
+            yield self
+        except BaseException as error:
+            self.events.append(type(error).__name__)
+            raise
+        self.events.append("done")
+
+
+def count(config: CountConfig, draft: Draft, run: Run) -> dict[str, Any]:
+    (draft.location / "numbers").write_bytes(bytes(range(config.upto)))
+    return {"rows": config.upto, "label": "text is no metric", "nested": {"a": 1}}
+
+
+def parents_of(config: CountConfig) -> tuple[Ref, ...]:
+    return (Ref.parse(config.after),) if config.after else ()
+
+
+STAGE = Stage("count_numbers", Kind.corpus, CountConfig, parents_of, count)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CountConfig:
+    return CountConfig(name="n", storage=StorageConfig(root=str(tmp_path)))
+
+
+@pytest.fixture
+def watcher() -> Watcher:
+    return Watcher()
+
+
+def run(stage: Stage, config: CountConfig, watcher: Watcher) -> tuple[Artifact, list[str]]:
+    said: list[str] = []
+    return run_stage(stage, config, watcher.open, said.append), said
+
+
+def test_a_stage_makes_what_its_config_names(config: CountConfig, watcher: Watcher) -> None:
+    made, said = run(STAGE, config, watcher)
+    assert str(made.ref) == "corpus/n@v1"
+    assert made.facts["rows"] == 3
+    assert made.facts["seconds"] >= 0
+    assert [line.split(" ")[1] for line in said] == ["building", "done"]
+
+
+def test_numbers_and_the_manifest_go_to_the_tracker(config: CountConfig, watcher: Watcher) -> None:
+    made, _ = run(STAGE, config, watcher)
+    assert set(watcher.metrics) == {"rows", "seconds"}
+    assert watcher.files["manifest.json"] == (made.location / "manifest.json").read_bytes()
+    assert watcher.events == ["open count_numbers []", "done"]
+
+
+def test_what_exists_opens_no_run_and_checks_nothing(config: CountConfig, watcher: Watcher) -> None:
+    run(STAGE, config, watcher)
+    refuses = replace(STAGE, check=lambda *_: pytest.fail("checked"))
+    _, said = run(refuses, config, watcher)
+    assert said == ["corpus/n@v1 exists, nothing to do"]
+    assert len(watcher.events) == 2
+
+
+def test_a_missing_parent_is_refused_before_anything_starts(config: CountConfig, watcher: Watcher) -> None:
+    with pytest.raises(ArtifactError, match="tokens/t@v1 does not exist"):
+        run(STAGE, replace(config, after="tokens/t@v1"), watcher)
+    assert watcher.events == []
+    assert Store(config.storage.root).root.list() == []
+
+
+def test_a_check_refuses_before_anything_is_written(config: CountConfig, watcher: Watcher) -> None:
+    def refuse(config: CountConfig, store: Store) -> None:
+        raise DataError("no numbers")
+
+    with pytest.raises(DataError, match="no numbers"):
+        run(replace(STAGE, check=refuse), config, watcher)
+    assert Store(config.storage.root).root.list() == []
+
+
+def test_a_stage_that_fails_closes_its_run_with_the_failure(config: CountConfig, watcher: Watcher) -> None:
+    def fail(config: CountConfig, draft: Draft, run: Run) -> dict[str, Any]:
+        raise DataError("broken")
+
+    with pytest.raises(DataError):
+        run(replace(STAGE, build=fail), config, watcher)
+    assert watcher.events == ["open count_numbers []", "DataError"]
+    assert Store(config.storage.root).versions(Kind.corpus, "n") == []
+
+
+def test_a_local_root_on_several_nodes_is_refused(config: CountConfig, watcher: Watcher) -> None:
+    nodes = ClusterConfig(num_workers=4, num_nodes=2)
+    with pytest.raises(ConfigError, match=r"storage\.root .* is a local path but cluster\.num_nodes is 2"):
+        run(STAGE, replace(config, cluster=nodes), watcher)
+
+
+def test_a_shared_mount_on_several_nodes_is_allowed(config: CountConfig, watcher: Watcher) -> None:
+    nodes = ClusterConfig(num_workers=4, num_nodes=2)
+    shared = StorageConfig(root=f"file://{config.storage.root}")
+    made, _ = run(STAGE, replace(config, cluster=nodes, storage=shared), watcher)
+    assert made.location.is_local
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"num_workers": -1}, "num_workers >= 0 and num_nodes >= 1, got -1 and 1"),
+    ({"num_nodes": 0}, "got 0 and 0"),
+    ({"num_workers": 3, "num_nodes": 2}, r"cluster\.num_workers \(3\) must be a multiple of cluster\.num_nodes \(2\)"),
+])
+def test_an_impossible_cluster_is_refused(values: dict[str, int], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ClusterConfig(**values)  # type: ignore[arg-type]

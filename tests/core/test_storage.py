@@ -1,0 +1,247 @@
+"""Places on a local disk and, through a server that speaks S3, on an object store: files, stages, a training run."""
+
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import ALONE, encode, make_store, no_run, train_alone, train_config, weights
+
+from lisan.core.artifact import Kind, Ref, Store
+from lisan.core.errors import ArtifactError, ConfigError
+from lisan.core.stage import run_stage
+from lisan.core.storage import Location, default_root
+from lisan.corpus.records import RecordKind
+from lisan.evaluate.run import EVALS, EvalConfig
+from lisan.evaluate.tasks import TaskConfig, TaskKind
+from lisan.model.load import ModelConfig
+from lisan.tokens.mix import MixConfig
+from lisan.tokens.tokenizer import load_tokenizer
+from lisan.train.stages import CPT, SFT
+from lisan.train.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of an S3 server of this process."""
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"{host}:{port}"
+    moto.stop()
+
+
+@pytest.fixture
+def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The root of an empty bucket, with keys in the environment and a cache of its own."""
+    import boto3
+
+    for name, value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("LISAN_CACHE", str(tmp_path / "cache"))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    name = f"b{abs(hash(str(tmp_path))) % 10**12}"
+    boto3.client("s3", endpoint_url=f"http://{server}", region_name="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}/prefix?endpoint_override={server}&scheme=http&region=us-east-1"
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: Any, tmp_path: Path) -> Location:
+    root = str(tmp_path / "root") if request.param == "local" else request.getfixturevalue("bucket")
+    return Location(root)
+
+
+def test_what_is_written_is_read_back(place: Location) -> None:
+    file = place / "a" / "b.bin"
+    assert not file.exists()
+    file.write_bytes(b"\x00\xff")
+    assert file.exists()
+    assert file.read_bytes() == b"\x00\xff"
+    (place / "j.json").write_json({"لسان": [1, None]})
+    assert (place / "j.json").read_json() == {"لسان": [1, None]}
+
+
+def test_a_file_is_replaced_as_a_whole(place: Location) -> None:
+    (place / "f").write_bytes(b"long before")
+    (place / "f").write_bytes(b"short")
+    assert (place / "f").read_bytes() == b"short"
+    assert [entry.name for entry in place.list()] == ["f"]
+
+
+def test_a_folder_lists_its_entries_by_name_and_walks_its_files_by_path(place: Location) -> None:
+    for name in ("b/2", "b/1", "a", "c/d/e"):
+        (place / name).write_bytes(name.encode())
+    assert [entry.name for entry in place.list()] == ["a", "b", "c"]
+    assert [(file.relative_to(place), size) for file, size in place.walk()] == [("a", 1), ("b/1", 3), ("b/2", 3), ("c/d/e", 5)]
+
+
+def test_what_does_not_exist_is_an_empty_folder_and_can_be_deleted(place: Location) -> None:
+    nothing = place / "nothing"
+    assert nothing.list() == []
+    assert list(nothing.walk()) == []
+    nothing.delete()
+
+
+def test_deleting_takes_a_folder_and_leaves_its_neighbour(place: Location) -> None:
+    (place / "x" / "y" / "f").write_bytes(b"1")
+    (place / "xx").write_bytes(b"2")
+    (place / "x").delete()
+    assert not (place / "x" / "y" / "f").exists()
+    assert (place / "xx").read_bytes() == b"2"
+    (place / "xx").delete()
+    assert place.list() == []
+
+
+def test_a_folder_is_uploaded_and_fetched(place: Location, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "f").write_bytes(b"1")
+    (place / "up").upload(source)
+    assert ((place / "up").local_folder() / "deep" / "f").read_bytes() == b"1"
+
+
+def test_a_location_travels_by_pickle(place: Location) -> None:
+    (place / "f").write_bytes(b"1")
+    again = pickle.loads(pickle.dumps(place / "f"))
+    assert again == place / "f"
+    assert again.read_bytes() == b"1"
+
+
+def test_a_local_location_reads_as_its_path(tmp_path: Path) -> None:
+    assert str(Location(str(tmp_path)) / "a" / "b") == f"{tmp_path}/a/b"
+    assert Location(str(tmp_path)).is_local
+
+
+def test_a_remote_location_reads_as_a_uri_without_its_settings(bucket: str) -> None:
+    place = Location(bucket) / "model" / "x"
+    assert str(place) == bucket.split("?")[0] + "/model/x"
+    assert not place.is_local
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Location(str(tmp_path)) / "f"
+    file.write_bytes(b"old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        file.write_bytes(b"new")
+    monkeypatch.undo()
+    assert file.read_bytes() == b"old"
+
+
+def test_uploading_a_folder_onto_itself_is_a_no_op(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"1")
+    Location(str(tmp_path)).upload(tmp_path)
+    assert (tmp_path / "f").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("root", ["relative/folder", "ftp://host/path", "s4://bucket"])
+def test_a_root_that_cannot_be_is_one_sentence(root: str) -> None:
+    with pytest.raises(ConfigError, match=rf"storage\.root.*{root.split('?')[0]}") as caught:
+        Location(root).exists()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_root_is_what_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISAN_HOME", "/elsewhere")
+    assert default_root() == "/elsewhere"
+    monkeypatch.delenv("LISAN_HOME")
+    assert default_root() == str(Path.home() / "lisan")
+
+
+def test_what_was_written_again_on_an_object_store_is_fetched_again(bucket: str) -> None:
+    place = Location(bucket) / "model"
+    (place / "weights").write_bytes(b"first")
+    assert (place.local_folder() / "weights").read_bytes() == b"first"
+    place.delete()
+    (place / "weights").write_bytes(b"another")
+    assert (place.local_folder() / "weights").read_bytes() == b"another"
+
+
+def test_what_did_not_change_is_fetched_once(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Location(bucket) / "model"
+    (place / "weights").write_bytes(b"first")
+    fetched = place.local_folder()
+    monkeypatch.setattr("pyarrow.fs.copy_files", lambda *_, **__: pytest.fail("fetched again"))
+    assert place.local_folder() == fetched
+
+
+def test_processes_that_fetch_at_once_do_not_disturb_each_other(bucket: str) -> None:
+    place = Location(bucket) / "model"
+    for index in range(5):
+        (place / f"part-{index}").write_bytes(bytes([index]) * 1000)
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda _: place.local_folder(), range(4)))
+    assert len(set(folders)) == 1
+    assert sorted(file.name for file in folders[0].iterdir()) == [f"part-{index}" for index in range(5)]
+    assert [entry.name for entry in folders[0].parent.iterdir()] == [folders[0].name]
+
+
+LENIENT = MixConfig(max_epochs=100)
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+def test_the_whole_way_on_an_object_store(bucket: str, tmp_path: Path) -> None:
+    """Corpus, tokenizer, tokens, a run that is killed and resumed, fine-tuning and a report, all below s3://."""
+    store = make_store(bucket, num_records=20)
+    corpus = store.open(Ref.parse("corpus/tiny@v1"))
+    assert encode(store, RecordKind.documents).manifest == store.open(Ref.parse("tokens/documents@v1")).manifest
+
+    config = train_config(store, name="base", loop={"num_steps": 4, "checkpoint_every": 2, "keep_checkpoints": 1}, mix=LENIENT)
+    model = run_stage(CPT, config, no_run, lambda _: None)
+    assert [place.name for place in store.checkpoints(model.ref).list() if place.name.startswith("step")] == ["step_00000004"]
+    assert run_stage(CPT, config, no_run, lambda _: None).manifest == model.manifest
+
+    chat = train_config(store, "conversations", name="chat", model=ModelConfig(path="model/base@v1"), loop={"num_steps": 1}, mix=LENIENT)
+    tuned = run_stage(SFT, chat, no_run, lambda _: None)
+    assert load_tokenizer(tuned).chat_template
+    task = TaskConfig(kind=TaskKind.multiple_choice, sources=("en_questions",))
+    report = run_stage(EVALS, EvalConfig(name="r", candidate="model/chat@v1", corpus=str(corpus.ref), tasks={"c": task}, context_length=128,
+                                         storage=config.storage), no_run, lambda _: None)
+    assert set(report.facts["metrics"]) == {"c/accuracy", "c/accuracy_stderr"}
+    assert store.versions(Kind.model, "chat") == ["v1"]
+    with pytest.raises(ArtifactError, match=r"model/base@v7 does not exist; versions: v1"):
+        store.open(Ref.parse("model/base@v7"))
+
+
+def test_a_run_with_checkpoints_on_an_object_store_resumes_bit_for_bit(bucket: str, tiny_store: Store, tmp_path: Path) -> None:
+    config = train_config(tiny_store)
+    train_alone(tiny_store, config, tmp_path / "whole")
+    remote = RemoteFolder(bucket)
+
+    def dies(metrics: Any, checkpoint: str | None) -> None:
+        if metrics["step"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        remote.train(tiny_store, config, replace(ALONE, report=dies))
+    assert remote.train(tiny_store, config, ALONE) == [4, 5, 6]
+    fetched = (Location(bucket) / "model").local_folder()
+    first, second = weights(tmp_path / "whole"), load_file(fetched / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+class RemoteFolder:
+    """Checkpoints and model of a run on an object store; its tokens lie on the disk."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def train(self, store: Store, config: Any, worker: Worker) -> list[int]:
+        """Train and return the steps that were done."""
+        from tiny import make_job
+
+        from lisan.train.stages import run_worker
+
+        job = make_job(store, config, self.root)
+        run_worker(job, worker)
+        steps: list[int] = sorted(job.run.steps)  # type: ignore[attr-defined]
+        return steps

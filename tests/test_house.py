@@ -1,0 +1,183 @@
+"""The house rules of the architecture, read off the source: who may import whom, names, docstrings, what a job uploads."""
+
+import ast
+import fnmatch
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "platform" / "lisan"
+RANKS = {
+    "core": 0, "session": 1, "corpus": 2, "model": 2, "registry": 2, "tokens": 3, "train": 4, "evaluate": 4, "serve": 4,
+    "comparison": 5, "pipeline": 6, "jobs": 7, "serve_apps": 7,
+}
+"A room imports only from rooms of a lower rank, and from itself."
+KNOWN_ONLY_TO = {
+    "ray": {
+        "lisan/session.py", "lisan/corpus/build.py", "lisan/tokens/encode.py", "lisan/tokens/stream.py", "lisan/train/launch.py",
+        "lisan/serve/app.py", "lisan/serve/engine.py", "serve_apps/chat.py",
+    },
+    "mlflow": {"lisan/registry.py"},
+    "peft": {"lisan/model/adapter.py"},
+    "hydra": {"lisan/core/config.py"},
+    "omegaconf": {"lisan/core/config.py"},
+}
+BANNED = re.compile(r"(^|_)(utils?|helpers?|managers?|handlers?|processors?|common|misc)(_|$)", re.IGNORECASE)
+ADJECTIVES = {"_common"}
+"Banned words that name a quality and no heap: the facts that two documents of the micro-world have in common."
+MAX_UPLOAD_BYTES = 5_000_000
+
+
+def sources() -> list[Path]:
+    folders = (PACKAGE, REPOSITORY / "jobs", REPOSITORY / "serve_apps")
+    return sorted(file for folder in folders for file in folder.rglob("*.py"))
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(REPOSITORY)).removeprefix("platform/")
+
+
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the dotted names that a file imports, anywhere in it."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(file)} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(dotted: str) -> str:
+    return dotted.removeprefix("lisan.").split(".")[0]
+
+
+def own_room(file: Path) -> str:
+    return room(name_of(file).removesuffix(".py").replace("/", "."))
+
+
+FILES = [pytest.param(file, id=name_of(file)) for file in sources()]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_room_imports_only_from_lower_rooms(file: Path) -> None:
+    own = own_room(file)
+    if file == PACKAGE / "__init__.py":
+        assert not list(imports(file))
+        return
+    for dotted in imports(file):
+        if dotted.startswith("lisan.") and room(dotted) != own:
+            assert RANKS[room(dotted)] < RANKS[own], f"{name_of(file)} (rank {RANKS[own]}) imports {dotted} (rank {RANKS[room(dotted)]})"
+
+
+def test_every_room_has_a_rank() -> None:
+    assert {own_room(file) for file in sources() if file != PACKAGE / "__init__.py"} == set(RANKS)
+
+
+@pytest.mark.parametrize("library", KNOWN_ONLY_TO)
+def test_a_library_is_known_to_its_files_only(library: str) -> None:
+    knowing = {name_of(file) for file in sources() if any(dotted.split(".")[0] == library for dotted in imports(file))}
+    assert knowing == KNOWN_ONLY_TO[library]
+
+
+@pytest.mark.parametrize("module", ["lisan.core.config", "lisan.corpus.chain", "lisan.tokens.chat", "lisan.evaluate.tasks"])
+def test_pure_modules_import_without_ray_mlflow_or_transformers(module: str) -> None:
+    heavy = "'ray', 'mlflow', 'transformers', 'peft', 'vllm', 'hydra'"
+    code = f"import sys, {module}; print([name for name in ({heavy}) if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY / "platform")
+    assert done.stdout.strip() == "[]"
+
+
+def test_platform_is_the_standard_librarys() -> None:
+    assert not (REPOSITORY / "platform" / "__init__.py").exists()
+    code = "import platform, uuid; print(platform.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert Path(done.stdout.strip()).parent == Path(ast.__file__).parent
+
+
+@pytest.mark.parametrize("folder", ["jobs", "serve_apps"])
+def test_no_script_shadows_a_module(folder: str) -> None:
+    shadowed = []
+    for script in (REPOSITORY / folder).glob("*.py"):
+        spec = importlib.util.find_spec(script.stem)
+        if spec is not None and (spec.origin is None or not Path(spec.origin).is_relative_to(REPOSITORY)):
+            shadowed.append(script.name)
+    assert not shadowed
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_names_say_what_things_are(file: Path) -> None:
+    defined = (node.name for node in ast.walk(tree(file)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef))
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in (*defined, file.stem, file.parent.name)]
+    assert not [word for word in words if BANNED.search(word) and word not in ADJECTIVES]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_module_says_what_it_is(file: Path) -> None:
+    assert ast.get_docstring(tree(file)), f"{name_of(file)} has no docstring"
+
+
+@pytest.mark.parametrize("job", sorted((REPOSITORY / "jobs").glob("*.py")), ids=lambda job: job.stem)
+def test_every_job_has_its_config_and_is_short(job: Path) -> None:
+    assert (REPOSITORY / "conf" / f"{job.stem}.yaml").exists()
+    assert len(job.read_text().splitlines()) <= 15
+
+
+def test_our_config_classes_are_frozen_keyword_only_and_slotted() -> None:
+    wanted = {"frozen", "kw_only", "slots"}
+    for file in sources():
+        for node in ast.walk(tree(file)):
+            is_ours = isinstance(node, ast.ClassDef) and not any(ast.unparse(base) == "DataConfig" for base in node.bases)  # Ray's
+            if is_ours and node.name.endswith("Config"):
+                [call] = [d for d in node.decorator_list if isinstance(d, ast.Call)]
+                assert {keyword.arg for keyword in call.keywords} >= wanted, f"{name_of(file)}: {node.name}"
+
+
+def test_what_a_submitted_job_uploads_is_small() -> None:
+    """`ray job submit --working-dir .` sends what git keeps less what .rayignore names."""
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=REPOSITORY, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    patterns = [line for line in (REPOSITORY / ".rayignore").read_text().splitlines() if line and not line.startswith("#")]
+    names = [name for name in listed.stdout.decode().split("\0") if name and (REPOSITORY / name).exists()]
+    sent = [name for name in names if not any(is_ignored(name, pattern) for pattern in patterns)]
+    assert {"jobs/train_cpt.py", "conf/train_cpt.yaml", "platform/lisan/train/loop.py"} <= set(sent)
+    assert not [name for name in sent if name.startswith("tests/")]
+    assert sum((REPOSITORY / name).stat().st_size for name in sent) < MAX_UPLOAD_BYTES
+
+
+def is_ignored(name: str, pattern: str) -> bool:
+    """Tell whether a line of .rayignore (a subset of git's syntax) covers a path."""
+    bare = pattern.strip("/")
+    if pattern.startswith("/"):
+        return name == bare or name.startswith(f"{bare}/")
+    parts = name.split("/")
+    return any(fnmatch.fnmatch(part, bare) for part in (parts[:-1] if pattern.endswith("/") else parts))
+
+
+@pytest.mark.parametrize(("name", "pattern", "ignored"), [
+    ("tests/core/test_a.py", "tests/", True), ("platform/tests.py", "tests/", False), ("a/b.log", "*.log", True),
+    ("build/x", "/build/", True), ("platform/build/x", "/build/", False), ("conf/mlflow.db", "mlflow.db", True),
+])
+def test_the_ignore_patterns_are_read_as_git_reads_them(name: str, pattern: str, ignored: bool) -> None:
+    assert is_ignored(name, pattern) is ignored
+
+
+def test_no_file_names_a_machine() -> None:
+    """Paths of one person's machine have no place in what is shared."""
+    machine = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|Users/\w+)/")
+    for file in (*sources(), *(REPOSITORY / "conf").rglob("*.yaml"), REPOSITORY / "README.md"):
+        if file.exists():
+            found = machine.search(file.read_text(encoding="utf-8"))
+            assert found is None, f"{file.name}: {found}"
