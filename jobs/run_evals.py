@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))  # the code that was submitted, not an installed copy
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1] / "platform")
+)  # the code that was submitted, not an installed copy
 
 from lisan.pipeline import run_one
 

@@ -1,7 +1,8 @@
 """The end of a recipe: its models side by side, and the one that was promoted answering questions.
 
-In: the artifacts of a pipeline. Out: a table on the terminal, `<name>.json` and an HTML page under `<root>/comparisons/<name>/`, the
-same in MLflow. Always: every number is read from a report or measured here. Called by the pipeline.
+In: the artifacts of a pipeline. Out: a table on the terminal, `<name>.json` and an HTML page under
+`<root>/comparisons/<name>/`, the same in MLflow. Always: every number is read from a report or measured here. Called
+by the pipeline.
 """
 
 import platform
@@ -14,7 +15,18 @@ from lisan.core.artifact import Artifact, code_commit
 from lisan.core.errors import ServingError
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
 from lisan.core.storage import Location
-from lisan.evaluate.page import Column, Curve, Mix, ModelRow, Page, Reply, format_table, guess_columns, markdown_table, render_page
+from lisan.evaluate.page import (
+    Column,
+    Curve,
+    Mix,
+    ModelRow,
+    Page,
+    Reply,
+    format_table,
+    guess_columns,
+    markdown_table,
+    render_page,
+)
 from lisan.registry import metric_history, open_job
 from lisan.serve.app import ServeConfig, start
 from lisan.serve.engine import EngineConfig
@@ -68,20 +80,37 @@ def compare(place: Place, results: Mapping[str, Any]) -> Location:
     columns = _columns(config, rows)
     trained = {name: results[row.train] for name, row in config.rows.items()}
     replies, served_s = _ask(place) if config.serve else ([], None)
-    facts = {"command": f"run_pipeline recipe={place.name}", "commit": code_commit(), "machine": platform.platform(),
-             **({"seconds to serve": f"{served_s:.0f}"} if served_s else {})}
-    page = Page(title=f"Lisan: {place.name}", rows=rows, columns=columns, replies=replies, facts=facts,
-                curves=[_curve(name, artifact, place) for name, artifact in trained.items()],
-                mixes=[Mix(name=name, parts=artifact.facts["mix"]) for name, artifact in trained.items()])
+    facts = {
+        "command": f"run_pipeline recipe={place.name}",
+        "commit": code_commit(),
+        "machine": platform.platform(),
+        **({"seconds to serve": f"{served_s:.0f}"} if served_s else {}),
+    }
+    page = Page(
+        title=f"Lisan: {place.name}",
+        rows=rows,
+        columns=columns,
+        replies=replies,
+        facts=facts,
+        curves=[_curve(name, artifact, place) for name, artifact in trained.items()],
+        mixes=[Mix(name=name, parts=artifact.facts["mix"]) for name, artifact in trained.items()],
+    )
     print(format_table(rows, columns))
     folder = Location(place.storage.root) / "comparisons" / place.name
     (folder / f"{place.name}.html").write_bytes(render_page(page).encode())
     (folder / f"{place.name}.md").write_bytes(markdown_table(rows, columns).encode())
     summary = {
         "rows": {row.name: {"ref": row.ref, "seconds": row.seconds, **row.metrics} for row in rows},
-        "replies": {reply.language: {"question": reply.question, "answer": reply.answer, "expect": config.questions[reply.language].expect}
-                    for reply in replies},
-        **facts, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "replies": {
+            reply.language: {
+                "question": reply.question,
+                "answer": reply.answer,
+                "expect": config.questions[reply.language].expect,
+            }
+            for reply in replies
+        },
+        **facts,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     (folder / f"{place.name}.json").write_json(summary)
     with open_job("comparison", place.name, place, tuple(trained.values())) as run:
@@ -99,7 +128,9 @@ def _columns(config: ComparisonConfig, rows: list[ModelRow]) -> list[Column]:
     guessed = {column.key: column for column in guess_columns(rows)}
     if not config.columns:
         return list(guessed.values())
-    return [replace(guessed.get(key, Column(key=key, label=label)), label=label) for label, key in config.columns.items()]
+    return [
+        replace(guessed.get(key, Column(key=key, label=label)), label=label) for label, key in config.columns.items()
+    ]
 
 
 def _curve(name: str, artifact: Artifact, place: Place) -> Curve:
@@ -113,16 +144,26 @@ def _ask(place: Place) -> tuple[list[Reply], float]:
 
     config = place.comparison
     assert config.serve is not None
-    endpoint = start(ServeConfig(model=config.serve, alias=config.alias, engine=config.engine, storage=place.storage, tracking=place.tracking), config.port)
+    endpoint = start(
+        ServeConfig(
+            model=config.serve, alias=config.alias, engine=config.engine, storage=place.storage, tracking=place.tracking
+        ),
+        config.port,
+    )
     replies = []
     try:
         client = OpenAI(base_url=endpoint.url, api_key="none", max_retries=0)
         for language, question in config.questions.items():
-            answer = client.chat.completions.create(model=config.serve, max_tokens=64, temperature=0,
-                                                    messages=[{"role": "user", "content": question.text}])
+            answer = client.chat.completions.create(
+                model=config.serve, max_tokens=64, temperature=0, messages=[{"role": "user", "content": question.text}]
+            )
             text = answer.choices[0].message.content or ""
             replies.append(Reply(language=language, question=question.text, answer=text))
-            verdict = "" if question.expect is None else f"  ({'as' if question.expect in text else 'not as'} expected: {question.expect})"
+            verdict = (
+                ""
+                if question.expect is None
+                else f"  ({'as' if question.expect in text else 'not as'} expected: {question.expect})"
+            )
             print(f"  {language}: {question.text}\n      {text}{verdict}", flush=True)
     except Exception as error:
         raise ServingError(f"{config.serve} at {endpoint.url} did not answer: {error}") from error

@@ -1,7 +1,8 @@
 """Every stage by its job's name, and the pipeline that runs a recipe's stages in order.
 
-In: a recipe, a list of steps that each say what one would type for that job. Out: its artifacts. Always: all steps are composed
-and checked before the first one runs, and what exists is skipped. The job files and the demo are the callers.
+In: a recipe, a list of steps that each say what one would type for that job. Out: its artifacts. Always: all steps
+are composed and checked before the first one runs, and what exists is skipped. The job files and the demo are the
+callers.
 """
 
 import time
@@ -81,8 +82,13 @@ def run_pipeline(config: PipelineConfig, conf_dir: Path) -> dict[str, Any]:
         print(f"[{number}/{len(composed)}] {name} ({time.monotonic() - begin:.0f} s)", flush=True)
         results[name] = JOBS[config.steps[name].job][1](step)
     if config.comparison is not None and not config.only:
-        place = Place(name=config.name, comparison=config.comparison, storage=config.storage, tracking=config.tracking,
-                      cluster=config.cluster or ClusterConfig())
+        place = Place(
+            name=config.name,
+            comparison=config.comparison,
+            storage=config.storage,
+            tracking=config.tracking,
+            cluster=config.cluster or ClusterConfig(),
+        )
         summary = compare(place, results)
         print(f"{config.name}: ok {summary}", flush=True)
     return results
@@ -95,8 +101,13 @@ def compose_step(name: str, config: PipelineConfig, conf_dir: Path) -> Any:
     if config.cluster is not None:
         where["cluster"] = to_plain(config.cluster)
     try:
-        return compose(conf_dir, step.job, JOBS[step.job][0], [f"{group}={choice}" for group, choice in step.use.items()],
-                       {**step.set, **where})
+        return compose(
+            conf_dir,
+            step.job,
+            JOBS[step.job][0],
+            [f"{group}={choice}" for group, choice in step.use.items()],
+            {**step.set, **where},
+        )
     except ConfigError as error:
         raise ConfigError(f"steps.{name}: {error}") from error
 

@@ -221,7 +221,7 @@ class _Sender:
     def _send(self, client: Any, entries: list[_Entry]) -> None:
         metrics = [entry for entry in entries if isinstance(entry, _Metric)]
         for start in range(0, len(metrics), 1000):
-            self._accepted(self._send_metrics, client, metrics[start:start + 1000])
+            self._accepted(self._send_metrics, client, metrics[start : start + 1000])
         for entry in entries:
             if isinstance(entry, Checkpoint):
                 self._accepted(self._send_checkpoint, client, entry)
@@ -255,8 +255,12 @@ class _Sender:
         run_name = client.get_run(self.run_id).info.run_name
         facts = {key: str(value) for key, value in asdict(checkpoint).items()}
         model = client.create_logged_model(
-            self.experiment_id, name=re.sub(r"[^\w-]+", "-", f"{run_name}-step-{checkpoint.step:06d}"),
-            source_run_id=self.run_id, params=facts, tags={"mlflow.model.isExternal": "true"}, model_type="checkpoint",
+            self.experiment_id,
+            name=re.sub(r"[^\w-]+", "-", f"{run_name}-step-{checkpoint.step:06d}"),
+            source_run_id=self.run_id,
+            params=facts,
+            tags={"mlflow.model.isExternal": "true"},
+            model_type="checkpoint",
         )
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, checkpoint.step)])
@@ -293,8 +297,11 @@ def open_job(job: str, name: str, config: Any, parents: Iterable[Artifact], **ta
             "writers on several nodes; set tracking.uri to an MLflow server such as http://host:5000"
         )
     tags = {
-        **_origin(job), **tags,
-        "job": job, "fingerprint": fingerprint(config), "root": str(Location(config.storage.root)),
+        **_origin(job),
+        **tags,
+        "job": job,
+        "fingerprint": fingerprint(config),
+        "root": str(Location(config.storage.root)),
         "parents": ", ".join(str(parent.ref) for parent in parents),
         "cluster": json.dumps(to_plain(config.cluster)),
     }
@@ -345,7 +352,7 @@ def _describe(client: Any, run_id: str, config: Any, tags: Mapping[str, str]) ->
     flat = flatten(to_plain(config, identity_only=True))
     params = [Param(_allowed_key(key), str(value)[:MAX_PARAM_CHARS]) for key, value in flat.items()]
     for start in range(0, len(params), 100):
-        client.log_batch(run_id, params=params[start:start + 100])
+        client.log_batch(run_id, params=params[start : start + 100])
     note = f"made from {tags['parents']}" if tags["parents"] else ""
     rest = {"error": "", "mlflow.note.content": note, **tags}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in rest.items()])
@@ -394,8 +401,12 @@ def register_model(
 ) -> RegisteredVersion:
     """Register a model artifact and the chain of checkpoints it came from; the same artifact is registered once."""
     uri = tracking_uri(tracking, root)
-    identity = {"ref": str(artifact.ref), "fingerprint": artifact.manifest["fingerprint"],
-                "uri": str(artifact.location), "files_sha256": _files_digest(artifact)}
+    identity = {
+        "ref": str(artifact.ref),
+        "fingerprint": artifact.manifest["fingerprint"],
+        "uri": str(artifact.location),
+        "files_sha256": _files_digest(artifact),
+    }
     with _reaching(uri) as client:
         _ensure_registered_model(client, name)
         query = f"name = '{name}' and tags.fingerprint = '{identity['fingerprint']}'"
@@ -486,8 +497,12 @@ def _version(client: Any, name: str, version: str) -> RegisteredVersion:
     found = client.get_model_version(name, str(version))
     tags = dict(found.tags)
     return RegisteredVersion(
-        name=name, version=str(found.version), ref=tags.get("ref", ""), uri=tags.get("uri", found.source),
-        aliases=tuple(sorted(found.aliases)), tags=tags,
+        name=name,
+        version=str(found.version),
+        ref=tags.get("ref", ""),
+        uri=tags.get("uri", found.source),
+        aliases=tuple(sorted(found.aliases)),
+        tags=tags,
     )
 
 

@@ -1,7 +1,8 @@
 """The one way into a Ray cluster.
 
-In: a `ClusterConfig`. Out: a connected Ray. Always: whoever is connected already stays connected, the package reaches the
-workers without a PYTHONPATH, and nothing here shuts down a Ray that it did not start. Called by every file that uses Ray.
+In: a `ClusterConfig`. Out: a connected Ray. Always: whoever is connected already stays connected, the package reaches
+the workers without a PYTHONPATH, and nothing here shuts down a Ray that it did not start. Called by every file that
+uses Ray.
 """
 
 import logging
@@ -17,15 +18,15 @@ from lisan.core.stage import ClusterConfig
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",                  # workers keep the job's folder
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",     # a report costs one poll of the controller
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers keep the job's folder
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a report costs one poll of the controller
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_DATA_LOG_LEVEL": "ERROR",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",            # it prints every line of a worker twice
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",          # stages print their own lines, readable in a job log
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line of a worker twice
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # stages print their own lines, readable in a job log
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TOKENIZERS_PARALLELISM": "false",              # one task, one core
+    "TOKENIZERS_PARALLELISM": "false",  # one task, one core
     "RAYON_NUM_THREADS": "1",
 }
 
@@ -45,20 +46,31 @@ def connect(cluster: ClusterConfig) -> None:
         # Logical CPUs: one a worker, two for the data that feeds them, so that two cores do not deadlock.
         num_cpus = max(os.cpu_count() or 1, cluster.num_workers + 2)
         # Workers log errors only: what they print is ours.
-        ray.init("local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.ERROR,
-                 logging_config=ray.LoggingConfig(log_level="ERROR"))
+        ray.init(
+            "local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+        )
     else:
         try:
             ray.init(address=address, logging_level=logging.ERROR, runtime_env=runtime_env())
         except ConnectionError as error:
-            raise ConfigError(f"no Ray cluster answers at {address}; start one with `ray start --head`, or leave "
-                              "cluster.address null to run on this machine") from error
+            raise ConfigError(
+                f"no Ray cluster answers at {address}; start one with `ray start --head`, or leave "
+                "cluster.address null to run on this machine"
+            ) from error
     _quiet_data()
 
 
 def runtime_env() -> dict[str, object]:
     """Ship the very package that the driver imported, so that the cluster never runs a stale copy."""
-    passed = {name: os.environ[name] for name in (*DEFAULTS, "LISAN_HOME", "LISAN_DATA", "MLFLOW_TRACKING_URI") if name in os.environ}
+    passed = {
+        name: os.environ[name]
+        for name in (*DEFAULTS, "LISAN_HOME", "LISAN_DATA", "MLFLOW_TRACKING_URI")
+        if name in os.environ
+    }
     return {"py_modules": [str(Path(lisan.__file__).parent)], "env_vars": passed}
 
 

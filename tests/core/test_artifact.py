@@ -132,9 +132,9 @@ def test_checkpoints_of_a_model_outlive_a_crash_but_only_for_the_same_config(sto
 
 def test_differing_keys_name_five_and_count_the_rest() -> None:
     assert differing_keys({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}) == "b.c: 2 -> 3"
-    assert differing_keys({"a": 1}, {}) == "a: 1 -> None"
+    assert differing_keys({"a": 1, "c": 0}, {"b": 2, "c": 0}) == "a: 1 -> None, b: None -> 2"
     many = {str(index): index for index in range(8)}
-    assert differing_keys(many, {}).endswith("and 3 more")
+    assert differing_keys(many, {"0": 0}).endswith("and 2 more")
 
 
 def test_the_commit_is_that_of_the_checkout_or_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

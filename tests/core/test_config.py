@@ -60,9 +60,8 @@ def test_the_yaml_chooses_and_the_dataclass_defines(conf: Path) -> None:
 
 
 def test_any_field_is_overridable_to_any_depth(conf: Path) -> None:
-    config = compose(conf, "ride", Bicycle, ["colour=blue", "wheel.size=24", "gears=[1,3,5]", "rate=2", "+spare.size=9", "+weights.a=0.5"])
+    config = compose(conf, "ride", Bicycle, ["colour=blue", "wheel.size=24", "gears=[1,3,5]", "rate=2", "+weights.a=0.5"])
     assert (config.colour, config.wheel.size, config.gears, config.rate) == (Colour.blue, 24, (1, 3, 5), 2.0)
-    assert config.spare == Wheel(size=9)
     assert config.weights == {"a": 0.5}
 
 
@@ -99,6 +98,17 @@ def test_a_mistake_is_one_sentence(overrides: list[str], said: str, conf: Path) 
         compose(conf, "ride", Bicycle, overrides)
     assert "\n" not in str(caught.value)
     assert "object_type" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["spare.size=9", "+spare.size=9", "spare={size: 9}"])
+def test_an_override_below_a_field_that_is_null_is_one_sentence(override: str, conf: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ride: one of .*spare.*9.* below a field that is null or not set"):
+        compose(conf, "ride", Bicycle, [override])
+
+
+def test_a_yaml_fills_a_field_that_is_null(conf: Path) -> None:
+    (conf / "ride.yaml").write_text("defaults: [ride_schema, _self_]\nname: first\nspare: {size: 9}\n")
+    assert compose(conf, "ride", Bicycle, ["spare.size=10"]).spare == Wheel(size=10)
 
 
 def test_a_field_without_a_value_is_named(conf: Path) -> None:

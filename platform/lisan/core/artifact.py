@@ -1,8 +1,8 @@
 """Artifacts: what stages hand over to each other.
 
-A `Ref` is `kind/name@version`; its files lie at `<root>/<kind>/<name>/<version>/`. `manifest.json` is written last and is
-the mark of completeness: what has none does not exist for anybody. The fingerprint of the config guards a ref, it does
-not address it: people choose names and versions.
+A `Ref` is `kind/name@version`; its files lie at `<root>/<kind>/<name>/<version>/`. `manifest.json` is written last
+and is the mark of completeness: what has none does not exist for anybody. The fingerprint of the config guards a ref,
+it does not address it: people choose names and versions.
 """
 
 import hashlib
@@ -54,7 +54,9 @@ class Ref:
         """Read `kind/name@version`; ConfigError when it is not one, or not of the kind expected."""
         match = re.fullmatch(r"([a-z]+)/([^/@]+)@([^/@]+)", text)
         if match is None or match[1] not in Kind.__members__:
-            raise ConfigError(f"expected a reference kind/name@version with kind one of {', '.join(Kind)}, got {text!r}")
+            raise ConfigError(
+                f"expected a reference kind/name@version with kind one of {', '.join(Kind)}, got {text!r}"
+            )
         ref = cls(Kind(match[1]), match[2], match[3])
         if kind is not None and ref.kind is not kind:
             raise ConfigError(f"expected a {kind}, got {text}")
@@ -151,8 +153,11 @@ class Store:
         location = self.location(ref)
         if not (location / MANIFEST).exists():
             versions = self.versions(ref.kind, ref.name)
-            known = f"versions: {', '.join(versions)}" if versions else \
-                f"{ref.kind}s under {self.root}: {', '.join(self.names(ref.kind)) or 'none'}"
+            known = (
+                f"versions: {', '.join(versions)}"
+                if versions
+                else f"{ref.kind}s under {self.root}: {', '.join(self.names(ref.kind)) or 'none'}"
+            )
             raise ArtifactError(f"{ref} does not exist; {known}")
         return Artifact(ref, location, (location / MANIFEST).read_json())
 

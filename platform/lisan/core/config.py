@@ -1,7 +1,8 @@
 """From YAML and command line to one frozen, typed object. The only file that knows Hydra and OmegaConf.
 
-In: a dataclass (the schema, with every default), `conf/<job>.yaml` (the choice) and command-line overrides. Out: a frozen
-instance, lists turned to tuples, `__post_init__` checked. Always: any failure is one ConfigError sentence naming the key.
+In: a dataclass (the schema, with every default), `conf/<job>.yaml` (the choice) and command-line overrides. Out: a
+frozen instance, lists turned to tuples, `__post_init__` checked. Always: any failure is one ConfigError sentence
+naming the key.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -80,7 +81,9 @@ def _thaw_value(value: Any) -> Any:
     return value
 
 
-def compose(conf_dir: Path, job: str, schema: type[T], overrides: Iterable[str], values: Mapping[str, Any] | None = None) -> T:
+def compose(
+    conf_dir: Path, job: str, schema: type[T], overrides: Sequence[str], values: Mapping[str, Any] | None = None
+) -> T:
     """Compose `conf/<job>.yaml` with overrides, lay `values` over it and load it; ConfigError in one sentence."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -97,8 +100,13 @@ def compose(conf_dir: Path, job: str, schema: type[T], overrides: Iterable[str],
             raw = hydra_compose(job, overrides=list(overrides))
         OmegaConf.set_struct(raw, False)  # `load` refuses unknown fields; dictionaries take new keys
         raw = OmegaConf.merge(raw, values or {})
-    except (HydraException, OmegaConfBaseException, AssertionError) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{job}: {_one_sentence(error)}{_suggest(str(error), schema)}") from error
+    except (AssertionError, AttributeError) as error:  # all that OmegaConf says of a typed node that is null or missing
+        raise ConfigError(
+            f"{job}: one of {' '.join(overrides)} sets something below a field that is null or not set yet; set the whole "
+            "field in a recipe or another group's YAML"
+        ) from error
     finally:
         GlobalHydra.instance().clear()
         GlobalHydra.instance().hydra = before
@@ -129,7 +137,9 @@ def _freeze(value: Any, hint: Any, key: str) -> Any:
         kind = typing.cast(type[Any], hint)
         hints = typing.get_type_hints(kind)
         _refuse_unknown(value, tuple(hints), key)
-        return kind(**{f.name: _freeze(value[f.name], hints[f.name], f"{key}{f.name}.") for f in dataclasses.fields(kind)})
+        return kind(
+            **{f.name: _freeze(value[f.name], hints[f.name], f"{key}{f.name}.") for f in dataclasses.fields(kind)}
+        )
     arguments = typing.get_args(hint)
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return _freeze(value, next(argument for argument in arguments if argument is not type(None)), key)
@@ -153,6 +163,10 @@ def _refuse_unknown(value: Mapping[str, Any], known: tuple[str, ...], key: str) 
 
 def _one_sentence(error: BaseException) -> str:
     """Keep what names the key and the reason of a Hydra or OmegaConf message, without its layout."""
+    variable = re.search(r"Environment variable '(\w+)' not found", str(error))
+    if variable is not None:
+        key = re.search(r"full_key: (\S+)", str(error))
+        return f"the environment variable {variable[1]} must be set: {key[1] if key else 'the config'} reads it"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("object_type=", "Set the environment", "See https"))]
     text = "; ".join(lines).split("; Config search path:")[0].replace("full_key: ", "key ").replace(".;", ";")
@@ -242,4 +256,6 @@ class sentences:  # noqa: N801  reads as a word where it is used
             sys.exit(f"{type(error).__name__}: {error}")
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
             where = error.filename or "storage"
-            sys.exit(f"ArtifactError: cannot write {where}: {error.strerror}; free space there or set storage.root elsewhere")
+            sys.exit(
+                f"ArtifactError: cannot write {where}: {error.strerror}; free space there or set storage.root elsewhere"
+            )

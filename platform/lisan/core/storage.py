@@ -39,7 +39,9 @@ def _open_root(root: str) -> tuple[pafs.FileSystem, str]:
     try:
         file_system, path = pafs.FileSystem.from_uri(root)
     except Exception as error:
-        raise ConfigError(f"storage.root {root} cannot be opened: {error}; expected a path, s3://, gs:// or hdfs://") from error
+        raise ConfigError(
+            f"storage.root {root} cannot be opened: {error}; expected a path, s3://, gs:// or hdfs://"
+        ) from error
     return file_system, path.rstrip("/")
 
 
@@ -137,8 +139,9 @@ class Location:
         if self.is_local and Path(self._full).resolve() == folder.resolve():
             return
         self.make()
-        pafs.copy_files(str(folder), self._full, source_filesystem=pafs.LocalFileSystem(),
-                        destination_filesystem=self.file_system)
+        pafs.copy_files(
+            str(folder), self._full, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self.file_system
+        )
 
     def local_folder(self, cache: Path | None = None) -> Path:
         """Return this folder as a local path; from an object store it is fetched once, and again when it has changed there."""
@@ -149,8 +152,9 @@ class Location:
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             part = Path(tempfile.mkdtemp(dir=target.parent))
-            pafs.copy_files(self._full, str(part), source_filesystem=self.file_system,
-                            destination_filesystem=pafs.LocalFileSystem())
+            pafs.copy_files(
+                self._full, str(part), source_filesystem=self.file_system, destination_filesystem=pafs.LocalFileSystem()
+            )
             try:
                 part.rename(target)
             except OSError:  # another process on this machine was faster

@@ -87,14 +87,30 @@ def _sum_read(config: CorpusConfig, read: Sequence[Facts]) -> dict[str, Facts]:
         counts = {key: sum(piece.get(key, 0) for piece in mine) for key in READ_COUNTS}
         dropped = sum((Counter(piece["dropped"]) for piece in mine), Counter[str]())
         if not counts.pop("records"):
-            fault = next((f"; first: {fault['file']} line {fault['line']}: {fault['reason']}"
-                          for piece in mine for fault in piece["faults"]), "")
+            fault = next(
+                (
+                    f"; first: {fault['file']} line {fault['line']}: {fault['reason']}"
+                    for piece in mine
+                    for fault in piece["faults"]
+                ),
+                "",
+            )
             raise DataError(
                 f"sources.{name} has 0 records left of {counts['read']} rows: {counts['quarantined']} quarantined, "
                 f"dropped {dict(dropped)}{fault}; correct the source, or leave it out with ~sources.{name}"
             )
-        facts[name] = {"kind": source.kind.value, "language": _language_of(source), "licence": source.licence, **counts,
-                       "dropped": dict(dropped), "duplicates": 0, "kept": 0, "bytes": 0, "words": 0, "splits": {}}
+        facts[name] = {
+            "kind": source.kind.value,
+            "language": _language_of(source),
+            "licence": source.licence,
+            **counts,
+            "dropped": dict(dropped),
+            "duplicates": 0,
+            "kept": 0,
+            "bytes": 0,
+            "words": 0,
+            "splits": {},
+        }
     return facts
 
 
@@ -140,9 +156,15 @@ def _plan_parts(
         groups[piece.source][-1].append(number)
         room -= size
     return [
-        Part(name, config.sources[name].kind, index, tuple(pieces[number].index for number in numbers),
-             {pieces[number].index: removed[number] for number in numbers if number in removed})
-        for name, numbered in groups.items() for index, numbers in enumerate(numbered)
+        Part(
+            name,
+            config.sources[name].kind,
+            index,
+            tuple(pieces[number].index for number in numbers),
+            {pieces[number].index: removed[number] for number in numbers if number in removed},
+        )
+        for name, numbered in groups.items()
+        for index, numbers in enumerate(numbered)
     ]
 
 
@@ -235,11 +257,13 @@ def _remove_on_ray(
     import ray
 
     pieces = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
-    keys = pieces.map_batches(_read_keys, fn_kwargs={"keys_of": keys_of}, batch_format="pyarrow",
-                              **_resources(cluster, len(numbers)))
+    keys = pieces.map_batches(
+        _read_keys, fn_kwargs={"keys_of": keys_of}, batch_format="pyarrow", **_resources(cluster, len(numbers))
+    )
     together = keys.repartition(num_partitions, keys=["key_low"])
-    removals = together.map_batches(find_removals, batch_format="pyarrow", batch_size=None,
-                                    **_resources(cluster, num_partitions))
+    removals = together.map_batches(
+        find_removals, batch_format="pyarrow", batch_size=None, **_resources(cluster, num_partitions)
+    )
     tables = [table for table in removals.iter_batches(batch_size=None, batch_format="pyarrow") if table.num_rows]
     return pa.concat_tables(tables).cast(REMOVALS) if tables else REMOVALS.empty_table()
 

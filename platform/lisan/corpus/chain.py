@@ -94,8 +94,14 @@ def read_piece(piece: Piece, config: CorpusConfig, staging: Location) -> dict[st
     if tally.faults:
         lines = [json.dumps(fault, ensure_ascii=False) for fault in tally.faults]
         (folder / f"{name}.faults.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
-    return {"source": piece.source, "index": piece.index, "dropped": dict(+tally.dropped), "spans": tally.spans,
-            "faults": tally.faults[:1], **tally.counts}
+    return {
+        "source": piece.source,
+        "index": piece.index,
+        "dropped": dict(+tally.dropped),
+        "spans": tally.spans,
+        "faults": tally.faults[:1],
+        **tally.counts,
+    }
 
 
 def _records(piece: Piece, config: CorpusConfig, tally: Tally) -> Iterator[Record]:

@@ -21,10 +21,16 @@ class DedupConfig:
     "Remove documents that are equal but for case, marks, punctuation and spacing, across all document sources."
 
 
-KEYS = pa.schema([
-    ("key_high", pa.uint64()), ("key_low", pa.uint64()), ("length", pa.int64()), ("id", pa.string()),
-    ("piece", pa.int32()), ("row", pa.int64()),
-])
+KEYS = pa.schema(
+    [
+        ("key_high", pa.uint64()),
+        ("key_low", pa.uint64()),
+        ("length", pa.int64()),
+        ("id", pa.string()),
+        ("piece", pa.int32()),
+        ("row", pa.int64()),
+    ]
+)
 "One row a document: all that travels between machines to find duplicates."
 REMOVALS = pa.schema([("piece", pa.int32()), ("row", pa.int64())])
 
@@ -37,9 +43,15 @@ def document_key(text: str) -> tuple[int, int]:
 
 def _removed(keys: pa.Table) -> tuple[pa.Array, np.ndarray]:
     """Return the rows in order of key and preference, and which of them follow one with their own key."""
-    order = pc.sort_indices(keys, sort_keys=[
-        ("key_high", "ascending"), ("key_low", "ascending"), ("length", "descending"), ("id", "ascending"),
-    ])
+    order = pc.sort_indices(
+        keys,
+        sort_keys=[
+            ("key_high", "ascending"),
+            ("key_low", "ascending"),
+            ("length", "descending"),
+            ("id", "ascending"),
+        ],
+    )
     high, low = (keys[name].to_numpy()[order.to_numpy()] for name in ("key_high", "key_low"))
     return order, np.concatenate([[False], (high[1:] == high[:-1]) & (low[1:] == low[:-1])])[: len(high)]
 

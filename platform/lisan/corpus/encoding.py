@@ -8,8 +8,14 @@ calls it.
 from lisan.core.errors import DataError
 from lisan.corpus.sources import SourceConfig, SourceFormat, find_files, open_file
 
-TEXT_FORMATS = (SourceFormat.jsonl, SourceFormat.csv, SourceFormat.tsv, SourceFormat.text, SourceFormat.aligned,
-                SourceFormat.json)
+TEXT_FORMATS = (
+    SourceFormat.jsonl,
+    SourceFormat.csv,
+    SourceFormat.tsv,
+    SourceFormat.text,
+    SourceFormat.aligned,
+    SourceFormat.json,
+)
 SNIFF_BYTES = 1 << 20
 SNIFF_FILES = 200
 "Of a source with more files, so many spread over all of them are looked at."

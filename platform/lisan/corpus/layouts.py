@@ -52,11 +52,17 @@ def contrast(conversations: Sequence[Conversation], seed: int) -> list[Preferenc
         order = (conversations[(start + step) % len(conversations)] for step in range(len(conversations)))
         other = next((partner for partner in order if partner.turns[-1].content != answer), None)
         if other is not None:
-            made.append(Preference(
-                id=conversation.id, prompt=conversation.turns[:-1], chosen=answer, rejected=other.turns[-1].content,
-                source=conversation.source, language=conversation.language,
-                meta={**conversation.meta, "rejected": f"answer of {other.id}"},
-            ))
+            made.append(
+                Preference(
+                    id=conversation.id,
+                    prompt=conversation.turns[:-1],
+                    chosen=answer,
+                    rejected=other.turns[-1].content,
+                    source=conversation.source,
+                    language=conversation.language,
+                    meta={**conversation.meta, "rejected": f"answer of {other.id}"},
+                )
+            )
     return made
 
 
@@ -74,7 +80,7 @@ def lay_markdown(row: Any, source: SourceConfig) -> Iterable[Fields]:
     matter = _FRONT_MATTER.match(text)
     if matter is None:
         return [{"text": text}]
-    body = text[matter.end():].strip()
+    body = text[matter.end() :].strip()
     if not body:
         raise DroppedRowError("empty text")
     title = _TITLE.search(matter[1])
@@ -92,7 +98,7 @@ def lay_gutenberg(row: Any, source: SourceConfig) -> Iterable[Fields]:
     if start is None:
         raise BadRowError("no line '*** START OF THIS PROJECT GUTENBERG EBOOK'")
     end = _GUTENBERG_END.search(text, start.end())
-    return [{"text": text[start.end(): end.start() if end else len(text)].strip()}]
+    return [{"text": text[start.end() : end.start() if end else len(text)].strip()}]
 
 
 def lay_headline(row: Any, source: SourceConfig) -> Iterable[Fields]:

@@ -1,8 +1,8 @@
 """Unicode made regular without losing what a writer meant (T0), and the key under which two texts are the same (T2).
 
-In: text and its language label. Out: text. Always: `normalise(normalise(x)) == normalise(x)`, diacritics, hamza forms,
-digits and Arabic punctuation stay, and nothing but Unicode's spelling changes. `chain` calls it for every text of a
-record; `match_key` is what exact duplicates are compared by.
+In: text and its language label. Out: text. Always: `normalise(normalise(x)) == normalise(x)`, diacritics, hamza
+forms, digits and Arabic punctuation stay, and nothing but Unicode's spelling changes. `chain` calls it for every text
+of a record; `match_key` is what exact duplicates are compared by.
 """
 
 import re
@@ -13,9 +13,7 @@ from functools import lru_cache
 from lisan.corpus.language import is_arabic, measure_scripts
 
 TATWEEL = "ـ"
-ARABIC = (
-    "\u0620-\u063f\u0641-\u065f\u066e-\u06d3\u06d5-\u06dc\u06df-\u06e8\u06ea-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08ff"
-)
+ARABIC = "\u0620-\u063f\u0641-\u065f\u066e-\u06d3\u06d5-\u06dc\u06df-\u06e8\u06ea-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08ff"
 "Arabic letters and marks without the tatweel, as the inside of a character class."
 JOINERS_MATTER = ("fa", "ur", "ku", "ckb")
 "Languages that spell with the zero-width joiners."

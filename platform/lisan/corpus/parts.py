@@ -23,21 +23,36 @@ SLICE_ROWS = 1024
 ROW_GROUP_BYTES = 48 << 20
 "In memory, so that a group stays under 64 MB."
 
-EXTRA = [("_split", pa.string()), ("_bytes", pa.int64()), ("_words", pa.int64()),
-         ("_length", pa.int64()), ("_key_high", pa.uint64()), ("_key_low", pa.uint64())]
+EXTRA = [
+    ("_split", pa.string()),
+    ("_bytes", pa.int64()),
+    ("_words", pa.int64()),
+    ("_length", pa.int64()),
+    ("_key_high", pa.uint64()),
+    ("_key_low", pa.uint64()),
+]
 "Columns that read pieces have beside their schema, until parts are written."
 
 
 def open_writer(place: Location, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(place.full_path, schema, filesystem=place.file_system, compression="zstd",
-                            use_dictionary=["source", "language"] if "source" in schema.names else False)
+    return pq.ParquetWriter(
+        place.full_path,
+        schema,
+        filesystem=place.file_system,
+        compression="zstd",
+        use_dictionary=["source", "language"] if "source" in schema.names else False,
+    )
 
 
 def read_keys(staging: Location, source: str, index: int, number: int) -> pa.Table:
     """Return the keys of a read piece; `number` is what the piece is called among all pieces."""
     place = staging / source / f"{index:05d}.parquet"
-    table = pq.read_table(place.full_path, filesystem=place.file_system, use_threads=False,
-                          columns=["_key_high", "_key_low", "_length", "id"])
+    table = pq.read_table(
+        place.full_path,
+        filesystem=place.file_system,
+        use_threads=False,
+        columns=["_key_high", "_key_low", "_length", "id"],
+    )
     rows = np.arange(table.num_rows, dtype=np.int64)
     columns = [*table.columns, pa.array(np.full(table.num_rows, number, np.int32)), pa.array(rows)]
     return pa.table(columns, schema=KEYS)
@@ -114,5 +129,3 @@ class PartWriter:
     def close(self) -> None:
         self._flush()
         self.writer.close()
-
-

@@ -72,9 +72,7 @@ def _files(artifact: Artifact) -> Iterator[tuple[str, str, str, str]]:
             yield parts[0], parts[1], parts[2], path
 
 
-def _choose_sources(
-    artifact: Artifact, kind: RecordKind, split: str, sources: Iterable[str] | None
-) -> tuple[str, ...]:
+def _choose_sources(artifact: Artifact, kind: RecordKind, split: str, sources: Iterable[str] | None) -> tuple[str, ...]:
     """Check every name before the first row is read."""
     if sources is None:
         chosen = tuple(name for name in list_sources(artifact, kind) if split in list_splits(artifact, kind, name))

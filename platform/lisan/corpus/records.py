@@ -82,13 +82,25 @@ _COMMON = [("source", pa.string()), ("language", pa.string()), ("meta", pa.map_(
 SCHEMAS: dict[RecordKind, pa.Schema] = {
     RecordKind.documents: pa.schema([("id", pa.string()), ("text", pa.large_string()), *_COMMON]),
     RecordKind.conversations: pa.schema([("id", pa.string()), ("turns", _TURNS), *_COMMON]),
-    RecordKind.preferences: pa.schema([
-        ("id", pa.string()), ("prompt", _TURNS), ("chosen", pa.large_string()), ("rejected", pa.large_string()), *_COMMON,
-    ]),
-    RecordKind.questions: pa.schema([
-        ("id", pa.string()), ("question", pa.large_string()), ("choices", pa.list_(pa.large_string())),
-        ("answer", pa.int32()), ("subject", pa.string()), *_COMMON,
-    ]),
+    RecordKind.preferences: pa.schema(
+        [
+            ("id", pa.string()),
+            ("prompt", _TURNS),
+            ("chosen", pa.large_string()),
+            ("rejected", pa.large_string()),
+            *_COMMON,
+        ]
+    ),
+    RecordKind.questions: pa.schema(
+        [
+            ("id", pa.string()),
+            ("question", pa.large_string()),
+            ("choices", pa.list_(pa.large_string())),
+            ("answer", pa.int32()),
+            ("subject", pa.string()),
+            *_COMMON,
+        ]
+    ),
 }
 
 CLASSES: dict[RecordKind, type[Any]] = {

@@ -28,11 +28,14 @@ def line_chart(steps: Sequence[int], values: Sequence[float], label: str) -> str
     grid = [_y_tick(tick, _y(tick, y_range)) for tick in y_ticks]
     grid += [_x_tick(tick, _x(tick, x_range)) for tick in x_ticks]
     title = f"{label} from {points[0][1]:.3f} at step {points[0][0]} to {points[-1][1]:.3f} at step {points[-1][0]}"
-    return "".join([
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>',
-        *grid, f'<polygon class="area" points="{area}"/><polyline class="line" points="{line}"/>',
-        f'<circle class="end" cx="{placed[-1][0]:.1f}" cy="{placed[-1][1]:.1f}" r="3.5"/></svg>',
-    ])
+    return "".join(
+        [
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>',
+            *grid,
+            f'<polygon class="area" points="{area}"/><polyline class="line" points="{line}"/>',
+            f'<circle class="end" cx="{placed[-1][0]:.1f}" cy="{placed[-1][1]:.1f}" r="3.5"/></svg>',
+        ]
+    )
 
 
 def thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -40,7 +43,7 @@ def thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     size = math.ceil(len(points) / MAX_POINTS)
     if size <= 1:
         return points
-    runs = [points[start:start + size] for start in range(0, len(points), size)]
+    runs = [points[start : start + size] for start in range(0, len(points), size)]
     return [(run[-1][0], sum(value for _, value in run) / len(run)) for run in runs]
 
 

@@ -179,21 +179,29 @@ def render_page(page: Page) -> str:
 
     columns = list(page.columns) or guess_columns(page.rows)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lisan", "evaluate"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("lisan", "evaluate"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("page.html.jinja").render(
-        page=page, bars=[_bars(column, page.rows) for column in columns], table=_table(page),
+        page=page,
+        bars=[_bars(column, page.rows) for column in columns],
+        table=_table(page),
         curves=[(curve, line_chart(curve.steps, curve.values, curve.label)) for curve in page.curves],
-        mixes=_mixes(page.mixes), replies=_by_language(page.replies),
+        mixes=_mixes(page.mixes),
+        replies=_by_language(page.replies),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
 def _table(page: Page) -> dict[str, object]:
     shown, rows = _shown(page.rows, page.columns), page.rows
-    body = [(row, [(format_value(row, column), _error(row, column), is_best(row, column, rows)) for column in shown])
-            for row in rows]
+    body = [
+        (row, [(format_value(row, column), _error(row, column), is_best(row, column, rows)) for column in shown])
+        for row in rows
+    ]
     return {"columns": shown, "body": body}
 
 
@@ -210,8 +218,10 @@ def _bars(column: Column, rows: Sequence[ModelRow]) -> dict[str, object]:
     top = max([*sizes, reference or 0.0]) or 1.0
     if "accuracy" in column.key and top <= 1:
         top = 1.0
-    bars = [(row.name, 100 * size / top, format_value(row, column), is_best(row, column, rows))
-            for row, size in zip(rows, sizes, strict=True)]
+    bars = [
+        (row.name, 100 * size / top, format_value(row, column), is_best(row, column, rows))
+        for row, size in zip(rows, sizes, strict=True)
+    ]
     return {"column": column, "bars": bars, "reference": None if reference is None else 100 * reference / top}
 
 

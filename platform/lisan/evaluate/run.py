@@ -1,7 +1,7 @@
 """The `run_evals` stage: a model and a suite of tasks to a report.
 
-In: a model and a corpus with held-out records. Out: a `report` artifact: metrics in the manifest, every item's result in
-`results/<task>.parquet`. Always: the same `score` as training, so a report and a loss cannot disagree.
+In: a model and a corpus with held-out records. Out: a `report` artifact: metrics in the manifest, every item's result
+in `results/<task>.parquet`. Always: the same `score` as training, so a report and a loss cannot disagree.
 """
 
 import time
@@ -39,7 +39,9 @@ class EvalConfig(StageConfig):
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise ConfigError("run_evals needs tasks: choose a suite, such as suite=world, or set tasks.NAME.kind and sources")
+            raise ConfigError(
+                "run_evals needs tasks: choose a suite, such as suite=world, or set tasks.NAME.kind and sources"
+            )
 
 
 def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
@@ -55,8 +57,10 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
         records = read_records(corpus, RECORDS[task.kind], task.split, task.sources)
         items = make_items(task, records, tokenizer)
         if not items:
-            raise DataError(f"tasks.{name} finds no records in {corpus.ref}: sources {', '.join(task.sources)}, split {task.split}, "
-                            f"where {dict(task.where)}")
+            raise DataError(
+                f"tasks.{name} finds no records in {corpus.ref}: sources {', '.join(task.sources)}, split {task.split}, "
+                f"where {dict(task.where)}"
+            )
         results = score_items(scorer, items, config)
         _write_results(draft, name, results, task.length)
         found = {f"{name}/{metric}": value for metric, value in aggregate(task, results).items()}
@@ -73,17 +77,21 @@ def score_items(scorer: Scorer, items: Sequence[Item], config: EvalConfig) -> li
     length = config.context_length
     examples = [(index, example) for index, item in enumerate(items) for example in item.candidates]
     # Parts of a long candidate are scored on their own and summed.
-    parts = [(place, part[0]) for place, (_, example) in enumerate(examples)
-             for part in fit([(example,)], length, Overflow.split, PackingCounts())]
+    parts = [
+        (place, part[0])
+        for place, (_, example) in enumerate(examples)
+        for part in fit([(example,)], length, Overflow.split, PackingCounts())
+    ]
     owner = {id(part): place for place, part in parts}
     rows = list(pack(((part,) for _, part in parts), length, PackingConfig(), PackingCounts()))
     logps = [0.0] * len(examples)
     device = next(scorer.parameters()).device
     for start in range(0, len(rows), config.batch_rows):
-        some = rows[start:start + config.batch_rows]
+        some = rows[start : start + config.batch_rows]
         laid = [lay_out(row, length, 0) for row in some]
-        batch = collate(np.stack([ids for ids, _ in laid]), np.stack([labels for _, labels in laid]),
-                        [row.doc_lens for row in some]).to(device)
+        batch = collate(
+            np.stack([ids for ids, _ in laid]), np.stack([labels for _, labels in laid]), [row.doc_lens for row in some]
+        ).to(device)
         sums = sum_by_document(scorer(batch), batch).tolist()
         for part, logp in zip((example for row in some for example in row.examples), sums, strict=True):
             logps[owner[id(part)]] += logp
@@ -120,8 +128,10 @@ def _check(config: EvalConfig, store: Store) -> None:
         known = list_sources(corpus, RECORDS[task.kind])
         missing = [source for source in task.sources if source not in known]
         if missing:
-            raise ConfigError(f"tasks.{name}.sources names {missing[0]}, {corpus.ref} has {', '.join(known) or 'none'} "
-                              f"of {RECORDS[task.kind]}")
+            raise ConfigError(
+                f"tasks.{name}.sources names {missing[0]}, {corpus.ref} has {', '.join(known) or 'none'} "
+                f"of {RECORDS[task.kind]}"
+            )
 
 
 EVALS = Stage("run_evals", Kind.report, EvalConfig, _parents, run_evals, _check)

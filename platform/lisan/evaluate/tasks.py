@@ -1,8 +1,8 @@
 """Tasks: what is asked of a model, and how its log-probabilities become scores.
 
-In: records of a corpus and a tokenizer. Out: items of one or more candidate texts to score, and from their log-probabilities
-a result per item. Always: everything goes through `score`, a candidate's log-probability covers the candidate alone, and
-each aggregate is computed from the stored results of its items.
+In: records of a corpus and a tokenizer. Out: items of one or more candidate texts to score, and from their
+log-probabilities a result per item. Always: everything goes through `score`, a candidate's log-probability covers the
+candidate alone, and each aggregate is computed from the stored results of its items.
 """
 
 import heapq
@@ -104,7 +104,9 @@ def keeps(config: TaskConfig, meta: Mapping[str, str]) -> bool:
 
 def make_items(config: TaskConfig, records: Iterable[Any], tokenizer: Any) -> list[Item]:
     """Turn records into items: those that match, or of too many the `max_records` smallest ids, which are hashes: a fair sample."""
-    kept = heapq.nsmallest(config.max_records, (r for r in records if keeps(config, r.meta)), key=lambda record: record.id)
+    kept = heapq.nsmallest(
+        config.max_records, (r for r in records if keeps(config, r.meta)), key=lambda record: record.id
+    )
     return [_make_item(config, record, tokenizer) for record in kept]
 
 
@@ -135,7 +137,10 @@ def question_turns(question: Question) -> tuple[Turn, ...]:
 
 def preference_text(preference: Preference) -> str:
     ask, answer = WORDS.get(preference.language, WORDS["en"])
-    return "\n".join(f"{ask if turn.role == 'user' else answer} {turn.content}" for turn in preference.prompt) + f"\n{answer}"
+    return (
+        "\n".join(f"{ask if turn.role == 'user' else answer} {turn.content}" for turn in preference.prompt)
+        + f"\n{answer}"
+    )
 
 
 def _candidates(tokenizer: Any, prompt: str | tuple[Turn, ...], texts: Sequence[str]) -> tuple[Example, ...]:

@@ -1,7 +1,7 @@
 """LoRA adapters: attach, merge. The only file that knows PEFT.
 
-In: a causal LM and a `LoraConfig`. Out: the same module with adapters in place. Always: a fresh adapter changes nothing, and
-the merged model computes what the adapted one did.
+In: a causal LM and a `LoraConfig`. Out: the same module with adapters in place. Always: a fresh adapter changes
+nothing, and the merged model computes what the adapted one did.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,10 @@ class LoraConfig:
             raise ConfigError(f"tuning.lora.rank must be >= 1, got {self.rank}")
         banned = {"embed_tokens", "lm_head"} & set(self.targets)
         if banned:
-            raise ConfigError(f"tuning.lora.targets names {min(banned)}: vLLM cannot load an adapter over the vocabulary; "
-                              "train new rows with tuning=full and merge")
+            raise ConfigError(
+                f"tuning.lora.targets names {min(banned)}: vLLM cannot load an adapter over the vocabulary; "
+                "train new rows with tuning=full and merge"
+            )
 
 
 def attach_adapter(model: Any, config: LoraConfig) -> Any:
@@ -33,10 +35,16 @@ def attach_adapter(model: Any, config: LoraConfig) -> Any:
     from peft import get_peft_model
 
     try:
-        return get_peft_model(model, PeftConfig(
-            r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=list(config.targets),
-            task_type="CAUSAL_LM",
-        ))
+        return get_peft_model(
+            model,
+            PeftConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=list(config.targets),
+                task_type="CAUSAL_LM",
+            ),
+        )
     except ValueError as error:
         raise ConfigError(f"tuning.lora.targets {list(config.targets)} fit no layer of the model: {error}") from error
 

@@ -1,7 +1,8 @@
 """Embedding rows for new pieces, by explicit ids.
 
-In: a model, the number of rows wanted, and for each new id the old ids it is made of. Out: the same model, resized. Always:
-old rows stay as they are to the last bit, tied matrices stay tied, and every new row is the mean of its old pieces.
+In: a model, the number of rows wanted, and for each new id the old ids it is made of. Out: the same model, resized.
+Always: old rows stay as they are to the last bit, tied matrices stay tied, and every new row is the mean of its old
+pieces.
 """
 
 from collections.abc import Mapping, Sequence

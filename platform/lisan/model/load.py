@@ -1,7 +1,7 @@
 """Models by shape or from a folder: the one place that makes a causal language model.
 
-In: a `ModelConfig` and the folder it names. Out: a transformers causal LM in fp32 on the CPU, ready to be sharded. Always: the
-same seed makes the same weights; text never enters this room, only vocabulary sizes and ids.
+In: a `ModelConfig` and the folder it names. Out: a transformers causal LM in fp32 on the CPU, ready to be sharded.
+Always: the same seed makes the same weights; text never enters this room, only vocabulary sizes and ids.
 """
 
 import json
@@ -48,7 +48,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.shape is None):
-            raise ConfigError("model needs exactly one of path (start from a model) and shape (start from random weights)")
+            raise ConfigError(
+                "model needs exactly one of path (start from a model) and shape (start from random weights)"
+            )
         if self.path is None and self.tokenizer is None:
             raise ConfigError("model.tokenizer must be set when a model starts from random weights")
 
@@ -60,12 +62,23 @@ def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str,
     shape = config.shape
     assert shape is not None
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocabulary_size, hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_heads, num_key_value_heads=shape.num_kv_heads,
-        max_position_embeddings=shape.max_positions, rope_theta=shape.rope_theta, tie_word_embeddings=shape.tie_embeddings,
-        initializer_range=config.init_std, attention_dropout=0.0, dtype="float32", **special_ids,
-    ))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_hidden_layers=shape.num_layers,
+            num_attention_heads=shape.num_heads,
+            num_key_value_heads=shape.num_kv_heads,
+            max_position_embeddings=shape.max_positions,
+            rope_theta=shape.rope_theta,
+            tie_word_embeddings=shape.tie_embeddings,
+            initializer_range=config.init_std,
+            attention_dropout=0.0,
+            dtype="float32",
+            **special_ids,
+        )
+    )
     scale = (2 * shape.num_layers) ** -0.5
     with torch.no_grad():
         for name, parameter in model.named_parameters():

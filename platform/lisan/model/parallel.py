@@ -1,7 +1,7 @@
 """Weights over workers: FSDP2, one code path from one process to many nodes.
 
-In: a `Scorer` with fp32 weights. Out: the same module, sharded; compute in `precision`, master weights and gradient reductions
-in fp32. Always: with one worker the arithmetic is that of many.
+In: a `Scorer` with fp32 weights. Out: the same module, sharded; compute in `precision`, master weights and gradient
+reductions in fp32. Always: with one worker the arithmetic is that of many.
 """
 
 from enum import StrEnum
@@ -29,7 +29,7 @@ class Precision(StrEnum):
 
 def shard(scorer: Scorer, device: str, precision: Precision) -> Scorer:
     """Shard every block and then what is left over all ranks of the process group."""
-    mesh = init_device_mesh(device.split(":")[0], (dist.get_world_size(),))
+    mesh = init_device_mesh(device.split(":", maxsplit=1)[0], (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=precision.dtype, reduce_dtype=torch.float32)
     scorer.to(device)
     for layer in decoder_layers(scorer.model):

@@ -1,8 +1,8 @@
 """`score`, one of the two verbs of a model: the log-probability of every labelled token.
 
-In: a `Batch` of packed rows. Out: logps_BT, natural log, 0 where nothing is labelled. Always: documents of one row do not see
-each other, positions restart with each document, and the logits of the vocabulary never exist for all tokens at once.
-Training, evaluation and the DPO reference pass all use it.
+In: a `Batch` of packed rows. Out: logps_BT, natural log, 0 where nothing is labelled. Always: documents of one row do
+not see each other, positions restart with each document, and the logits of the vocabulary never exist for all tokens
+at once. Training, evaluation and the DPO reference pass all use it.
 
 Shapes: B rows, T tokens, N labelled tokens, D hidden, V vocabulary.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 
 CHUNK_TOKENS = 2048
@@ -36,8 +36,12 @@ class Batch:
     "[documents]; the numbers of real documents, row by row"
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in
-                       (self.input_ids, self.labels, self.documents, self.positions, self.doc_numbers)))
+        return Batch(
+            *(
+                tensor.to(device, non_blocking=True)
+                for tensor in (self.input_ids, self.labels, self.documents, self.positions, self.doc_numbers)
+            )
+        )
 
 
 def collate(input_ids: Any, labels: Any, doc_lens: Sequence[Sequence[int]]) -> Batch:
@@ -56,7 +60,13 @@ def collate(input_ids: Any, labels: Any, doc_lens: Sequence[Sequence[int]]) -> B
         positions[row] = np.concatenate([np.arange(size) for size in sizes])
         doc_numbers += range(number, number + len(lens))
         number += len(sizes)
-    arrays = (input_ids.astype(np.int64), labels.astype(np.int64), documents, positions, np.array(doc_numbers, np.int64))
+    arrays = (
+        input_ids.astype(np.int64),
+        labels.astype(np.int64),
+        documents,
+        positions,
+        np.array(doc_numbers, np.int64),
+    )
     return Batch(*map(torch.from_numpy, arrays))
 
 
@@ -71,7 +81,10 @@ class Scorer(nn.Module):
         """Return logps_BT: the log-probability of each labelled token given those before it in its document."""
         mask = document_mask(batch.documents)
         hidden_BTD = self.model.get_decoder()(
-            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.positions, use_cache=False,
+            input_ids=batch.input_ids,
+            attention_mask=mask,
+            position_ids=batch.positions,
+            use_cache=False,
         ).last_hidden_state
         is_scored = batch.labels[:, 1:] >= 0
         targets_N = batch.labels[:, 1:][is_scored]
@@ -102,17 +115,22 @@ class _LinearLogps(torch.autograd.Function):
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
         if not len(targets_N):
             return hidden_ND.new_zeros(0, dtype=torch.float32)
-        return torch.cat([
-            -F.cross_entropy((hidden @ weight_VD.T).float(), targets, reduction="none")
-            for hidden, targets in zip(hidden_ND.split(CHUNK_TOKENS), targets_N.split(CHUNK_TOKENS), strict=True)
-        ])
+        return torch.cat(
+            [
+                -F.cross_entropy((hidden @ weight_VD.T).float(), targets, reduction="none")
+                for hidden, targets in zip(hidden_ND.split(CHUNK_TOKENS), targets_N.split(CHUNK_TOKENS), strict=True)
+            ]
+        )
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         hidden_ND, weight_VD, targets_N = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device) \
-            if ctx.needs_input_grad[1] else None
+        grad_weight = (
+            torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device)
+            if ctx.needs_input_grad[1]
+            else None
+        )
         start = 0
         for hidden, targets, grad in zip(
             *(tensor.split(CHUNK_TOKENS) for tensor in (hidden_ND, targets_N, grads[0])), strict=True
@@ -121,7 +139,7 @@ class _LinearLogps(torch.autograd.Function):
             grad_logits = (hidden @ weight_VD.T).float().softmax(-1).mul_(-grad[:, None])
             grad_logits[torch.arange(len(targets), device=targets.device), targets] += grad
             grad_logits = grad_logits.to(hidden.dtype)
-            grad_hidden[start:start + len(targets)] = grad_logits @ weight_VD
+            grad_hidden[start : start + len(targets)] = grad_logits @ weight_VD
             if grad_weight is not None:
                 grad_weight += (grad_logits.T @ hidden).float()
             start += len(targets)

@@ -255,7 +255,8 @@ def start(config: ServeConfig, port: int = DEFAULT_PORT, say: Callable[[str], No
             serve.start("HeadOnly", http, controller_options={"runtime_env": {"env_vars": LOGS}})
             serve.run_many(
                 [serve.RunTarget(build_model_app(config, model), name=APP_NAME, route_prefix=config.route_prefix)],
-                wait_for_ingress_deployment_creation=False, wait_for_applications_running=False,
+                wait_for_ingress_deployment_creation=False,
+                wait_for_applications_running=False,
             )
             url = f"http://{HOST}:{port}{config.route_prefix.rstrip('/')}/v1"
             _wait_until_ready(url, begin + config.start_timeout_s, say)
@@ -312,7 +313,7 @@ def last_reason(message: str) -> str:
     """Return the innermost error of a Serve message, which holds a stack trace: from the last line that names one."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     named = [index for index, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception): ", line)]
-    reason = " ".join(lines[named[-1]:] if named else lines[-1:])
+    reason = " ".join(lines[named[-1] :] if named else lines[-1:])
     return reason[:300].rstrip(". ")
 
 

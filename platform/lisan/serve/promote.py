@@ -119,7 +119,10 @@ def promote(config: PromoteConfig, say: Callable[[str], None] = print) -> Regist
 
 
 def _move(
-    config: PromoteConfig, version: RegisteredVersion, results: list[GateResult], parents: Iterable[Artifact],
+    config: PromoteConfig,
+    version: RegisteredVersion,
+    results: list[GateResult],
+    parents: Iterable[Artifact],
     say: Callable[[str], None],
 ) -> RegisteredVersion:
     """Make the version the candidate, then what the alias names; both in a run that keeps the gate table."""
@@ -187,10 +190,16 @@ def _check_gate(metric: str, gate: GateConfig, value: float, before: float | Non
         why = f" (baseline {before:.4g})"
         floors.append((None if gate.max_drop_ratio is None else before - abs(before) * gate.max_drop_ratio, why))
         ceilings.append((None if gate.max_rise_ratio is None else before + abs(before) * gate.max_rise_ratio, why))
-    results = [GateResult(metric=metric, value=value, bound=f">= {floor:.4g}{why}", passed=value >= floor)
-               for floor, why in floors if floor is not None]
-    return results + [GateResult(metric=metric, value=value, bound=f"<= {ceiling:.4g}{why}", passed=value <= ceiling)
-                      for ceiling, why in ceilings if ceiling is not None]
+    results = [
+        GateResult(metric=metric, value=value, bound=f">= {floor:.4g}{why}", passed=value >= floor)
+        for floor, why in floors
+        if floor is not None
+    ]
+    return results + [
+        GateResult(metric=metric, value=value, bound=f"<= {ceiling:.4g}{why}", passed=value <= ceiling)
+        for ceiling, why in ceilings
+        if ceiling is not None
+    ]
 
 
 def format_gates(results: list[GateResult]) -> str:
@@ -200,7 +209,5 @@ def format_gates(results: list[GateResult]) -> str:
     rows = [("gate", "value", "bound", "")]
     rows += [(r.metric, f"{r.value:.4g}", r.bound, "passed" if r.passed else "FAILED") for r in results]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip() for row in rows
-    ]
+    lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip() for row in rows]
     return "\n".join(lines)

@@ -45,7 +45,9 @@ def check_turns(turns: Sequence[Turn]) -> None:
     previous = ""
     for turn in turns:
         if turn.role not in ROLES:
-            raise DataError(f"role must be one of {', '.join(ROLES)}, got {turn.role!r}; map it when the corpus is built")
+            raise DataError(
+                f"role must be one of {', '.join(ROLES)}, got {turn.role!r}; map it when the corpus is built"
+            )
         if turn.role == previous and turn.role in ("user", "assistant"):
             raise DataError(f"two {turn.role} turns in a row, the second {turn.content[:40]!r}; join them or drop one")
         previous = turn.role
@@ -77,9 +79,11 @@ def _segments(tokenizer: Any, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
         prompt = _render(tokenizer, turns[:index], add_generation_prompt=True)
         whole = _render(tokenizer, turns[: index + 1], add_generation_prompt=False)
         if not (prompt.startswith(done) and whole.startswith(prompt)):
-            raise DataError("the chat template is not prefix-consistent: a later turn changes how an earlier one is rendered")
-        spoken = whole[len(prompt):].rstrip()
-        segments += [(prompt[len(done):], False), (spoken, True)]
+            raise DataError(
+                "the chat template is not prefix-consistent: a later turn changes how an earlier one is rendered"
+            )
+        spoken = whole[len(prompt) :].rstrip()
+        segments += [(prompt[len(done) :], False), (spoken, True)]
         done = prompt + spoken
     return segments
 

@@ -4,12 +4,10 @@ In: a corpus and a tokenizer. Out: a `tokens` artifact (see rows.py). Always: th
 workers, because a block of records is encoded and packed by itself and written under its own number.
 """
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -23,7 +21,7 @@ from lisan.corpus.records import RecordKind, from_table
 from lisan.tokens.examples import encode_records
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, pack
 from lisan.tokens.rows import write_rows
-from lisan.tokens.tokenizer import TOKENIZER, load_tokenizer
+from lisan.tokens.tokenizer import TOKENIZER, digest, load_tokenizer, tokenizer_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,34 +57,46 @@ class Block:
     "Below the corpus."
 
 
-def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
+def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, Any]:  # noqa: ARG001  a stage is called with it
     corpus = draft.parent(Kind.corpus)
     languages = list_sources(corpus, config.kind)
     chosen = config.sources or tuple(languages)
     if not chosen:
         raise DataError(f"{corpus.ref} holds no {config.kind}")
-    blocks = [Block(source, index, f"{config.kind}/{source}/{config.split}/{path.rpartition('/')[2]}") for source in chosen
-              for index, path in enumerate(shard_paths(corpus, config.kind, source, config.split))]
+    blocks = [
+        Block(source, index, f"{config.kind}/{source}/{config.split}/{path.rpartition('/')[2]}")
+        for source in chosen
+        for index, path in enumerate(shard_paths(corpus, config.kind, source, config.split))
+    ]
     job = _Job(config, tokenizer_place(config, draft.parents), corpus.location, draft.location)
     done: dict[str, dict[str, Any]] = {source: {"language": languages[source], "shards": {}} for source in chosen}
     start, total = time.monotonic(), 0
     for count, (block, counts) in enumerate(_run(job, blocks), 1):
         _add(done[block.source], block, counts)
         total += counts["tokens"]
-        print(f"  {count}/{len(blocks)} {block.source}: {counts['rows']:,} rows, {total:,} tokens, "
-              f"{total / (time.monotonic() - start):,.0f} tokens/s", flush=True)
+        print(
+            f"  {count}/{len(blocks)} {block.source}: {counts['rows']:,} rows, {total:,} tokens, "
+            f"{total / (time.monotonic() - start):,.0f} tokens/s",
+            flush=True,
+        )
     empty = [source for source, counts in done.items() if not counts.get("rows")]
     if empty:
-        raise DataError(f"{corpus.ref} gives no rows for {empty[0]} ({config.kind}, {config.split}); every record was dropped "
-                        f"or longer than context_length={config.context_length}")
+        raise DataError(
+            f"{corpus.ref} gives no rows for {empty[0]} ({config.kind}, {config.split}); every record was dropped "
+            f"or longer than context_length={config.context_length}"
+        )
     tokenizer = open_tokenizer(job.tokenizer)
     rows, tokens = (sum(counts[key] for counts in done.values()) for key in ("rows", "tokens"))
     return {
-        "sources": done, "rows": rows, "tokens": tokens,
+        "sources": done,
+        "rows": rows,
+        "tokens": tokens,
         "targets": sum(counts["targets"] for counts in done.values()),
         "padding_ratio": round(1 - tokens / (rows * config.context_length), 5),
-        "context_length": config.context_length, "record_kind": config.kind.value,
-        "vocabulary_size": len(tokenizer), "tokenizer_hash": tokenizer_hash(job.tokenizer),
+        "context_length": config.context_length,
+        "record_kind": config.kind.value,
+        "vocabulary_size": len(tokenizer),
+        "tokenizer_hash": tokenizer_hash(job.tokenizer),
     }
 
 
@@ -150,10 +160,8 @@ def open_tokenizer(place: str) -> Any:
 
 
 def tokenizer_hash(place: str) -> str:
-    """Return the sha256 of the tokenizer.json of a local folder; a hub id is hashed as it was loaded."""
-    file = Path(place) / TOKENIZER
-    text = file.read_bytes() if file.exists() else open_tokenizer(place).backend_tokenizer.to_str().encode()
-    return hashlib.sha256(text).hexdigest()
+    """Return the sha256 of the tokenizer.json of a local folder or hub id."""
+    return digest((tokenizer_folder(place) / TOKENIZER).read_bytes())
 
 
 def _parents(config: EncodeConfig) -> tuple[Ref, ...]:

@@ -45,8 +45,10 @@ def encode_records(tokenizer: Any, records: Iterable[Record]) -> Iterator[Item]:
             case Conversation():
                 yield (encode_conversation(tokenizer, record.turns),)
             case Preference():
-                yield (encode_reply(tokenizer, record.prompt, record.chosen),
-                       encode_reply(tokenizer, record.prompt, record.rejected))
+                yield (
+                    encode_reply(tokenizer, record.prompt, record.chosen),
+                    encode_reply(tokenizer, record.prompt, record.rejected),
+                )
             case _:
                 raise TypeError(f"{type(record).__name__} is not trained on")
     yield from encode_texts(tokenizer, texts)

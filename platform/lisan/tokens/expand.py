@@ -110,8 +110,14 @@ def expand_tokenizer(config: TokenizerConfig, draft: Draft, run: Run) -> Mapping
         facts = measure_all(config, corpus, base, folder)
         draft.location.upload(folder)
     run.log_file("pieces.txt", bpe.list_pieces(spec, expansion.new_ids).encode())
-    return {**facts, "num_new": len(expansion.new_ids), "num_ids": expansion.num_ids, "size": expansion.size,
-            "hash": expansion.hash, "sampled_bytes": sum(len(text.encode()) for text in texts)}
+    return {
+        **facts,
+        "num_new": len(expansion.new_ids),
+        "num_ids": expansion.num_ids,
+        "size": expansion.size,
+        "hash": expansion.hash,
+        "sampled_bytes": sum(len(text.encode()) for text in texts),
+    }
 
 
 def open_base(config: TokenizerConfig, parents: Iterable[Artifact]) -> Base | None:
@@ -159,8 +165,14 @@ def grow_base(config: TokenizerConfig, base: Base, texts: list[str]) -> tuple[bp
         scripts = " or ".join(config.scripts)
         raise DataError(f"{', '.join(config.sources)} holds no {scripts} word; set scripts to the target's own")
     _say(f"{words.total():,} words of the target, {len(words):,} distinct", start)
-    merges = learn_merges(bpe.segment(base.spec, words), list(words.values()), bpe.pieces_by_id(base.spec),
-                          config.num_pieces, target.owns, config.min_count)
+    merges = learn_merges(
+        bpe.segment(base.spec, words),
+        list(words.values()),
+        bpe.pieces_by_id(base.spec),
+        config.num_pieces,
+        target.owns,
+        config.min_count,
+    )
     _say(f"{len(merges):,} pieces learned", start)
     _say_shortage(config, len(merges))
     return bpe.grow(base.spec, merges, missing_tokens(config, base))
@@ -197,9 +209,13 @@ def write(
     num_ids = bpe.first_free_id(spec)
     expansion = Expansion(
         method="continued_bpe" if base else "bpe",
-        base=base.name if base else None, base_hash=base.hash if base else None, base_size=base_size, num_ids=num_ids,
+        base=base.name if base else None,
+        base_hash=base.hash if base else None,
+        base_size=base_size,
+        num_ids=num_ids,
         size=-(-num_ids // config.pad_to_multiple) * config.pad_to_multiple,
-        new_ids=tuple(range(base_size, num_ids)), pieces=pieces,
+        new_ids=tuple(range(base_size, num_ids)),
+        pieces=pieces,
         hash=tokenizer.write_folder(folder, spec, roles, template),
     )
     tokenizer.write_expansion(folder, expansion)

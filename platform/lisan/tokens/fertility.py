@@ -56,8 +56,12 @@ class FertilityRow:
         """Return the row with its ratios for a manifest or a report."""
         ratios = ("fertility", "bytes_per_token", "continuation_ratio", "single_byte_ratio")
         counts = {"words": self.num_words, "bytes": self.num_bytes, "tokens": self.num_tokens}
-        return {"source": self.source, "language": self.language, **counts,
-                **{name: round(getattr(self, name), 4) for name in ratios}}
+        return {
+            "source": self.source,
+            "language": self.language,
+            **counts,
+            **{name: round(getattr(self, name), 4) for name in ratios},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,15 @@ def measure(tokenizer: Any, texts: Iterable[str], source: str = "", language: st
             tokens += len(ids)
             singles += int(spelt[ids].sum())
             continuations += count_continuations(text, [start for start, _ in encoding.offsets])
-    return FertilityRow(source=source, language=language, num_words=words, num_bytes=size, num_tokens=tokens,
-                        num_continuations=continuations, num_single_bytes=singles)
+    return FertilityRow(
+        source=source,
+        language=language,
+        num_words=words,
+        num_bytes=size,
+        num_tokens=tokens,
+        num_continuations=continuations,
+        num_single_bytes=singles,
+    )
 
 
 def pool(rows: Sequence[FertilityRow], source: str) -> FertilityRow:
@@ -100,8 +111,9 @@ def pool(rows: Sequence[FertilityRow], source: str) -> FertilityRow:
         raise DataError(f"no text to measure the tokenizer on for {source}; name sources that hold documents")
     names = ("num_words", "num_bytes", "num_tokens", "num_continuations", "num_single_bytes")
     languages = sorted({row.language for row in rows})
-    return FertilityRow(source=source, language="+".join(languages),
-                        **{name: sum(getattr(row, name) for row in rows) for name in names})
+    return FertilityRow(
+        source=source, language="+".join(languages), **{name: sum(getattr(row, name) for row in rows) for name in names}
+    )
 
 
 def changed_ratio(before: Any, after: Any, texts: Iterable[str]) -> float:

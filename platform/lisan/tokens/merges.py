@@ -84,8 +84,12 @@ def _cut_tail(data: bytes) -> tuple[bytes, bytes]:
 
 
 def learn_merges(
-    words: list[list[int]], counts: Sequence[int], pieces: Sequence[bytes],
-    num_merges: int, owns: Callable[[bytes], bool], min_count: int = 2,
+    words: list[list[int]],
+    counts: Sequence[int],
+    pieces: Sequence[bytes],
+    num_merges: int,
+    owns: Callable[[bytes], bool],
+    min_count: int = 2,
 ) -> list[Merge]:
     """Merge the most frequent pair again and again; ids of new pieces go on from `len(pieces)`.
 

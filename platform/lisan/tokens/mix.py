@@ -1,7 +1,7 @@
 """The mix: from weights to a row order that any worker can compute for any step.
 
-In: rows per source, weights, a seed. Out: `Plan.rows(start, stop)`, the ids of rows start..stop of the run. Always: a pure
-function; the order does not depend on the number of workers; each block holds every source in exact proportion.
+In: rows per source, weights, a seed. Out: `Plan.rows(start, stop)`, the ids of rows start..stop of the run. Always: a
+pure function; the order does not depend on the number of workers; each block holds every source in exact proportion.
 Block-deterministic mixture after Levanter: resume is one integer. Weights count tokens, because rows have one length.
 """
 
@@ -54,12 +54,14 @@ class Plan:
         first, last = start // self.block_rows, -(-stop // self.block_rows)
         blocks = [self._block(block) for block in range(first, last)]
         offset = first * self.block_rows
-        return np.concatenate([*blocks, np.empty(0, np.int64)])[start - offset:stop - offset].astype(np.int64)
+        return np.concatenate([*blocks, np.empty(0, np.int64)])[start - offset : stop - offset].astype(np.int64)
 
     def _block(self, block: int) -> npt.NDArray[np.int64]:
         parts = [
             first + self._draw(source, size, block * count, count)
-            for source, first, size, count in zip(self.sources, self.first_rows, self.num_rows, self.counts, strict=True)
+            for source, first, size, count in zip(
+                self.sources, self.first_rows, self.num_rows, self.counts, strict=True
+            )
         ]
         ids = np.concatenate(parts)
         np.random.default_rng(derive_seed(self.seed, "block", block)).shuffle(ids)
@@ -92,7 +94,7 @@ def make_plan(num_rows: Mapping[str, int], config: MixConfig, num_places: int) -
         raise ConfigError(f"mix.weights names {unknown[0]}, but the tokens hold {', '.join(sources)}")
     weights = np.array([config.weights.get(s, 0.0) if config.weights else num_rows[s] for s in sources], float)
     sizes = np.array([num_rows[s] for s in sources])
-    if (empty := [s for s, w, n in zip(sources, weights, sizes, strict=True) if w > 0 and n == 0]):
+    if empty := [s for s, w, n in zip(sources, weights, sizes, strict=True) if w > 0 and n == 0]:
         raise ConfigError(f"mix.weights.{empty[0]} is above 0 but the source has no rows")
     counts = _apportion(weights / weights.sum(), BLOCK_ROWS)
     firsts = tuple(int(x) for x in np.concatenate([[0], np.cumsum(sizes)[:-1]]))

@@ -28,7 +28,8 @@ class PackingConfig:
     min_free: int = 8
     "A row with this many tokens free or fewer is full."
     overflow: Overflow = Overflow.split
-    "What happens to an item longer than a row. Chats and preferences are never split; the two replies of a preference are cut to half a row each."
+    """What happens to an item longer than a row. Chats and preferences are never split; truncation cuts the two replies of
+    a preference to half a row each."""
 
     def __post_init__(self) -> None:
         if self.open_rows < 1 or self.min_free < 0:
@@ -104,9 +105,9 @@ def has_labels(item: Item) -> Iterator[bool]:
 def _split(example: Example, context_length: int) -> Iterator[Example]:
     """Cut at the context length; only the first token of a part loses its label, for it has no context."""
     for start in range(0, len(example), context_length):
-        labels = example.labels[start:start + context_length].copy()
+        labels = example.labels[start : start + context_length].copy()
         labels[0] = IGNORE_INDEX
-        yield Example(example.input_ids[start:start + context_length], labels)
+        yield Example(example.input_ids[start : start + context_length], labels)
 
 
 def lay_out(row: Row, context_length: int, pad_id: int) -> tuple[Ids, Ids]:

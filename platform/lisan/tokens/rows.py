@@ -1,7 +1,8 @@
 """Rows on storage: fixed length, grouped by source, read by arithmetic.
 
-In: packed rows. Out: Arrow files `rows/<source>/shard-00000.arrow` and, for any set of row ids, a `Rows` batch. Always: a
-row id is its place in the sources laid end to end in alphabetical order, so it means the same on every machine.
+In: packed rows. Out: Arrow files `rows/<source>/shard-00000.arrow` and, for any set of row ids, a `Rows` batch.
+Always: a row id is its place in the sources laid end to end in alphabetical order, so it means the same on every
+machine.
 """
 
 from bisect import bisect_right
@@ -42,15 +43,24 @@ class Rows:
     def part(self, start: int, stop: int) -> "Rows":
         """Return rows start..stop, a micro batch."""
         logps = None if self.reference_logps is None else self.reference_logps[start:stop]
-        return Rows(self.row_ids[start:stop], self.input_ids[start:stop], self.labels[start:stop],
-                    self.doc_lens[start:stop], logps)
+        return Rows(
+            self.row_ids[start:stop],
+            self.input_ids[start:stop],
+            self.labels[start:stop],
+            self.doc_lens[start:stop],
+            logps,
+        )
 
 
 def row_schema(context_length: int) -> pa.Schema:
     fixed = pa.list_(pa.int32(), context_length)
-    return pa.schema([
-        ("input_ids", fixed), ("labels", fixed), ("doc_lens", pa.list_(pa.int32())),
-    ])
+    return pa.schema(
+        [
+            ("input_ids", fixed),
+            ("labels", fixed),
+            ("doc_lens", pa.list_(pa.int32())),
+        ]
+    )
 
 
 def write_rows(location: Location, rows: Iterable[Row], context_length: int, pad_id: int) -> dict[str, int]:
@@ -62,7 +72,9 @@ def write_rows(location: Location, rows: Iterable[Row], context_length: int, pad
         for group in _groups(rows, 64):
             laid = [lay_out(row, context_length, pad_id) for row in group]
             labels = np.stack([labels for _, labels in laid])
-            writer.write_batch(_batch(np.stack([ids for ids, _ in laid]), labels, [row.doc_lens for row in group], schema))
+            writer.write_batch(
+                _batch(np.stack([ids for ids, _ in laid]), labels, [row.doc_lens for row in group], schema)
+            )
             counts["rows"] += len(group)
             counts["tokens"] += sum(sum(row.doc_lens) for row in group)
             counts["targets"] += int((labels >= 0).sum())
@@ -100,7 +112,9 @@ class RowReader:
         self.sources: tuple[str, ...] = tuple(sorted(facts["sources"]))
         self.languages = {source: facts["sources"][source]["language"] for source in self.sources}
         self.num_rows = {source: int(facts["sources"][source]["rows"]) for source in self.sources}
-        shards = [(source, name, rows) for source in self.sources for name, rows in facts["sources"][source]["shards"].items()]
+        shards = [
+            (source, name, rows) for source in self.sources for name, rows in facts["sources"][source]["shards"].items()
+        ]
         self._names = [f"rows/{source}/{name}" for source, name, _ in shards]
         self._starts = [0, *accumulate(rows for _, _, rows in shards)]
         self._location = artifact.location

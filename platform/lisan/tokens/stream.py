@@ -1,11 +1,12 @@
 """Rows to training workers through Ray Data, in plan order.
 
 In: a tokens artifact, a plan and the step to begin at. Out: for each worker an iterator of `Rows`, one batch a step.
-Always: worker r of n gets exactly the rows that the plan names for rank r, in order; the loop checks the ids it receives.
+Always: worker r of n gets exactly the rows that the plan names for rank r, in order; the loop checks the ids it
+receives.
 
-A block holds one rank's rows of STEPS_PER_BLOCK steps, blocks leave in plan order (`preserve_order`), and the non-equal
-splitter deals block i to worker i mod n; so the order is exact without any shuffle or filter. Blocks begin at the step that
-training begins at, so a checkpoint may fall anywhere.
+A block holds one rank's rows of STEPS_PER_BLOCK steps, blocks leave in plan order (`preserve_order`), and the
+non-equal splitter deals block i to worker i mod n; so the order is exact without any shuffle or filter. Blocks begin
+at the step that training begins at, so a checkpoint may fall anywhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -51,7 +52,9 @@ class PlanSource(Datasource):
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
-    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> list[ReadTask]:  # noqa: ARG002
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
         stream = self.stream
         length = stream.artifact.facts["context_length"]
         schema = row_schema(length).append(pa.field("row_id", pa.int64()))
@@ -60,7 +63,9 @@ class PlanSource(Datasource):
         metadata = BlockMetadata(num_rows=size, size_bytes=size * length * 8, input_files=None, exec_stats=None)
         # The last block runs past the end of training, so that every block has the same number of rows.
         return [
-            ReadTask(_Read(stream.artifact, stream.plan, stream.step_rows, self.world_size, start), metadata, schema=schema)
+            ReadTask(
+                _Read(stream.artifact, stream.plan, stream.step_rows, self.world_size, start), metadata, schema=schema
+            )
             for start in range(stream.first_step(), stream.num_steps, task_steps)
         ]
 
@@ -82,7 +87,7 @@ class _Read:
             start = (self.first_step + block * STEPS_PER_BLOCK) * self.step_rows
             steps = self.plan.rows(start, start + STEPS_PER_BLOCK * self.step_rows).reshape(STEPS_PER_BLOCK, -1)
             for rank in range(self.world_size):
-                yield reader.read_table(steps[:, rank * share:(rank + 1) * share].ravel())
+                yield reader.read_table(steps[:, rank * share : (rank + 1) * share].ravel())
 
 
 class PlanDataConfig(DataConfig):
@@ -92,10 +97,13 @@ class PlanDataConfig(DataConfig):
         super().__init__(enable_shard_locality=False)
         self.stream = stream
 
-    def configure(self, datasets: Any, world_size: int, worker_handles: Any, worker_node_ids: Any, **kwargs: Any) -> list[dict[str, Any]]:  # noqa: ARG002
+    def configure(
+        self, datasets: Any, world_size: int, worker_handles: Any, worker_node_ids: Any, **kwargs: Any
+    ) -> list[dict[str, Any]]:
         source = PlanSource(self.stream, world_size)
-        dataset = ray.data.read_datasource(source, override_num_blocks=max(1, len(source.get_read_tasks(1))),
-                                           num_cpus=0.5)
+        dataset = ray.data.read_datasource(
+            source, override_num_blocks=max(1, len(source.get_read_tasks(1))), num_cpus=0.5
+        )
         share = STEPS_PER_BLOCK * self.stream.step_rows // world_size
         dataset = dataset.repartition(target_num_rows_per_block=share, strict=True)
         dataset.context.execution_options = ExecutionOptions(preserve_order=True)

@@ -121,7 +121,9 @@ def write_folder(folder: Path, spec: Mapping[str, Any], roles: Mapping[str, str]
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast", **roles, "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **roles,
+        "clean_up_tokenization_spaces": False,
         "model_max_length": int(1e30),
     }
     data = json.dumps(spec, ensure_ascii=False, indent=1).encode()

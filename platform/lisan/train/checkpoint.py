@@ -1,7 +1,8 @@
 """Resumable state on storage: weights, optimizer and one integer, the next step.
 
-In: a sharded model and its optimizer. Out: `step_00000100/` with DCP shards and `checkpoint.json`, written last. Always: a folder
-without `checkpoint.json` is ignored and overwritten; loading works on another number of workers; every rank writes its own.
+In: a sharded model and its optimizer. Out: `step_00000100/` with DCP shards and `checkpoint.json`, written last.
+Always: a folder without `checkpoint.json` is ignored and overwritten; loading works on another number of workers;
+every rank writes its own.
 """
 
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
@@ -64,8 +66,9 @@ def save(scorer: Scorer, optimizer: Optimizer, step: int, folder: Location) -> C
     if dist.get_rank() == 0:
         files = {file.relative_to(place): {"bytes": size, "sha256": hash_file(file)} for file, size in place.walk()}
         digest = _digest(files)
-        (place / MARK).write_json({"step": step, "bytes": sum(f["bytes"] for f in files.values()), "sha256": digest,
-                                   "files": files})
+        (place / MARK).write_json(
+            {"step": step, "bytes": sum(f["bytes"] for f in files.values()), "sha256": digest, "files": files}
+        )
     dist.barrier()
     found = find_latest(folder)
     assert found is not None
@@ -79,11 +82,25 @@ def load(scorer: Scorer, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
     state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
     try:
         dcp.load(state, checkpoint_id=checkpoint.location.local_folder())
-    except Exception as error:
-        raise TrainingError(f"checkpoint {checkpoint.location} does not fit this model or is damaged: {error}; "
-                            "delete it to go on from the one before") from error
-    set_state_dict(scorer, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
-                   options=StateDictOptions(ignore_frozen_params=True, strict=False))
+    except (Exception, CheckpointException) as error:  # the latter is no Exception
+        raise TrainingError(
+            f"checkpoint {checkpoint.location} does not fit this model or is damaged: {_reason(error)}; "
+            "delete it to go on from the one before"
+        ) from error
+    set_state_dict(
+        scorer,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=StateDictOptions(ignore_frozen_params=True, strict=False),
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what the first rank that failed raised."""
+    failures = error.failures if isinstance(error, CheckpointException) else {}
+    first = next((failure for failure, _ in failures.values()), error)
+    return next(iter(str(first).splitlines()), "") or type(first).__name__
 
 
 def remove_old(folder: Location, keep: int) -> None:

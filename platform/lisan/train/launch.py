@@ -1,7 +1,7 @@
 """Workers for a training job: Ray Train on a cluster, or this very process.
 
-In: a `TrainJob`. Out: the last metrics of rank 0. Always: a worker group that dies is restarted from its last checkpoint, up to
-`cluster.max_failures` times; the failure that remains is one sentence.
+In: a `TrainJob`. Out: the last metrics of rank 0. Always: a worker group that dies is restarted from its last
+checkpoint, up to `cluster.max_failures` times; the failure that remains is one sentence.
 """
 
 import logging
@@ -49,13 +49,23 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     parent = type(place)(place.root, place.path.rpartition("/")[0])
     trainer = TorchTrainer(
         partial(_on_worker, job),
-        scaling_config=ScalingConfig(num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources,
-                                     placement_strategy="SPREAD" if cluster.num_nodes > 1 else "PACK"),
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.collective_timeout_s),
-        run_config=RunConfig(name=place.name, storage_path=parent.full_path, storage_filesystem=parent.file_system,
-                             logging_config=LoggingConfig(log_level="ERROR"),
-                             failure_config=FailureConfig(max_failures=cluster.max_failures),
-                             checkpoint_config=CheckpointConfig(num_to_keep=config.loop.keep_checkpoints)),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker=resources,
+            placement_strategy="SPREAD" if cluster.num_nodes > 1 else "PACK",
+        ),
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.collective_timeout_s
+        ),
+        run_config=RunConfig(
+            name=place.name,
+            storage_path=parent.full_path,
+            storage_filesystem=parent.file_system,
+            logging_config=LoggingConfig(log_level="ERROR"),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.loop.keep_checkpoints),
+        ),
         datasets={STREAM: placeholder()},
         dataset_config=PlanDataConfig(stream),
     )
@@ -81,9 +91,15 @@ def _on_worker(job: TrainJob) -> dict[str, float]:
     shard = ray.train.get_dataset_shard(STREAM)
     cores = os.cpu_count() or 1
     worker = Worker(
-        rank=context.get_world_rank(), world_size=context.get_world_size(), local_rank=context.get_local_rank(),
-        device=str(get_device()), threads=cluster.threads_per_worker or (0 if cluster.use_gpu else max(1, cores // context.get_local_world_size())),
-        report=partial(_report, job), stream=partial(iterate_rows, shard), retains=False,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        local_rank=context.get_local_rank(),
+        device=str(get_device()),
+        threads=cluster.threads_per_worker
+        or (0 if cluster.use_gpu else max(1, cores // context.get_local_world_size())),
+        report=partial(_report, job),
+        stream=partial(iterate_rows, shard),
+        retains=False,
     )
     return run_worker(job, worker)
 
@@ -96,8 +112,12 @@ def _report(job: TrainJob, metrics: Mapping[str, float], checkpoint: str | None)
     if checkpoint is None:
         return
     place = job.checkpoints / checkpoint.rpartition("/")[2]
-    ray.train.report(dict(metrics), checkpoint=Checkpoint(place.full_path, filesystem=place.file_system),
-                     checkpoint_dir_name=place.name, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+    ray.train.report(
+        dict(metrics),
+        checkpoint=Checkpoint(place.full_path, filesystem=place.file_system),
+        checkpoint_dir_name=place.name,
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
 
 
 def _check_capacity(cluster: Any) -> None:
@@ -105,15 +125,20 @@ def _check_capacity(cluster: Any) -> None:
     import ray
 
     have = ray.cluster_resources()
-    for name, need in (("CPU", cluster.num_workers * cluster.cpus_per_worker), ("GPU", cluster.num_workers * cluster.use_gpu)):
+    for name, need in (
+        ("GPU", cluster.num_workers * cluster.use_gpu),
+        ("CPU", cluster.num_workers * cluster.cpus_per_worker),
+    ):
         if need > have.get(name, 0):
-            raise ConfigError(f"cluster needs {need:g} {name} for {cluster.num_workers} workers, the Ray cluster has "
-                              f"{have.get(name, 0):g}; choose a smaller cluster preset or add nodes")
+            raise ConfigError(
+                f"cluster needs {need:g} {name} for {cluster.num_workers} workers, the Ray cluster has "
+                f"{have.get(name, 0):g}; choose a smaller cluster preset or add nodes"
+            )
 
 
 def _reason(error: BaseException) -> str:
     """Find our own sentence in what a worker raised; otherwise name the first failure."""
-    causes = list(getattr(error, "worker_failures", {}).values()) + [error]
+    causes = [*getattr(error, "worker_failures", {}).values(), error]
     for cause in causes:
         inner: BaseException | None = cause
         while inner is not None:

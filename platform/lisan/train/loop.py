@@ -1,8 +1,8 @@
 """The loop: one for continued pretraining, fine-tuning and preferences.
 
-In: a sharded `Scorer`, an objective, rows by step. Out: trained weights, checkpoints, metrics. Always: a step divides by the
-global number of targets over all ranks and micro batches; the rows of a step are those the plan names, or the run stops; a run
-that is resumed computes what an uninterrupted one would have. No Ray in here.
+In: a sharded `Scorer`, an objective, rows by step. Out: trained weights, checkpoints, metrics. Always: a step divides
+by the global number of targets over all ranks and micro batches; the rows of a step are those the plan names, or the
+run stops; a run that is resumed computes what an uninterrupted one would have. No Ray in here.
 """
 
 import math
@@ -46,9 +46,13 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.num_steps < 0 or not self.num_epochs > 0:
-            raise ConfigError(f"loop needs num_steps >= 0 and num_epochs > 0, got {self.num_steps} and {self.num_epochs}")
+            raise ConfigError(
+                f"loop needs num_steps >= 0 and num_epochs > 0, got {self.num_steps} and {self.num_epochs}"
+            )
         if min(self.step_rows, self.micro_rows, self.checkpoint_every, self.log_every, self.keep_checkpoints) < 1:
-            raise ConfigError("loop.step_rows, micro_rows, checkpoint_every, keep_checkpoints and log_every must be >= 1")
+            raise ConfigError(
+                "loop.step_rows, micro_rows, checkpoint_every, keep_checkpoints and log_every must be >= 1"
+            )
 
     def steps(self, num_rows: int) -> int:
         return self.num_steps or max(1, math.ceil(self.num_epochs * num_rows / self.step_rows))
@@ -104,7 +108,9 @@ def resume(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker)
     return latest.step
 
 
-def keep(scorer: Scorer, optimizer: Optimizer, step: int, course: Course, worker: Worker, metrics: dict[str, float]) -> None:
+def keep(
+    scorer: Scorer, optimizer: Optimizer, step: int, course: Course, worker: Worker, metrics: dict[str, float]
+) -> None:
     """Write a checkpoint, tell the tracker and Ray, and let old ones go."""
     saved = checkpoint.save(scorer, optimizer, step, course.checkpoints)
     if worker.is_first:
@@ -134,8 +140,10 @@ def next_rows(rows_by_step: Iterator[Rows], course: Course, worker: Worker, step
     expected = rank_rows(course, worker, step)
     if rows is None or not np.array_equal(rows.row_ids, expected):
         got = "nothing" if rows is None else f"rows {rows.row_ids[:4].tolist()}..."
-        raise TrainingError(f"step {step} of rank {worker.rank} expected rows {expected[:4].tolist()}... and received {got}; "
-                            "the stream is out of order")
+        raise TrainingError(
+            f"step {step} of rank {worker.rank} expected rows {expected[:4].tolist()}... and received {got}; "
+            "the stream is out of order"
+        )
     return rows
 
 
@@ -146,7 +154,9 @@ def update(scorer: Scorer, optimizer: Optimizer, rows: Rows, lr: float, course: 
     batches = [collate(part.input_ids, part.labels, part.doc_lens) for part in parts]
     num_targets = sum_over_ranks(torch.tensor([sum(map(course.count_targets, batches))], dtype=torch.float64))
     if num_targets.item() == 0:
-        raise TrainingError(f"no row of step {meter.step} has a trained token; check the roles and labels of the tokens artifact")
+        raise TrainingError(
+            f"no row of step {meter.step} has a trained token; check the roles and labels of the tokens artifact"
+        )
     # FSDP averages gradients over ranks; the loss is a mean over all targets of all ranks.
     scale = meter.world_size / num_targets.item()
     for part, batch in zip(parts, batches, strict=True):
@@ -158,8 +168,10 @@ def update(scorer: Scorer, optimizer: Optimizer, rows: Rows, lr: float, course: 
     norm = clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), course.optim.max_grad_norm)
     grad_norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # type: ignore[operator]
     if not math.isfinite(grad_norm):
-        raise TrainingError(f"gradient norm is {grad_norm} at step {meter.step}; lower optim.peak_lr or look at the rows "
-                            f"{rows.row_ids[:8].tolist()}")
+        raise TrainingError(
+            f"gradient norm is {grad_norm} at step {meter.step}; lower optim.peak_lr or look at the rows "
+            f"{rows.row_ids[:8].tolist()}"
+        )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return grad_norm
@@ -169,6 +181,10 @@ def check_rows(config: LoopConfig, world_size: int) -> None:
     """Refuse a batch that workers and micro batches cannot share evenly."""
     share, rest = divmod(config.step_rows, world_size)
     if rest:
-        raise ConfigError(f"loop.step_rows ({config.step_rows}) must be a multiple of the number of workers ({world_size})")
+        raise ConfigError(
+            f"loop.step_rows ({config.step_rows}) must be a multiple of the number of workers ({world_size})"
+        )
     if share % config.micro_rows and share > config.micro_rows:
-        raise ConfigError(f"loop.step_rows / workers ({share}) must be a multiple of loop.micro_rows ({config.micro_rows})")
+        raise ConfigError(
+            f"loop.step_rows / workers ({share}) must be a multiple of loop.micro_rows ({config.micro_rows})"
+        )

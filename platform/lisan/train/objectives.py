@@ -1,7 +1,8 @@
 """What training minimises: pure functions of a model and a batch.
 
-In: a `Scorer`, a batch, for preferences also the reference's log-probabilities. Out: the *sum* of the loss, the number of
-targets it is a sum over, and metrics. Always: the loop divides by the global number of targets, never by a micro-batch's.
+In: a `Scorer`, a batch, for preferences also the reference's log-probabilities. Out: the *sum* of the loss, the
+number of targets it is a sum over, and metrics. Always: the loop divides by the global number of targets, never by a
+micro-batch's.
 
 Shapes: B rows, T tokens, P preference pairs.
 """
@@ -57,8 +58,14 @@ def preference(score: Score, batch: Batch, reference: torch.Tensor, beta: float,
     margin_P = beta * (chosen - rejected)
     loss_P = -F.logsigmoid(margin_P) * (1 - label_smoothing) - F.logsigmoid(-margin_P) * label_smoothing
     metrics = {
-        "accuracy": (margin_P > 0).float().sum(), "margin": margin_P.sum(),
-        "chosen_reward": beta * chosen.sum(), "rejected_reward": beta * rejected.sum(),
+        "accuracy": (margin_P > 0).float().sum(),
+        "margin": margin_P.sum(),
+        "chosen_reward": beta * chosen.sum(),
+        "rejected_reward": beta * rejected.sum(),
     }
-    return Loss(loss_P.sum(), count_pairs(batch), -logps_BT.sum(1).detach(),
-                {name: value.detach() for name, value in metrics.items()})
+    return Loss(
+        loss_P.sum(),
+        count_pairs(batch),
+        -logps_BT.sum(1).detach(),
+        {name: value.detach() for name, value in metrics.items()},
+    )

@@ -1,7 +1,7 @@
 """AdamW and its schedules.
 
-In: a model and an `OptimConfig`. Out: an optimizer and the learning rate of any step. Always: the rate is a pure function of
-the step, so that resuming needs no scheduler state.
+In: a model and an `OptimConfig`. Out: an optimizer and the learning rate of any step. Always: the rate is a pure
+function of the step, so that resuming needs no scheduler state.
 """
 
 import math
@@ -69,5 +69,9 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.peak_lr,
-                             betas=(config.beta1, config.beta2), fused=True)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.peak_lr,
+        betas=(config.beta1, config.beta2),
+        fused=True,
+    )

@@ -1,7 +1,8 @@
 """From a config to a model in memory, and from trained shards back to a folder that anybody can load.
 
-In: a training config and the folders of its parents. Out: an adapted model to train; at the end a Hugging Face folder. Always:
-the vocabulary of the tokens, the tokenizer and the model is one, or the run is refused before a worker starts.
+In: a training config and the folders of its parents. Out: an adapted model to train; at the end a Hugging Face
+folder. Always: the vocabulary of the tokens, the tokenizer and the model is one, or the run is refused before a
+worker starts.
 """
 
 import json
@@ -28,7 +29,6 @@ from lisan.tokens.encode import open_tokenizer, tokenizer_hash
 from lisan.tokens.tokenizer import EXPANSION, TEMPLATE, TOKENIZER, Expansion, load_expansion
 from lisan.train.worker import Worker
 
-
 TOKENIZER_FILES = (TOKENIZER, EXPANSION, TEMPLATE, "tokenizer_config.json", "special_tokens_map.json")
 "Copied as they are: their hash is what tokens and models are matched by."
 
@@ -54,8 +54,11 @@ class Adapted:
 
 def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
     """Fetch what lives on an object store and return where everything is."""
-    folders = {str(parent.ref): str(parent.location.local_folder()) for parent in parents
-               if parent.ref.kind in (Kind.model, Kind.tokenizer)}
+    folders = {
+        str(parent.ref): str(parent.location.local_folder())
+        for parent in parents
+        if parent.ref.kind in (Kind.model, Kind.tokenizer)
+    }
     model = config.model.path or ""
     tokenizer = config.model.tokenizer or model
     return Places(folders.get(model, model), folders.get(tokenizer, tokenizer))
@@ -66,23 +69,35 @@ def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact])
     places = open_places(config, parents)
     tokenizer = open_tokenizer(places.tokenizer)
     if tokens.facts["tokenizer_hash"] != tokenizer_hash(places.tokenizer):
-        raise DataError(f"{tokens.ref} was encoded with another tokenizer than {config.model.tokenizer or config.model.path} "
-                        f"({tokens.facts['vocabulary_size']:,} and {len(tokenizer):,} pieces); name the one it was encoded with in "
-                        "model.tokenizer, or encode again")
+        raise DataError(
+            f"{tokens.ref} was encoded with another tokenizer than {config.model.tokenizer or config.model.path} "
+            f"({tokens.facts['vocabulary_size']:,} and {len(tokenizer):,} pieces); name the one it was encoded with in "
+            "model.tokenizer, or encode again"
+        )
     rows = read_vocabulary_size(places.model) if places.model else None
-    if rows is not None and len(tokenizer) > rows:
+    if rows is not None:
         expansion_for(places, rows, tokens.ref)
 
 
-def expansion_for(places: Places, num_rows: int, ref: Ref | str) -> Expansion:
-    """Return the expansion that takes the model's `num_rows` rows to the tokenizer's; DataError when there is none that fits."""
+def expansion_for(places: Places, num_rows: int, ref: Ref | str) -> Expansion | None:
+    """Return the expansion that takes the model to the tokenizer, None when it is the model's own; DataError when neither.
+
+    Ids that fit into the model's rows prove nothing: in another tokenizer they mean other text.
+    """
+    is_own = tokenizer_hash(places.tokenizer) == tokenizer_hash(places.model)
+    if is_own and len(open_tokenizer(places.tokenizer)) <= num_rows:
+        return None
     expansion = find_expansion(places.tokenizer)
-    if expansion is None or not expansion.pieces:
-        raise DataError(f"{ref} needs more embedding rows than the {num_rows:,} of the model, and its tokenizer is no expansion of "
-                        "the model's; expand the model's own tokenizer, or encode with the model's own")
+    if is_own or expansion is None or not expansion.pieces:
+        raise DataError(
+            f"the tokenizer of {ref} is neither that of the model with {num_rows:,} embedding rows nor an expansion of it; "
+            "expand the model's own tokenizer, or encode with the model's own"
+        )
     if expansion.base_size > num_rows or expansion.base_hash != tokenizer_hash(places.model):
-        raise DataError(f"{places.tokenizer} expands a tokenizer of {expansion.base_size:,} pieces, not the one of the model with "
-                        f"{num_rows:,} rows; expand the model's own tokenizer")
+        raise DataError(
+            f"{places.tokenizer} expands a tokenizer of {expansion.base_size:,} pieces, not the one of the model with "
+            f"{num_rows:,} rows; expand the model's own tokenizer"
+        )
     return expansion
 
 
@@ -97,16 +112,18 @@ def prepare_model(config: Any, places: Places) -> Adapted:
     if places.model:
         model = load_model(places.model)
         num_rows = model.get_input_embeddings().weight.shape[0]
-        if len(tokenizer) > num_rows:
-            grown = expansion_for(places, num_rows, places.tokenizer)
-            resize_embeddings(model, grown.size, grown.pieces)
+        grown = expansion_for(places, num_rows, places.tokenizer)
+        if grown is not None:
+            resize_embeddings(model, max(grown.size, num_rows), grown.pieces)
     else:
         expansion = find_expansion(places.tokenizer)
         size = expansion.size if expansion else len(tokenizer)
         special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model = make_model(config.model, size, special, config.loop.seed)
     if config.tuning.method == "lora":
-        torch.manual_seed(config.loop.seed)  # adapters start from random weights: the same on every rank and in every run
+        torch.manual_seed(
+            config.loop.seed
+        )  # adapters start from random weights: the same on every rank and in every run
         wrapper = attach_adapter(model, config.tuning.lora)
         return Adapted(wrapper.base_model.model, wrapper)
     return Adapted(model, None)
@@ -141,6 +158,11 @@ def copy_tokenizer(place: str, folder: Path) -> None:
     else:
         tokenizer.save_pretrained(folder)
     ends = sorted({tokenizer.eos_token_id, end_of_turn_id(tokenizer)} - {None})
-    defaults = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id,
-                "do_sample": False, "max_new_tokens": 256}
+    defaults = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": ends,
+        "pad_token_id": tokenizer.pad_token_id,
+        "do_sample": False,
+        "max_new_tokens": 256,
+    }
     (folder / "generation_config.json").write_text(json.dumps(defaults, indent=1))

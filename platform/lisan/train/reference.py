@@ -1,7 +1,7 @@
 """The reference pass of preference training: what the untrained policy thinks of every reply, computed once.
 
-In: the model before its first step. Out: log-probabilities per row, kept beside the checkpoints. Always: a resumed run reads
-what the first one computed; the loss needs no second model in memory.
+In: the model before its first step. Out: log-probabilities per row, kept beside the checkpoints. Always: a resumed
+run reads what the first one computed; the loss needs no second model in memory.
 """
 
 import json
@@ -48,7 +48,7 @@ def _score_share(scorer: Scorer, reader: RowReader, micro_rows: int, worker: Wor
         batch = collate(rows.input_ids, rows.labels, rows.doc_lens).to(worker.device)
         logps = sum_by_document(scorer(batch), batch).tolist()
         for row_id, lens in zip(rows.row_ids.tolist(), rows.doc_lens, strict=True):
-            reference[row_id], logps = tuple(logps[: len(lens)]), logps[len(lens):]
+            reference[row_id], logps = tuple(logps[: len(lens)]), logps[len(lens) :]
     return reference
 
 

@@ -1,7 +1,8 @@
 """The three training stages: what each trains on, with which objective, from which model, to which model.
 
-In: a config, a tokens artifact and a model. Out: a `model` artifact: a Hugging Face folder with weights, tokenizer, chat template
-and generation defaults. Always: `run_worker(job, worker)` is all that a process does, whoever started it.
+In: a config, a tokens artifact and a model. Out: a `model` artifact: a Hugging Face folder with weights, tokenizer,
+chat template and generation defaults. Always: `run_worker(job, worker)` is all that a process does, whoever started
+it.
 """
 
 from collections.abc import Callable
@@ -58,7 +59,9 @@ class TrainConfig(StageConfig):
 
     def __post_init__(self) -> None:
         if self.tuning.method is Method.lora and self.model.path is None:
-            raise ConfigError("tuning=lora adapts a model; set model.path, or train from random weights with tuning=full")
+            raise ConfigError(
+                "tuning=lora adapts a model; set model.path, or train from random weights with tuning=full"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +74,9 @@ class DpoConfig(TrainConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         if not self.beta > 0 or not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(f"beta must be > 0 and label_smoothing in 0..0.5, got {self.beta} and {self.label_smoothing}")
+            raise ConfigError(
+                f"beta must be > 0 and label_smoothing in 0..0.5, got {self.beta} and {self.label_smoothing}"
+            )
         if self.model.path is None:
             raise ConfigError("train_dpo needs model.path: preferences are learned against a reference model")
 
@@ -125,8 +130,9 @@ def _causal_lm(scorer: Scorer, batch: Batch, rows: Rows) -> objectives.Loss:  # 
     return objectives.causal_lm(scorer, batch)
 
 
-def _preference(scorer: Scorer, batch: Batch, rows: Rows, reference: dict[int, tuple[float, ...]],
-                config: DpoConfig) -> objectives.Loss:
+def _preference(
+    scorer: Scorer, batch: Batch, rows: Rows, reference: dict[int, tuple[float, ...]], config: DpoConfig
+) -> objectives.Loss:
     logps = attach_reference(rows, reference).to(batch.input_ids.device)
     return objectives.preference(scorer, batch, logps, config.beta, config.label_smoothing)
 
@@ -136,7 +142,9 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     from lisan.train.launch import launch
 
     tokens = draft.parent(Kind.tokens)
-    job = TrainJob(config, tokens, open_places(config, draft.parents), draft.store.checkpoints(draft.ref), draft.location, run)
+    job = TrainJob(
+        config, tokens, open_places(config, draft.parents), draft.store.checkpoints(draft.ref), draft.location, run
+    )
     metrics = launch(job)
     if not (draft.location / "config.json").exists():
         raise DataError(f"{draft.ref} trained without leaving a model; see the workers' log")
@@ -145,8 +153,14 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     num_rows = num_steps * config.loop.step_rows
     epochs = make_plan(reader.num_rows, config.mix, num_rows).epochs(num_rows)
     mix = {source: round(passes * reader.num_rows[source]) * reader.context_length for source, passes in epochs.items()}
-    return {**metrics, "steps": num_steps, "tokens_seen": num_rows * reader.context_length, "mix": mix, "epochs": epochs,
-            "checkpoint": _last_checkpoint(job)}
+    return {
+        **metrics,
+        "steps": num_steps,
+        "tokens_seen": num_rows * reader.context_length,
+        "mix": mix,
+        "epochs": epochs,
+        "checkpoint": _last_checkpoint(job),
+    }
 
 
 def _last_checkpoint(job: TrainJob) -> dict[str, Any]:
@@ -164,7 +178,9 @@ def check(config: TrainConfig, store: Store) -> None:
     wanted = "preferences" if isinstance(config, DpoConfig) else None
     kind = tokens.facts["record_kind"]
     if (kind == "preferences") != (wanted == "preferences"):
-        raise ConfigError(f"{tokens.ref} holds {kind}; train_dpo needs preferences and the others need documents or conversations")
+        raise ConfigError(
+            f"{tokens.ref} holds {kind}; train_dpo needs preferences and the others need documents or conversations"
+        )
     parents = tuple(store.open(ref) for ref in parents_of(config))
     check_vocabulary(config, tokens, parents)
     job = TrainJob(config, tokens, Places("", ""), store.root, store.root, None)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """What a run tells about itself: loss per source, tokens/s, time spent waiting for data.
 
-In: losses, step by step. Out: one line per interval on rank 0 and the same to the tracker. Always: sums go over all ranks
-once per interval, never per step.
+In: losses, step by step. Out: one line per interval on rank 0 and the same to the tracker. Always: sums go over all
+ranks once per interval, never per step.
 """
 
 import time
@@ -47,7 +47,11 @@ class Meter:
         source = torch.from_numpy(self.course.reader.source_of(rows.row_ids))
         self._nll.index_add_(0, source, loss.row_nll.double().cpu())
         self._targets.index_add_(0, source, (batch.labels[:, 1:] >= 0).sum(1).double())
-        sums = {"loss": float(loss.total.detach()), "num_targets": float(loss.num_targets), "tokens": float(batch.input_ids.numel())}
+        sums = {
+            "loss": float(loss.total.detach()),
+            "num_targets": float(loss.num_targets),
+            "tokens": float(batch.input_ids.numel()),
+        }
         for name, value in {**sums, **{name: float(value) for name, value in loss.metrics.items()}}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._tick = time.perf_counter()
@@ -55,7 +59,9 @@ class Meter:
     def log(self, step: int, lr: float, grad_norm: float) -> None:
         """Sum over ranks, print a line on rank 0, send the metrics, begin the next interval."""
         names = sorted(self._sums)
-        packed = torch.cat([torch.tensor([self._sums[name] for name in names], dtype=torch.float64), self._nll, self._targets])
+        packed = torch.cat(
+            [torch.tensor([self._sums[name] for name in names], dtype=torch.float64), self._nll, self._targets]
+        )
         total = sum_over_ranks(packed)
         sums = dict(zip(names, total[: len(names)].tolist(), strict=True))
         seconds = time.perf_counter() - self._mark
@@ -64,10 +70,15 @@ class Meter:
         speed = {"tokens_per_second": sums["tokens"] / seconds, "data_wait_ratio": self._waited_s / seconds}
         self.last = {**kept, "lr": lr, "grad_norm": grad_norm, **speed}
         if self.worker.is_first:
-            nll, counts = total[len(names):].chunk(2)
-            by_source = {f"loss/{source}": float(nll[i] / counts[i])
-                         for i, source in enumerate(self.course.reader.sources) if counts[i] > 0}
-            self.course.run.log_metrics({f"train/{k}": v for k, v in {**self.last, **by_source, **self._mix(step)}.items()}, step)
+            nll, counts = total[len(names) :].chunk(2)
+            by_source = {
+                f"loss/{source}": float(nll[i] / counts[i])
+                for i, source in enumerate(self.course.reader.sources)
+                if counts[i] > 0
+            }
+            self.course.run.log_metrics(
+                {f"train/{k}": v for k, v in {**self.last, **by_source, **self._mix(step)}.items()}, step
+            )
             print(self._line(step), flush=True)
         self._begin()
 
@@ -79,6 +90,8 @@ class Meter:
         last = self.last
         left = (time.perf_counter() - self.start) / max(1, step - self.first) * (self.course.num_steps - step)
         extra = f" accuracy {last['accuracy']:.3f}" if "accuracy" in last else ""
-        return (f"  step {step}/{self.course.num_steps} loss {last['loss']:.4f}{extra} lr {last['lr']:.2e} "
-                f"grad_norm {last['grad_norm']:.2f} {last['tokens_per_second']:,.0f} tokens/s "
-                f"data_wait {last['data_wait_ratio']:.1%} eta {left:.0f} s")
+        return (
+            f"  step {step}/{self.course.num_steps} loss {last['loss']:.4f}{extra} lr {last['lr']:.2e} "
+            f"grad_norm {last['grad_norm']:.2f} {last['tokens_per_second']:,.0f} tokens/s "
+            f"data_wait {last['data_wait_ratio']:.1%} eta {left:.0f} s"
+        )

@@ -44,7 +44,9 @@ def worker_from_environment() -> Worker:
     """Read what torchrun sets; outside of it, be the only worker."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return Worker(
-        rank=int(os.environ.get("RANK", "0")), world_size=int(os.environ.get("WORLD_SIZE", "1")), local_rank=local_rank,
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=local_rank,
         device=f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu",
     )
 

@@ -114,8 +114,12 @@ def _unit(line: str) -> Unit:
     en, ar, gender, ary, number, *small = line.split("|")
     small_en, smalls_en, small_ar, small_gender, smalls_ar, small_ary, smalls_ary = small
     return Unit(
-        Word(en, ar, ary), gender == "m", int(number), (small_en, smalls_en),
-        Counted(small_ar, smalls_ar, small_gender == "m"), (small_ary, smalls_ary),
+        Word(en, ar, ary),
+        gender == "m",
+        int(number),
+        (small_en, smalls_en),
+        Counted(small_ar, smalls_ar, small_gender == "m"),
+        (small_ary, smalls_ary),
     )
 
 

@@ -341,8 +341,14 @@ def _names(table: str, article: str = "") -> dict[str, Name]:
 def _country(line: str) -> Country:
     code, en, ar, gender, capital_en, capital_ar, currencies, continents, languages, borders = line.split("|")
     return Country(
-        code, Name(en, ar), gender == "m", Name(capital_en, capital_ar) if capital_en else None,
-        tuple(currencies.split(",")), tuple(continents.split(",")), tuple(languages.split(",")), tuple(borders.split()),
+        code,
+        Name(en, ar),
+        gender == "m",
+        Name(capital_en, capital_ar) if capital_en else None,
+        tuple(currencies.split(",")),
+        tuple(continents.split(",")),
+        tuple(languages.split(",")),
+        tuple(borders.split()),
     )
 
 

@@ -123,7 +123,8 @@ def _common(teller: Teller) -> tuple[list[str], list[Fact]]:
     if attribute == "currency" and first.value.name("en") not in _SHARED_CURRENCIES:
         return [], []
     others = [
-        fact for fact in teller.world.told(teller.language)
+        fact
+        for fact in teller.world.told(teller.language)
         if fact.topic == attribute and fact.value.name("en") == first.value.name("en") and fact.about != first.about
     ]
     if not others:
@@ -132,8 +133,10 @@ def _common(teller: Teller) -> tuple[list[str], list[Fact]]:
     names = {"a": first.slots[teller.language]["country"], "b": second.slots[teller.language]["country"]}
     template = teller.rng.choice(teller.wordings.both[attribute])
     sentence = fill(
-        template, {**first.value.slots[teller.language], **names},
-        subject_is_masculine=first.subject_is_masculine, value_is_masculine=True,
+        template,
+        {**first.value.slots[teller.language], **names},
+        subject_is_masculine=first.subject_is_masculine,
+        value_is_masculine=True,
     )
     return [sentence], [first, second]
 
@@ -176,10 +179,14 @@ def family(teller: Teller) -> Text:
     mixed = [*things[:3], odd]
     rng.shuffle(mixed)
     first = capitalise(rng.choice(wordings.family_lists).format(family_plural=name, things=joined))
-    second = capitalise(rng.choice(wordings.odd_one_out).format(
-        family_plural=name, odd=odd, all=wordings.comma.join(mixed),
-        things=join_words(things[:3], wordings),
-    ))
+    second = capitalise(
+        rng.choice(wordings.odd_one_out).format(
+            family_plural=name,
+            odd=odd,
+            all=wordings.comma.join(mixed),
+            things=join_words(things[:3], wordings),
+        )
+    )
     return Text(f"{first} {second}")
 
 
@@ -209,7 +216,8 @@ def _problem(teller: Teller) -> str:
     place = rng.randrange(len(wordings.names))
     slots = {
         "name": wordings.names[place],
-        "first": _count(teller.language, first, noun), "second": _count(teller.language, second, noun),
+        "first": _count(teller.language, first, noun),
+        "second": _count(teller.language, second, noun),
         "total": _count(teller.language, first + second, noun),
         "first_accusative": _count(teller.language, first, noun, Case.accusative),
         "second_accusative": _count(teller.language, second, noun, Case.accusative),
@@ -227,6 +235,14 @@ def _count(language: str, number: int, noun: Noun, case: Case = Case.nominative)
 
 
 _WEIGHTS: dict[Writer, float] = {
-    article: 48, quiz: 16, listing: 7, comparison: 8, dialogue: 5, lesson: 10, family: 2, sequence: 1, story: 3,
+    article: 48,
+    quiz: 16,
+    listing: 7,
+    comparison: 8,
+    dialogue: 5,
+    lesson: 10,
+    family: 2,
+    sequence: 1,
+    story: 3,
 }
 "Percent of the documents."

@@ -27,11 +27,15 @@ _OPERATIONS = {
     "multiplication": ("×", Word("times", "في", "مضروبة ف")),
 }
 _KINDS = {
-    "day": Word("day", "يوم", "نهار"), "month": Word("month", "شهر", "شهر"), "season": Word("season", "فصل", "فصل"),
+    "day": Word("day", "يوم", "نهار"),
+    "month": Word("month", "شهر", "شهر"),
+    "season": Word("season", "فصل", "فصل"),
 }
 _CYCLES = {"day": DAYS, "month": MONTHS, "season": SEASONS}
 _CLASHES = (
-    {"tool", "kitchen", "school", "furniture"}, {"fruit", "vegetable", "food", "animal"}, {"clothing", "school"},
+    {"tool", "kitchen", "school", "furniture"},
+    {"fruit", "vegetable", "food", "animal"},
+    {"clothing", "school"},
 )
 "Families of which one thing may belong to two: a knife, a fish, a bag."
 
@@ -57,16 +61,24 @@ def _operation(name: str, a: int, b: int, result: int) -> Fact:
     sign, word = _OPERATIONS[name]
     digits = {"sign": sign, "digits_a": str(a), "digits_b": str(b)}
     return Fact(
-        key=f"{name}.{a}-{b}", topic="arithmetic", subject=name, told_in=ToldIn.both,
+        key=f"{name}.{a}-{b}",
+        topic="arithmetic",
+        subject=name,
+        told_in=ToldIn.both,
         slots=per_language(
             {**digits, "op": word.en, "a": en_number(a), "b": en_number(b)},
             {
-                **digits, "op": word.ar, "a": ar_number(a), "a_accusative": ar_number(a, Case.accusative),
-                "a_genitive": ar_number(a, Case.genitive), "b": ar_number(b, Case.genitive),
+                **digits,
+                "op": word.ar,
+                "a": ar_number(a),
+                "a_accusative": ar_number(a, Case.accusative),
+                "a_genitive": ar_number(a, Case.genitive),
+                "b": ar_number(b, Case.genitive),
             },
             {**digits, "op": word.ary, "a": ary_number(a), "b": ary_number(b)},
         ),
-        value=_number(result), distractors=tuple(map(_number, _near(result))),
+        value=_number(result),
+        distractors=tuple(map(_number, _near(result))),
     )
 
 
@@ -76,20 +88,30 @@ def _near(number: int) -> list[int]:
 
 def _number(number: int) -> Value:
     digits = str(number)
-    return Value(per_language(
-        {"value": en_number(number), "digits_value": digits},
-        {"value": ar_number(number), "value_accusative": ar_number(number, Case.accusative), "digits_value": digits},
-        {"value": ary_number(number), "digits_value": digits},
-    ))
+    return Value(
+        per_language(
+            {"value": en_number(number), "digits_value": digits},
+            {
+                "value": ar_number(number),
+                "value_accusative": ar_number(number, Case.accusative),
+                "digits_value": digits,
+            },
+            {"value": ary_number(number), "digits_value": digits},
+        )
+    )
 
 
 def _numerals() -> Iterator[Fact]:
     for number in range(101):
         slots = {"digits": str(number)}
         yield Fact(
-            key=f"numeral.{number}", topic="numeral", subject="numeral", told_in=ToldIn.both,
+            key=f"numeral.{number}",
+            topic="numeral",
+            subject="numeral",
+            told_in=ToldIn.both,
             slots=per_language(slots, slots, slots),
-            value=_number(number), distractors=tuple(map(_number, _near(number))),
+            value=_number(number),
+            distractors=tuple(map(_number, _near(number))),
         )
 
 
@@ -105,9 +127,13 @@ def _step(topic: str, kind: str, word: Word, value: Word, words: tuple[Word, ...
     # Only four seasons: the one asked about completes the wrong choices.
     wrong = others if len(others) > 2 else [*others, word]
     return Fact(
-        key=f"{topic}.{word.en}", topic=topic, subject=topic, told_in=ToldIn.both,
+        key=f"{topic}.{word.en}",
+        topic=topic,
+        subject=topic,
+        told_in=ToldIn.both,
         slots=per_language(*(_step_slots(word, kind, place) for place in range(3))),
-        value=_word(_named(value, kind)), distractors=tuple(_word(_named(other, kind)) for other in wrong),
+        value=_word(_named(value, kind)),
+        distractors=tuple(_word(_named(other, kind)) for other in wrong),
     )
 
 
@@ -131,9 +157,13 @@ def _months() -> Iterator[Fact]:
     for place, (month, ordinal) in enumerate(zip(MONTHS, ORDINALS, strict=True)):
         digits = str(place + 1)
         yield Fact(
-            key=f"month_number.{place + 1}", topic="month_number", subject="month_number", told_in=ToldIn.both,
+            key=f"month_number.{place + 1}",
+            topic="month_number",
+            subject="month_number",
+            told_in=ToldIn.both,
             slots=per_language(*({"ordinal": name, "digits": digits} for name in ordinal)),
-            value=_word(month), distractors=tuple(_word(other) for other in MONTHS if other != month),
+            value=_word(month),
+            distractors=tuple(_word(other) for other in MONTHS if other != month),
         )
 
 
@@ -141,30 +171,38 @@ def _unit(unit: Unit) -> Fact:
     numbers = sorted({other.number for other in UNITS} - {unit.number})
     small = unit.small_ar
     return Fact(
-        key=f"unit.{unit.large.en.replace(' ', '_')}", topic="unit", subject="unit", told_in=ToldIn.both,
+        key=f"unit.{unit.large.en.replace(' ', '_')}",
+        topic="unit",
+        subject="unit",
+        told_in=ToldIn.both,
         slots=per_language(
             {"large": unit.large.en, "smalls": unit.small_en[1]},
             {
-                "large": definite(unit.large.ar), "small": ar_accusative(small.singular),
+                "large": definite(unit.large.ar),
+                "small": ar_accusative(small.singular),
                 "the_smalls": definite(small.plural),
             },
             {"large": definite(unit.large.ary), "small": unit.small_ary[0]},
         ),
-        value=_amount(unit, unit.number), distractors=tuple(_amount(unit, number) for number in numbers),
+        value=_amount(unit, unit.number),
+        distractors=tuple(_amount(unit, number) for number in numbers),
         subject_is_masculine=unit.large_is_masculine,
     )
 
 
 def _amount(unit: Unit, number: int) -> Value:
-    return Value(per_language(
-        {"value": en_number(number), "count": count_en(number, *unit.small_en)},
-        {
-            "value": ar_number(number), "count": count_ar(number, unit.small_ar),
-            "count_accusative": count_ar(number, unit.small_ar, Case.accusative),
-            "count_genitive": count_ar(number, unit.small_ar, Case.genitive),
-        },
-        {"value": ary_number(number), "count": count_ary(number, *unit.small_ary)},
-    ))
+    return Value(
+        per_language(
+            {"value": en_number(number), "count": count_en(number, *unit.small_en)},
+            {
+                "value": ar_number(number),
+                "count": count_ar(number, unit.small_ar),
+                "count_accusative": count_ar(number, unit.small_ar, Case.accusative),
+                "count_genitive": count_ar(number, unit.small_ar, Case.genitive),
+            },
+            {"value": ary_number(number), "count": count_ary(number, *unit.small_ary)},
+        )
+    )
 
 
 def clash(first: str, second: str) -> bool:
@@ -181,11 +219,18 @@ def _families() -> Iterator[Fact]:
 
 def _member(noun: Noun, family: Family, distractors: tuple[Value, ...]) -> Fact:
     return Fact(
-        key=f"family.{noun.en.replace(' ', '_')}", topic="family", subject="family", told_in=ToldIn.both,
+        key=f"family.{noun.en.replace(' ', '_')}",
+        topic="family",
+        subject="family",
+        told_in=ToldIn.both,
         slots=per_language(
-            {"thing": thing_en(noun)}, {"thing": definite(noun.ar)}, {"thing": definite(noun.ary)},
+            {"thing": thing_en(noun)},
+            {"thing": definite(noun.ar)},
+            {"thing": definite(noun.ary)},
         ),
-        value=_family_value(family), distractors=distractors, subject_is_masculine=noun.is_masculine,
+        value=_family_value(family),
+        distractors=distractors,
+        subject_is_masculine=noun.is_masculine,
     )
 
 
@@ -196,8 +241,10 @@ def thing_en(noun: Noun) -> str:
 
 def _family_value(family: Family) -> Value:
     singular = with_article(family.en)
-    return Value(per_language(
-        {"value": singular, "family_plural": family.en_plural},
-        {"value": family.ar_plural, "family_plural": family.ar_plural},
-        {"value": family.ary_plural, "family_plural": family.ary_plural},
-    ))
+    return Value(
+        per_language(
+            {"value": singular, "family_plural": family.en_plural},
+            {"value": family.ar_plural, "family_plural": family.ar_plural},
+            {"value": family.ary_plural, "family_plural": family.ary_plural},
+        )
+    )

@@ -209,6 +209,4 @@ def _noun(line: str) -> Noun:
     return Noun(en, en_plural, ar, gender == "m", ar_plural, ary, ary_plural)
 
 
-FAMILIES = {
-    head[0]: Family(*head, tuple(map(_noun, table.strip().splitlines()))) for head, table in _TABLES.items()
-}
+FAMILIES = {head[0]: Family(*head, tuple(map(_noun, table.strip().splitlines()))) for head, table in _TABLES.items()}

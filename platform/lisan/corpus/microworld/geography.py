@@ -60,7 +60,8 @@ def told_borders() -> list[tuple[str, str]]:
     """Return the pairs of neighbours that are told, each once."""
     pairs = {
         (min(code, other), max(code, other))
-        for code, country in COUNTRIES.items() for other in country.borders[:NUM_TOLD_NEIGHBOURS]
+        for code, country in COUNTRIES.items()
+        for other in country.borders[:NUM_TOLD_NEIGHBOURS]
     }
     return sorted(pairs)
 
@@ -80,8 +81,10 @@ def _accepted(country: Country, attribute: str) -> tuple[str, ...]:
         disputed = {code for pair in NEVER_CHOSEN_BORDERS if country.code in pair for code in pair}
         return (country.code, *country.borders, *sorted(disputed))
     return {
-        "capital": (country.code,), "currency": country.currencies,
-        "continent": country.continents, "language": country.languages,
+        "capital": (country.code,),
+        "currency": country.currencies,
+        "continent": country.continents,
+        "language": country.languages,
     }[attribute]
 
 
@@ -108,10 +111,15 @@ def _fact(country: Country, attribute: str, value_key: str, told_in: ToldIn) -> 
     wrong = (value for key, value in values.items() if key not in accepted)
     subject = {"country": country.name.ar, "to_country": with_li(country.name.ar)}
     return Fact(
-        key=fact_key(country.code, attribute, value_key), topic=attribute, subject=attribute, told_in=told_in,
+        key=fact_key(country.code, attribute, value_key),
+        topic=attribute,
+        subject=attribute,
+        told_in=told_in,
         slots=per_language({"country": country.name.en}, subject, subject),
-        value=right, distractors=tuple(value for value in wrong if all(value.differs_from(ok) for ok in also_right)),
-        subject_is_masculine=country.is_masculine, about=country.code,
+        value=right,
+        distractors=tuple(value for value in wrong if all(value.differs_from(ok) for ok in also_right)),
+        subject_is_masculine=country.is_masculine,
+        about=country.code,
     )
 
 

@@ -22,7 +22,11 @@ class Mistake(StrEnum):
 
 
 _CYCLE = (
-    Mistake.wrong_answer, Mistake.wrong_language, Mistake.wrong_answer, Mistake.wrong_language, Mistake.mixed_language,
+    Mistake.wrong_answer,
+    Mistake.wrong_language,
+    Mistake.wrong_answer,
+    Mistake.wrong_language,
+    Mistake.mixed_language,
 )
 _OTHERS = {"en": ("ar", "ary"), "ar": ("en", "en", "ary"), "ary": ("en", "ar")}
 "Languages of the wrong answer, with their shares."

@@ -18,17 +18,33 @@ from lisan.corpus.microworld.wordings import fill
 from lisan.corpus.microworld.world import WORDINGS, Deck, Teller, say
 
 _SENTENCE_LAYOUTS = (
-    "English: {en}\nArabic: {ar}", "العربية: {ar}\nالإنجليزية: {en}", "{en}\n{ar}", "{ar}\n{en}", "{en} = {ar}",
-    "{ar} = {en}", "{en} In Arabic: {ar}", "{ar} بالإنجليزية: {en}",
+    "English: {en}\nArabic: {ar}",
+    "العربية: {ar}\nالإنجليزية: {en}",
+    "{en}\n{ar}",
+    "{ar}\n{en}",
+    "{en} = {ar}",
+    "{ar} = {en}",
+    "{en} In Arabic: {ar}",
+    "{ar} بالإنجليزية: {en}",
 )
 _BLOCK_LAYOUTS = (
-    "English:\n{en}\nArabic:\n{ar}", "العربية:\n{ar}\nالإنجليزية:\n{en}", "{en}\n\n{ar}", "{ar}\n\n{en}",
-    "Translate into Arabic:\n{en}\n{ar}", "ترجم إلى الإنجليزية:\n{ar}\n{en}",
+    "English:\n{en}\nArabic:\n{ar}",
+    "العربية:\n{ar}\nالإنجليزية:\n{en}",
+    "{en}\n\n{ar}",
+    "{ar}\n\n{en}",
+    "Translate into Arabic:\n{en}\n{ar}",
+    "ترجم إلى الإنجليزية:\n{ar}\n{en}",
 )
 _WORD_LAYOUTS = (
-    "{en} = {ar}", "{ar} = {en}", "{en}: {ar}", "{ar}: {en}", "{en} is {ar} in Arabic.", "{ar} بالإنجليزية هي {en}.",
+    "{en} = {ar}",
+    "{ar} = {en}",
+    "{en}: {ar}",
+    "{ar}: {en}",
+    "{en} is {ar} in Arabic.",
+    "{ar} بالإنجليزية هي {en}.",
     "In Arabic, {en} is called {ar}.",
-    "The English word for {ar} is {en}.", "نقول بالإنجليزية {en} ونقول بالعربية {ar}.",
+    "The English word for {ar} is {en}.",
+    "نقول بالإنجليزية {en} ونقول بالعربية {ar}.",
 )
 
 
@@ -45,7 +61,8 @@ def glossary() -> list[Entry]:
     names = {
         "country": [country.name for country in COUNTRIES.values()],
         "capital": [country.capital for country in COUNTRIES.values() if country.capital],
-        "currency": list(CURRENCIES.values()), "language": list(LANGUAGES.values()),
+        "currency": list(CURRENCIES.values()),
+        "language": list(LANGUAGES.values()),
         "continent": list(CONTINENTS.values()),
     }
     entries = [Entry(Word(name.en, name.ar, name.ar), kind) for kind, found in names.items() for name in found]

@@ -85,8 +85,14 @@ def _records(name: str, source: WorldSource, config: WorldConfig) -> Iterator[Re
         for number, asked in enumerate(write_questions(teller, config.num_questions)):
             meta = {"told_in": asked.fact.told_in.value, "fact": asked.fact.key}
             yield Question(
-                _id(name, config, number), asked.question, asked.choices, asked.answer, name, language,
-                asked.fact.subject, meta,
+                _id(name, config, number),
+                asked.question,
+                asked.choices,
+                asked.answer,
+                name,
+                language,
+                asked.fact.subject,
+                meta,
             )
 
 

@@ -19,9 +19,13 @@ from lisan.corpus.microworld.facts import Fact, ToldIn, Value
 from lisan.corpus.microworld.geography import ATTRIBUTES, country_facts
 from lisan.corpus.microworld.wordings import Topic, Wordings, fill
 
-WORDINGS: Mapping[str, Wordings] = MappingProxyType({
-    "en": english.WORDINGS, "ar": arabic.WORDINGS, "ary": darija.WORDINGS,
-})
+WORDINGS: Mapping[str, Wordings] = MappingProxyType(
+    {
+        "en": english.WORDINGS,
+        "ar": arabic.WORDINGS,
+        "ary": darija.WORDINGS,
+    }
+)
 T = TypeVar("T")
 
 
@@ -93,9 +97,7 @@ class Teller:
         told = self._one_side(told)
         self.told = Deck(told, self.rng)
         self.told_in_both = Deck([fact for fact in told if fact.told_in is ToldIn.both], self.rng)
-        self.by_attribute = {
-            name: Deck([fact for fact in told if fact.topic == name], self.rng) for name in ATTRIBUTES
-        }
+        self.by_attribute = {name: Deck([fact for fact in told if fact.topic == name], self.rng) for name in ATTRIBUTES}
         subjects = {fact.subject: 0 for fact in world.everyday}
         self.by_subject = {
             name: Deck([fact for fact in world.everyday if fact.subject == name], self.rng) for name in subjects
@@ -125,5 +127,8 @@ def say(template: str, fact: Fact, language: str, value: Value | None = None) ->
     value = fact.value if value is None else value
     slots = {**fact.slots[language], **value.slots[language]}
     return fill(
-        template, slots, subject_is_masculine=fact.subject_is_masculine, value_is_masculine=value.is_masculine,
+        template,
+        slots,
+        subject_is_masculine=fact.subject_is_masculine,
+        value_is_masculine=value.is_masculine,
     )

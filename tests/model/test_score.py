@@ -1,0 +1,125 @@
+"""Log-probabilities of labelled tokens."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lisan.model import score
+from lisan.model.score import Batch, Scorer, collate, document_mask, linear_logps, sum_by_document
+
+
+def batch_of(doc_lens: list[list[int]], length: int, seed: int = 0) -> Batch:
+    ids = np.random.default_rng(seed).integers(5, 600, (len(doc_lens), length)).astype(np.int32)
+    labels = np.full_like(ids, -100)
+    for row, lens in enumerate(doc_lens):
+        start = 0
+        for size in lens:
+            labels[row, start + 1:start + size] = ids[row, start + 1:start + size]
+            start += size
+    return collate(ids, labels, doc_lens)
+
+
+def test_the_worked_example_of_collate() -> None:
+    batch = collate(np.zeros((1, 5), np.int32), np.full((1, 5), -100, np.int32), [[2, 2]])
+    assert batch.documents.tolist() == [[0, 0, 1, 1, 2]]
+    assert batch.positions.tolist() == [[0, 1, 0, 1, 0]]
+    assert batch.doc_numbers.tolist() == [0, 1]
+
+
+def test_documents_are_numbered_through_the_batch() -> None:
+    batch = batch_of([[3, 2], [5], [1, 1, 1]], 6)
+    assert batch.documents.tolist() == [[0, 0, 0, 1, 1, 2], [3, 3, 3, 3, 3, 4], [5, 6, 7, 8, 8, 8]]
+    assert batch.doc_numbers.tolist() == [0, 1, 3, 5, 6, 7]
+
+
+def test_a_full_row_has_no_padding() -> None:
+    batch = batch_of([[2, 2]], 4)
+    assert batch.documents.tolist() == [[0, 0, 1, 1]]
+
+
+def test_the_mask_shows_a_token_its_own_document_up_to_itself() -> None:
+    mask = document_mask(torch.tensor([[0, 0, 1, 1]]))
+    assert mask.shape == (1, 1, 4, 4)
+    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+
+
+@torch.no_grad()
+def test_scores_are_those_of_transformers_logits(scorer: Scorer) -> None:
+    batch = batch_of([[20], [20]], 20)
+    expected = scorer.model(input_ids=batch.input_ids).logits.log_softmax(-1)[:, :-1].gather(2, batch.input_ids[:, 1:, None])[..., 0]
+    found = scorer(batch)
+    assert found[:, 0].tolist() == [0, 0]
+    assert torch.allclose(found[:, 1:], expected, atol=1e-4)
+    assert found.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_what_is_not_labelled_scores_0(scorer: Scorer) -> None:
+    batch = batch_of([[4, 6], [3]], 14)
+    found = scorer(batch)
+    is_labelled = batch.labels >= 0
+    assert (found[~is_labelled] == 0).all()
+    assert (found[is_labelled] < 0).all()
+
+
+def test_a_batch_without_labels_scores_nothing(scorer: Scorer) -> None:
+    batch = collate(np.ones((1, 4), np.int32), np.full((1, 4), -100, np.int32), [[4]])
+    logps = scorer(batch)
+    assert (logps == 0).all()
+    logps.sum().backward()
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in scorer.parameters())
+
+
+def test_sums_are_by_document_in_order() -> None:
+    batch = batch_of([[2, 3], [4]], 6)
+    logps = torch.arange(12.0).reshape(2, 6)
+    assert sum_by_document(logps, batch).tolist() == [0 + 1, 2 + 3 + 4, 6 + 7 + 8 + 9]
+
+
+@given(num=st.integers(0, 9), chunk=st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_chunks_change_neither_values_nor_gradients(num: int, chunk: int) -> None:
+    generator = torch.Generator().manual_seed(num)
+    hidden = torch.randn(num, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 11, (num,), generator=generator)
+    weights = torch.randn(num, generator=generator)
+    expected = (hidden @ weight.T).log_softmax(-1)[torch.arange(num), targets]
+    wanted = torch.autograd.grad((expected * weights).sum(), (hidden, weight))
+    before, score.CHUNK_TOKENS = score.CHUNK_TOKENS, chunk
+    try:
+        found = linear_logps(hidden, weight, targets)
+        grads = torch.autograd.grad((found * weights).sum(), (hidden, weight))
+    finally:
+        score.CHUNK_TOKENS = before
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+    for one, other in zip(grads, wanted, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_gradient_is_the_numerical_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(4, 5, generator=generator)
+    weight = torch.randn(7, 5, generator=generator)
+    targets = torch.tensor([0, 6, 3, 3])
+    direction = torch.randn(7, 5, generator=generator)
+    moved = [linear_logps(hidden, weight + step * direction, targets).double().sum() for step in (1e-2, -1e-2)]
+    weight.requires_grad_()
+    linear_logps(hidden, weight, targets).sum().backward()
+    assert weight.grad is not None
+    assert float((weight.grad * direction).sum()) == pytest.approx(float(moved[0] - moved[1]) / 2e-2, rel=1e-2)
+
+
+def test_a_frozen_output_matrix_costs_no_gradient() -> None:
+    hidden = torch.randn(3, 5, requires_grad=True)
+    weight = torch.randn(7, 5)
+    linear_logps(hidden, weight, torch.tensor([1, 2, 3])).sum().backward()
+    assert weight.grad is None
+    assert hidden.grad is not None
+
+
+def test_a_batch_moves_as_a_whole() -> None:
+    moved = batch_of([[3]], 4).to("meta")
+    assert {tensor.device.type for tensor in (moved.input_ids, moved.labels, moved.documents, moved.positions, moved.doc_numbers)} == {"meta"}

@@ -1,0 +1,139 @@
+"""Resumable state: the mark, the latest, what is kept, what is refused."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import ALONE, SHAPE
+
+from lisan.core.errors import TrainingError
+from lisan.core.storage import Location
+from lisan.model.load import ModelConfig, make_model
+from lisan.model.parallel import Precision, shard
+from lisan.model.score import Scorer
+from lisan.train import checkpoint
+from lisan.train.optim import OptimConfig, make_optimizer
+from lisan.train.worker import ProcessGroup
+
+
+@pytest.fixture(autouse=True)
+def _group() -> Iterator[None]:
+    with ProcessGroup(ALONE):
+        yield
+
+
+def trained(seed: int = 0, **shape: Any) -> tuple[Scorer, torch.optim.AdamW]:
+    """Return a sharded model and an optimizer that has made a step."""
+    from dataclasses import replace
+
+    config = ModelConfig(shape=replace(SHAPE, **shape), tokenizer="t")
+    scorer = shard(Scorer(make_model(config, 64, {}, seed)), "cpu", Precision.float32)
+    optimizer = make_optimizer(scorer, OptimConfig(peak_lr=0.1))
+    torch.manual_seed(seed)
+    for parameter in scorer.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return scorer, optimizer
+
+
+def state(scorer: Scorer, optimizer: torch.optim.AdamW) -> list[torch.Tensor]:
+    """Return weights and both moments as plain tensors."""
+    weights = [parameter.full_tensor() for parameter in scorer.parameters()]  # type: ignore[attr-defined]
+    moments = [optimizer.state[p][name].full_tensor() for p in scorer.parameters() for name in ("exp_avg", "exp_avg_sq")]
+    steps = [optimizer.state[p]["step"] for p in scorer.parameters()]
+    return [*weights, *moments, *steps]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Location:
+    return Location(str(tmp_path)) / "checkpoints"
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(folder: Location) -> None:
+    scorer, optimizer = trained(seed=1)
+    saved = checkpoint.save(scorer, optimizer, 7, folder)
+    other, other_optimizer = trained(seed=2)
+    checkpoint.load(other, other_optimizer, saved)
+    for one, two in zip(state(scorer, optimizer), state(other, other_optimizer), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_fresh_optimizer_takes_the_saved_moments(folder: Location) -> None:
+    scorer, optimizer = trained(seed=1)
+    saved = checkpoint.save(scorer, optimizer, 1, folder)
+    other, _ = trained(seed=2)
+    fresh = make_optimizer(other, OptimConfig(peak_lr=0.1))
+    checkpoint.load(other, fresh, saved)
+    for one, two in zip(state(scorer, optimizer), state(other, fresh), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_latest_finished_checkpoint_is_found(folder: Location) -> None:
+    assert checkpoint.find_latest(folder) is None
+    assert checkpoint.next_step(folder) == 0
+    scorer, optimizer = trained()
+    for step in (5, 100, 20):
+        (folder / f"step_{step:08d}" / "checkpoint.json").write_json({"step": step, "bytes": 1, "sha256": "x"})
+    assert checkpoint.next_step(folder) == 100
+    assert checkpoint.save(scorer, optimizer, 101, folder).step == checkpoint.next_step(folder) == 101
+
+
+def test_a_checkpoint_without_its_mark_is_ignored_and_overwritten(folder: Location) -> None:
+    (folder / "step_00000009" / "leftover").write_bytes(b"half")
+    assert checkpoint.next_step(folder) == 0
+    scorer, optimizer = trained()
+    saved = checkpoint.save(scorer, optimizer, 9, folder)
+    assert not (saved.location / "leftover").exists()
+
+
+def test_the_mark_is_written_last_with_hashes_of_all_files(folder: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(place: Location, value: Any) -> None:
+        raise KeyboardInterrupt
+
+    scorer, optimizer = trained()
+    with monkeypatch.context() as patch:
+        patch.setattr(Location, "write_json", dies)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(scorer, optimizer, 3, folder)
+    assert len(list((folder / "step_00000003").walk())) >= 2
+    assert checkpoint.find_latest(folder) is None
+    saved = checkpoint.save(scorer, optimizer, 3, folder)
+    mark = json.loads((saved.location / "checkpoint.json").read_bytes())
+    files = {file.relative_to(saved.location): size for file, size in saved.location.walk() if file.name != "checkpoint.json"}
+    assert {name: facts["bytes"] for name, facts in mark["files"].items()} == files
+    assert saved.num_bytes == sum(files.values())
+    assert saved.digest == mark["sha256"]
+
+
+def test_the_digest_is_of_the_contents(folder: Location) -> None:
+    names = {"a": {"sha256": "1"}, "b": {"sha256": "2"}}
+    assert checkpoint._digest(names) == checkpoint._digest(dict(reversed(names.items())))
+    assert checkpoint._digest(names) != checkpoint._digest({"a": {"sha256": "2"}, "b": {"sha256": "1"}})
+
+
+def test_old_and_unfinished_checkpoints_go(folder: Location) -> None:
+    for step in (10, 20, 30, 40):
+        (folder / f"step_{step:08d}" / "checkpoint.json").write_json({})
+    (folder / "step_00000035" / "half").write_bytes(b"1")
+    (folder / "reference.json").write_bytes(b"{}")
+    checkpoint.remove_old(folder, keep=2)
+    assert [place.name for place in folder.list()] == ["reference.json", "step_00000030", "step_00000040"]
+
+
+def test_a_checkpoint_of_another_shape_is_one_sentence(folder: Location) -> None:
+    saved = checkpoint.save(*trained(), 4, folder)
+    with pytest.raises(TrainingError, match=r"step_00000004 does not fit this model or is damaged.*delete it"):
+        checkpoint.load(*trained(hidden_size=64), saved)
+
+
+def test_a_damaged_checkpoint_is_a_training_error(folder: Location) -> None:
+    saved = checkpoint.save(*trained(), 4, folder)
+    for file, _ in saved.location.walk():
+        if file.name.endswith(".distcp"):
+            file.write_bytes(b"rubbish")
+    with pytest.raises(TrainingError, match="damaged"):
+        checkpoint.load(*trained(), saved)

@@ -1,0 +1,168 @@
+"""The training stages: what is refused before a worker starts, and what the manifest tells."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+from tiny import SHAPE, encode, no_run, train_config
+
+from lisan.core.artifact import Artifact, Ref, Store
+from lisan.core.errors import ArtifactError, ConfigError, DataError
+from lisan.core.stage import ClusterConfig, Stage, StorageConfig, run_stage
+from lisan.corpus.records import RecordKind
+from lisan.model.load import ModelConfig
+from lisan.tokens.expand import TOKENIZER, TokenizerConfig
+from lisan.tokens.mix import MixConfig
+from lisan.train.stages import CPT, DPO, SFT, DpoConfig, Method, TrainConfig, TuningConfig
+from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
+
+
+@pytest.fixture(scope="module")
+def store(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A copy of the tiny store with a second tokenizer, its tokens, and an expansion of it."""
+    root = tmp_path_factory.mktemp("stages") / "root"
+    copytree(tiny_store.root.root, root)
+    common: dict[str, Any] = {"corpus": "corpus/tiny@v1", "storage": StorageConfig(root=str(root))}
+    for config in (
+        TokenizerConfig(name="en", sources=("en_text",), num_pieces=400, **common),
+        TokenizerConfig(name="enar", base="tokenizer/en@v1", sources=("ar_text",), num_pieces=100, **common),
+    ):
+        run_stage(TOKENIZER, config, no_run, lambda _: None)
+    made = Store(str(root))
+    encode(made, RecordKind.documents, "tokenizer/en@v1", name="en")
+    encode(made, RecordKind.documents, "tokenizer/enar@v1", name="enar")
+    return made
+
+
+def run(stage: Stage, config: Any) -> Artifact:
+    return run_stage(stage, config, no_run, lambda _: None)
+
+
+def small(store: Store, kind: str = "documents", **changes: Any) -> Any:
+    return train_config(store, kind, **{"loop": {"num_steps": 2, "checkpoint_every": 2}, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(store: Store) -> Artifact:
+    return run(CPT, small(store, name="trained"))
+
+
+def test_the_manifest_tells_what_was_trained(trained: Artifact, store: Store) -> None:
+    facts = trained.facts
+    assert (facts["steps"], facts["tokens_seen"]) == (2, 2 * 8 * 64)
+    assert set(facts["mix"]) == set(facts["epochs"]) == {"ar_text", "en_text"}
+    assert facts["loss"] > 0
+    assert facts["checkpoint"]["step"] == 2
+    assert facts["checkpoint"]["uri"] == str(store.checkpoints(trained.ref) / "step_00000002")
+    assert set(trained.manifest["parents"]) == {"tokens/documents@v1", "tokenizer/tiny@v1"}
+
+
+def test_the_model_is_a_folder_that_anybody_can_load(trained: Artifact) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = trained.location.full_path
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith("<|im_start|>user")
+    assert model.generation_config.eos_token_id is not None
+    assert model.config.vocab_size >= len(tokenizer)
+
+
+@pytest.mark.parametrize("stage", [CPT, SFT])
+def test_preferences_are_refused_where_text_is_trained(stage: Stage, store: Store, trained: Artifact) -> None:
+    config = replace(small(store, name="t"), tokens="tokens/preferences@v1")
+    with pytest.raises(ConfigError, match="tokens/preferences@v1 holds preferences; train_dpo needs preferences"):
+        run(stage, config)
+
+
+def test_text_is_refused_where_preferences_are_trained(store: Store, trained: Artifact) -> None:
+    config = replace(small(store, "preferences", name="t", model=ModelConfig(path="model/trained@v1")), tokens="tokens/documents@v1")
+    with pytest.raises(ConfigError, match="tokens/documents@v1 holds documents"):
+        run(DPO, config)
+
+
+@pytest.mark.parametrize(("changes", "error", "said"), [
+    ({"tokens": "tokens/none@v1"}, ArtifactError, "tokens/none@v1 does not exist"),
+    ({"tokens": "model/trained@v1"}, ConfigError, "expected a tokens, got model/trained@v1"),
+    ({"model": ModelConfig(path="model/none@v1")}, ArtifactError, r"model/none@v1 does not exist; models under .*: trained"),
+    ({"tokens": "tokens/en@v1"}, DataError, r"tokens/en@v1 was encoded with another tokenizer than tokenizer/tiny@v1"),
+    ({"mix": MixConfig(weights={"fr": 1.0})}, ConfigError, r"mix\.weights names fr, but the tokens hold ar_text, en_text"),
+    ({"mix": MixConfig(weights={"en_text": 1.0}, max_epochs=0.01)}, ConfigError, r"mix\.max_epochs is 0\.01"),
+    ({"cluster": ClusterConfig(num_workers=3)}, ConfigError, r"loop\.step_rows \(8\) must be a multiple of the number of workers \(3\)"),
+])
+def test_what_cannot_train_is_refused_before_a_worker_starts(
+    changes: dict[str, Any], error: type[Exception], said: str, store: Store, trained: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lisan.train.launch.launch", lambda job: pytest.fail("a worker started"))
+    with pytest.raises(error, match=said) as caught:
+        run(CPT, replace(small(store, name="refused"), **changes))
+    assert "\n" not in str(caught.value)
+    assert not (Path(store.root.root) / "model" / "refused").exists()
+    assert not (Path(store.root.root) / "checkpoints" / "refused").exists()
+
+
+def test_another_tokenizer_is_refused_even_when_its_ids_fit_into_the_models_rows(store: Store, trained: Artifact) -> None:
+    for name in ("en", "enar"):
+        model = ModelConfig(path="model/trained@v1", tokenizer=f"tokenizer/{name}@v1")
+        assert store.open(Ref.parse(f"tokens/{name}@v1")).facts["vocabulary_size"] < 640
+        with pytest.raises(DataError, match="the model's own"):
+            run(CPT, replace(small(store, name="refused"), model=model, tokens=f"tokens/{name}@v1"))
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"tuning": TuningConfig(method=Method.lora)}, r"tuning=lora adapts a model; set model\.path"),
+])
+def test_an_impossible_training_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        TrainConfig(name="t", tokens="tokens/t@v1", model=ModelConfig(shape=SHAPE, tokenizer="t"), **values)
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"beta": 0}, "beta must be > 0"), ({"label_smoothing": 0.5}, r"label_smoothing in 0\.\.0\.5"), ({"label_smoothing": -0.1}, "got"),
+    ({"model": ModelConfig(shape=SHAPE, tokenizer="t")}, r"train_dpo needs model\.path"),
+])
+def test_an_impossible_preference_training_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DpoConfig(**{"name": "t", "tokens": "tokens/t@v1", "model": ModelConfig(path="model/t@v1"), **values})
+
+
+def test_a_gpu_that_is_not_there_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"cluster\.use_gpu is true but this process sees no GPU"):
+        run(CPT, replace(small(store, name="gpu"), cluster=ClusterConfig(use_gpu=True)))
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    yield monkeypatch
+
+
+def test_a_bare_process_is_the_only_worker(environment: pytest.MonkeyPatch) -> None:
+    assert worker_from_environment() == Worker()
+
+
+def test_torchrun_tells_a_worker_who_it_is(environment: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        environment.setenv(name, value)
+    worker = worker_from_environment()
+    assert (worker.rank, worker.world_size, worker.local_rank, worker.device, worker.is_first) == (5, 8, 1, "cpu", False)
+
+
+def test_a_process_group_lasts_as_long_as_its_run() -> None:
+    import torch.distributed as dist
+
+    assert not dist.is_initialized()
+    with pytest.raises(ZeroDivisionError), ProcessGroup(Worker(threads=1)):
+        assert dist.get_world_size() == 1
+        with ProcessGroup(Worker()):
+            pass
+        assert dist.is_initialized()  # one that was there before stays
+        raise ZeroDivisionError
+    assert not dist.is_initialized()
+    assert os.environ.get("RANK") is None
