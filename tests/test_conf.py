@@ -123,7 +123,7 @@ def test_a_recipe_says_its_hypothesis_its_command_and_its_result(recipe: str) ->
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_composes_with_every_step(recipe: str) -> None:
-    found = re.search(rf"python jobs/(\w+)\.py ((?:[\w.]+=[^\s()]+ ?)*)", first_comments(recipe))
+    found = re.search(r"python jobs/(\w+)\.py ((?:[\w.]+=[^\s()]+ ?)*)", first_comments(recipe))
     assert found is not None
     job, overrides = found[1], found[2].split()
     config = compose_job(job, *overrides)
@@ -200,7 +200,7 @@ def test_a_field_that_is_not_set_is_named(job: str, missing: str) -> None:
     if job == "build_corpus":
         assert compose_job(job).name == "world"  # the group data names the corpus
         return
-    key = missing.split("=")[0]
+    key = missing.split("=", maxsplit=1)[0]
     with pytest.raises(ConfigError, match=rf"{key} must be set: add {key}=\.\.\."):
         compose_job(job, *(one for one in NEEDED[job] if one != missing))
 

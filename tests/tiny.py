@@ -29,10 +29,11 @@ from lisan.model.parallel import Precision
 from lisan.tokens.encode import TOKENS, EncodeConfig
 from lisan.tokens.expand import TOKENIZER, TokenizerConfig
 from lisan.tokens.packing import Overflow, PackingConfig
-from lisan.train.loop import LoopConfig
+from lisan.train.course import LoopConfig
+from lisan.train.job import DpoConfig, TrainConfig, TrainJob, run_worker
 from lisan.train.optim import OptimConfig
 from lisan.train.outcome import open_places
-from lisan.train.stages import DpoConfig, TrainConfig, TrainJob, parents_of, run_worker
+from lisan.train.stages import parents_of
 from lisan.train.worker import Worker
 
 CONTEXT = 64

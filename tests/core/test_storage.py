@@ -120,7 +120,7 @@ def test_a_local_location_reads_as_its_path(tmp_path: Path) -> None:
 
 def test_a_remote_location_reads_as_a_uri_without_its_settings(bucket: str) -> None:
     place = Location(bucket) / "model" / "x"
-    assert str(place) == bucket.split("?")[0] + "/model/x"
+    assert str(place) == bucket.split("?", maxsplit=1)[0] + "/model/x"
     assert not place.is_local
 
 
@@ -142,7 +142,7 @@ def test_uploading_a_folder_onto_itself_is_a_no_op(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("root", ["relative/folder", "ftp://host/path", "s4://bucket"])
 def test_a_root_that_cannot_be_is_one_sentence(root: str) -> None:
-    with pytest.raises(ConfigError, match=rf"storage\.root.*{root.split('?')[0]}") as caught:
+    with pytest.raises(ConfigError, match=rf"storage\.root.*{root.split('?', maxsplit=1)[0]}") as caught:
         Location(root).exists()
     assert "\n" not in str(caught.value)
 
@@ -239,7 +239,7 @@ class RemoteFolder:
         """Train and return the steps that were done."""
         from tiny import make_job
 
-        from lisan.train.stages import run_worker
+        from lisan.train.job import run_worker
 
         job = make_job(store, config, self.root)
         run_worker(job, worker)

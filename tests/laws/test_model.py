@@ -17,7 +17,7 @@ from lisan.model.load import ModelConfig, load_model, make_model
 from lisan.model.score import Scorer, collate
 from lisan.tokens.expand import TOKENIZER, TokenizerConfig
 from lisan.tokens.rows import RowReader
-from lisan.train.stages import Method, TuningConfig
+from lisan.train.job import Method, TuningConfig
 
 IDS = torch.randint(0, 100, (3, 20), generator=torch.Generator().manual_seed(0))
 PIECES = {100: (3, 4), 101: (5,), 105: (1, 2, 3)}

@@ -15,7 +15,8 @@ from lisan.core.artifact import Store
 from lisan.corpus.records import Turn
 from lisan.model.score import Scorer, collate
 from lisan.tokens.chat import encode_conversation, encode_prompt, encode_reply
-from lisan.tokens.examples import IGNORE_INDEX, Example, encode_records
+from lisan.tokens.examples import encode_records
+from lisan.tokens.labels import IGNORE_INDEX, Example
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.packing import PackingConfig, PackingCounts, lay_out, pack
 from lisan.tokens.tokenizer import load_tokenizer

@@ -22,11 +22,11 @@ from lisan.core.artifact import Store
 from lisan.model.adapter import LoraConfig
 from lisan.model.load import ModelConfig
 from lisan.model.score import Scorer, collate, sum_by_document
-from lisan.tokens.examples import IGNORE_INDEX
+from lisan.tokens.labels import IGNORE_INDEX
 from lisan.tokens.rows import RowReader
+from lisan.train.job import Method, TuningConfig, run_worker
 from lisan.train.objectives import causal_lm, preference
 from lisan.train.reference import attach_reference, score_reference
-from lisan.train.stages import Method, TuningConfig, run_worker
 from lisan.train.worker import ProcessGroup
 
 REORDERED_LOSS = 2e-6

@@ -15,7 +15,7 @@ from lisan.tokens.chat import (
     render_prompt,
     template_hash,
 )
-from lisan.tokens.examples import IGNORE_INDEX, Example
+from lisan.tokens.labels import IGNORE_INDEX, Example
 
 ASK, ANSWER = Turn("user", "ما هي عاصمة المغرب؟"), Turn("assistant", "Rabat.")
 MORE, LAST = Turn("user", "And the river?"), Turn("assistant", "Bou Regreg.")

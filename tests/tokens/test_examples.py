@@ -6,7 +6,8 @@ import pytest
 from tiny import conversation, document, preference, question
 
 from lisan.corpus.records import Document
-from lisan.tokens.examples import IGNORE_INDEX, Example, encode_records, encode_texts
+from lisan.tokens.examples import encode_records, encode_texts
+from lisan.tokens.labels import IGNORE_INDEX, Example
 
 
 class WithoutBegin:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lisan.core.errors import ConfigError
-from lisan.tokens.examples import IGNORE_INDEX, Example
+from lisan.tokens.labels import IGNORE_INDEX, Example
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, Row, fit, lay_out, pack
 
 LENGTH = 32

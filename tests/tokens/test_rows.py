@@ -8,7 +8,7 @@ import pytest
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
-from lisan.tokens.examples import Example
+from lisan.tokens.labels import Example
 from lisan.tokens.packing import Row
 from lisan.tokens.rows import RowReader, Rows, check_fits, rows_from_table, write_rows
 

@@ -13,8 +13,9 @@ from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, TrainingError
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader, Rows
-from lisan.train.loop import LoopConfig, check_rows, next_rows, rank_rows
-from lisan.train.stages import run_worker
+from lisan.train.course import LoopConfig
+from lisan.train.job import run_worker
+from lisan.train.loop import check_rows, next_rows, rank_rows
 from lisan.train.worker import Worker
 
 

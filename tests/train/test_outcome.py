@@ -19,8 +19,8 @@ from lisan.tokens.chat import end_of_turn_id
 from lisan.tokens.encode import tokenizer_hash
 from lisan.tokens.expand import TOKENIZER, TokenizerConfig
 from lisan.tokens.tokenizer import load_expansion, load_tokenizer
+from lisan.train.job import Method, TuningConfig
 from lisan.train.outcome import Places, check_vocabulary, copy_tokenizer, expansion_for, open_places, prepare_model
-from lisan.train.stages import Method, TuningConfig
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from lisan.corpus.records import RecordKind
 from lisan.model.load import ModelConfig
 from lisan.tokens.expand import TOKENIZER, TokenizerConfig
 from lisan.tokens.mix import MixConfig
-from lisan.train.stages import CPT, DPO, SFT, DpoConfig, Method, TrainConfig, TuningConfig
+from lisan.train.job import DpoConfig, Method, TrainConfig, TuningConfig
+from lisan.train.stages import CPT, DPO, SFT
 from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
 
 

@@ -17,7 +17,8 @@ from lisan.core.errors import ConfigError
 from lisan.corpus.records import Document, Preference, Question, RecordKind, Turn
 from lisan.evaluate.metrics import bits_per_byte, mean, standard_error
 from lisan.tokens.chat import encode_reply
-from lisan.tokens.examples import IGNORE_INDEX, Example, encode_texts
+from lisan.tokens.examples import encode_texts
+from lisan.tokens.labels import IGNORE_INDEX, Example
 
 
 class TaskKind(StrEnum):

@@ -12,7 +12,7 @@ import numpy as np
 
 from lisan.core.errors import DataError
 from lisan.corpus.records import ROLES, Turn
-from lisan.tokens.examples import IGNORE_INDEX, Example
+from lisan.tokens.labels import IGNORE_INDEX, Example
 
 
 def render_prompt(tokenizer: Any, turns: Sequence[Turn]) -> str:

@@ -5,35 +5,17 @@ the id at its own position or is IGNORE_INDEX; the loss does the shifting; the f
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lisan.corpus.records import Conversation, Document, Preference, Record
-
-IGNORE_INDEX = -100
-Ids = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    input_ids: Ids
-    labels: Ids
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-
-Item = tuple[Example, ...]
-"One document or conversation, or the chosen and the rejected reply of a preference, in this order."
+from lisan.tokens.chat import encode_conversation, encode_reply
+from lisan.tokens.labels import IGNORE_INDEX, Example, Item
 
 
 def encode_records(tokenizer: Any, records: Iterable[Record]) -> Iterator[Item]:
     """Encode records of one kind, documents in batches."""
-    from lisan.tokens.chat import encode_conversation, encode_reply
-
     texts: list[str] = []
     for record in records:
         match record:

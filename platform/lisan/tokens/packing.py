@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 
 from lisan.core.errors import ConfigError
-from lisan.tokens.examples import IGNORE_INDEX, Example, Ids, Item
+from lisan.tokens.labels import IGNORE_INDEX, Example, Ids, Item
 
 
 class Overflow(StrEnum):

@@ -18,7 +18,7 @@ import pyarrow as pa
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
-from lisan.tokens.examples import Ids
+from lisan.tokens.labels import Ids
 from lisan.tokens.packing import Row, lay_out
 
 

@@ -16,7 +16,7 @@ from lisan.core.errors import ConfigError, LisanError, TrainingError
 from lisan.tokens.mix import make_plan
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import next_step
-from lisan.train.stages import TrainJob, run_worker
+from lisan.train.job import TrainJob, run_worker
 from lisan.train.worker import Worker, worker_from_environment
 
 

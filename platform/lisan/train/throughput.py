@@ -5,23 +5,20 @@ ranks once per interval, never per step.
 """
 
 import time
-from typing import TYPE_CHECKING
 
 import torch
 
 from lisan.model.score import Batch
 from lisan.tokens.rows import Rows
+from lisan.train.course import Course
 from lisan.train.objectives import Loss
 from lisan.train.worker import Worker, sum_over_ranks
-
-if TYPE_CHECKING:
-    from lisan.train.loop import Course
 
 
 class Meter:
     """Adds up what happened since the last line."""
 
-    def __init__(self, course: "Course", worker: Worker, first: int) -> None:
+    def __init__(self, course: Course, worker: Worker, first: int) -> None:
         self.course, self.worker, self.step = course, worker, first
         self.device, self.world_size = worker.device, worker.world_size
         self.last: dict[str, float] = {}

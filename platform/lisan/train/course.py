@@ -1,0 +1,62 @@
+"""The way a training run takes: how many steps of how many rows, from where, measured how.
+
+In: configs and a tokens artifact. Out: a `Course`, which the loop follows and the meter reads. Pure facts, nothing moves here.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lisan.core.errors import ConfigError
+from lisan.core.stage import Run
+from lisan.core.storage import Location
+from lisan.model.score import Batch, Scorer
+from lisan.tokens.mix import Plan
+from lisan.tokens.rows import RowReader, Rows
+from lisan.train.objectives import Loss
+from lisan.train.optim import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    num_steps: int = 0
+    "Optimizer updates; 0 takes as many as `num_epochs` needs."
+    num_epochs: float = 1.0
+    "Passes over the rows of the mixed sources; num_steps goes before it."
+    step_rows: int = 32
+    "Rows of one update over all workers: the global batch is step_rows x context_length tokens."
+    micro_rows: int = 8
+    "Rows that one worker computes at a time."
+    checkpoint_every: int = 200
+    "Steps between checkpoints."
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 0 or not self.num_epochs > 0:
+            raise ConfigError(
+                f"loop needs num_steps >= 0 and num_epochs > 0, got {self.num_steps} and {self.num_epochs}"
+            )
+        if min(self.step_rows, self.micro_rows, self.checkpoint_every, self.log_every, self.keep_checkpoints) < 1:
+            raise ConfigError(
+                "loop.step_rows, micro_rows, checkpoint_every, keep_checkpoints and log_every must be >= 1"
+            )
+
+    def steps(self, num_rows: int) -> int:
+        return self.num_steps or max(1, math.ceil(self.num_epochs * num_rows / self.step_rows))
+
+
+@dataclass(frozen=True)
+class Course:
+    """Everything the loop needs to know about its way."""
+
+    config: LoopConfig
+    optim: OptimConfig
+    num_steps: int
+    reader: RowReader
+    plan: Plan
+    objective: Callable[[Scorer, Batch, Rows], Loss]
+    count_targets: Callable[[Batch], int]
+    checkpoints: Location
+    run: Run
