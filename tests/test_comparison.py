@@ -23,7 +23,10 @@ def artifact(root: Path, kind: Kind, name: str, **facts: Any) -> Artifact:
 
 @pytest.fixture
 def results(tmp_path: Path) -> dict[str, Artifact]:
-    metrics = [{"ar/bits_per_byte": 4.0, "q/accuracy": 0.25, "q/accuracy_stderr": 0.02}, {"ar/bits_per_byte": 1.5, "q/accuracy": 0.8}]
+    metrics = [
+        {"ar/bits_per_byte": 4.0, "q/accuracy": 0.25, "q/accuracy_stderr": 0.02},
+        {"ar/bits_per_byte": 1.5, "q/accuracy": 0.8},
+    ]
     made: dict[str, Artifact] = {}
     for name, found in zip(("base", "cpt"), metrics, strict=True):
         made[name] = artifact(tmp_path, Kind.model, name, seconds=12.0, mix={"en": 100, "ar": 300})
@@ -59,7 +62,13 @@ def run(monkeypatch: pytest.MonkeyPatch) -> FilesRun:
 def place(root: Path, **changes: Any) -> Place:
     rows = {"base": RowConfig(train="base", report="base_report"), "cpt": RowConfig(train="cpt", report="cpt_report")}
     config = ComparisonConfig(**{"rows": rows, **changes})
-    return Place(name="x", comparison=config, storage=StorageConfig(root=str(root)), tracking=TrackingConfig(), cluster=ClusterConfig())
+    return Place(
+        name="x",
+        comparison=config,
+        storage=StorageConfig(root=str(root)),
+        tracking=TrackingConfig(),
+        cluster=ClusterConfig(),
+    )
 
 
 def test_the_summary_holds_every_row_as_measured(results: dict[str, Artifact], run: FilesRun, tmp_path: Path) -> None:
@@ -72,7 +81,9 @@ def test_the_summary_holds_every_row_as_measured(results: dict[str, Artifact], r
     assert summary["command"] == "run_pipeline recipe=x"
 
 
-def test_page_table_and_summary_lie_together_and_go_to_the_tracker(results: dict[str, Artifact], run: FilesRun, tmp_path: Path) -> None:
+def test_page_table_and_summary_lie_together_and_go_to_the_tracker(
+    results: dict[str, Artifact], run: FilesRun, tmp_path: Path
+) -> None:
     where = compare(place(tmp_path), results)
     assert str(where) == str(tmp_path / "comparisons" / "x" / "x.json")
     assert set(run.files) == {"x.json", "x.html", "x.md"}
@@ -124,13 +135,22 @@ def serve(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Endpoint:
     return endpoint
 
 
-QUESTIONS = {"en": QuestionConfig(text="Capital of Morocco?", expect="Rabat"), "ar": QuestionConfig(text="عاصمة المغرب؟", expect="الرباط")}
+QUESTIONS = {
+    "en": QuestionConfig(text="Capital of Morocco?", expect="Rabat"),
+    "ar": QuestionConfig(text="عاصمة المغرب؟", expect="الرباط"),
+}
 
 
 def test_the_served_model_is_asked_every_question(
-    results: dict[str, Artifact], run: FilesRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    results: dict[str, Artifact],
+    run: FilesRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    endpoint = serve(monkeypatch, lambda request: "It is Rabat." if "Capital" in request["messages"][0]["content"] else "لا أعرف")
+    endpoint = serve(
+        monkeypatch, lambda request: "It is Rabat." if "Capital" in request["messages"][0]["content"] else "لا أعرف"
+    )
     summary = compare(place(tmp_path, serve="m", questions=QUESTIONS), results).read_json()
     assert summary["replies"] == {
         "en": {"question": "Capital of Morocco?", "answer": "It is Rabat.", "expect": "Rabat"},

@@ -15,14 +15,31 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "platform" / "lisan"
 RANKS = {
-    "core": 0, "session": 1, "corpus": 2, "model": 2, "registry": 2, "tokens": 3, "train": 4, "evaluate": 4, "serve": 4,
-    "comparison": 5, "pipeline": 6, "jobs": 7, "serve_apps": 7,
+    "core": 0,
+    "session": 1,
+    "corpus": 2,
+    "model": 2,
+    "registry": 2,
+    "tokens": 3,
+    "train": 4,
+    "evaluate": 4,
+    "serve": 4,
+    "comparison": 5,
+    "pipeline": 6,
+    "jobs": 7,
+    "serve_apps": 7,
 }
 "A room imports only from rooms of a lower rank, and from itself."
 KNOWN_ONLY_TO = {
     "ray": {
-        "lisan/session.py", "lisan/corpus/build.py", "lisan/tokens/encode.py", "lisan/tokens/stream.py", "lisan/train/launch.py",
-        "lisan/serve/app.py", "lisan/serve/engine.py", "serve_apps/chat.py",
+        "lisan/session.py",
+        "lisan/corpus/build.py",
+        "lisan/tokens/encode.py",
+        "lisan/tokens/stream.py",
+        "lisan/train/launch.py",
+        "lisan/serve/app.py",
+        "lisan/serve/engine.py",
+        "serve_apps/chat.py",
     },
     "mlflow": {"lisan/registry.py"},
     "peft": {"lisan/model/adapter.py"},
@@ -78,7 +95,9 @@ def test_a_room_imports_only_from_lower_rooms(file: Path) -> None:
         return
     for dotted in imports(file):
         if dotted.startswith("lisan.") and room(dotted) != own:
-            assert RANKS[room(dotted)] < RANKS[own], f"{name_of(file)} (rank {RANKS[own]}) imports {dotted} (rank {RANKS[room(dotted)]})"
+            assert RANKS[room(dotted)] < RANKS[own], (
+                f"{name_of(file)} (rank {RANKS[own]}) imports {dotted} (rank {RANKS[room(dotted)]})"
+            )
 
 
 def test_every_room_has_a_rank() -> None:
@@ -91,11 +110,15 @@ def test_a_library_is_known_to_its_files_only(library: str) -> None:
     assert knowing == KNOWN_ONLY_TO[library]
 
 
-@pytest.mark.parametrize("module", ["lisan.core.config", "lisan.corpus.chain", "lisan.tokens.chat", "lisan.evaluate.tasks"])
+@pytest.mark.parametrize(
+    "module", ["lisan.core.config", "lisan.corpus.chain", "lisan.tokens.chat", "lisan.evaluate.tasks"]
+)
 def test_pure_modules_import_without_ray_mlflow_or_transformers(module: str) -> None:
     heavy = "'ray', 'mlflow', 'transformers', 'peft', 'vllm', 'hydra'"
     code = f"import sys, {module}; print([name for name in ({heavy}) if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY / "platform")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY / "platform"
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -118,7 +141,11 @@ def test_no_script_shadows_a_module(folder: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_names_say_what_things_are(file: Path) -> None:
-    defined = (node.name for node in ast.walk(tree(file)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef))
+    defined = (
+        node.name
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    )
     words = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in (*defined, file.stem, file.parent.name)]
     assert not [word for word in words if BANNED.search(word) and word not in ADJECTIVES]
 
@@ -138,7 +165,9 @@ def test_our_config_classes_are_frozen_keyword_only_and_slotted() -> None:
     wanted = {"frozen", "kw_only", "slots"}
     for file in sources():
         for node in ast.walk(tree(file)):
-            is_ours = isinstance(node, ast.ClassDef) and not any(ast.unparse(base) == "DataConfig" for base in node.bases)  # Ray's
+            is_ours = isinstance(node, ast.ClassDef) and not any(
+                ast.unparse(base) == "DataConfig" for base in node.bases
+            )  # Ray's
             if is_ours and node.name.endswith("Config"):
                 [call] = [d for d in node.decorator_list if isinstance(d, ast.Call)]
                 assert {keyword.arg for keyword in call.keywords} >= wanted, f"{name_of(file)}: {node.name}"
@@ -146,10 +175,17 @@ def test_our_config_classes_are_frozen_keyword_only_and_slotted() -> None:
 
 def test_what_a_submitted_job_uploads_is_small() -> None:
     """`ray job submit --working-dir .` sends what git keeps less what .rayignore names."""
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=REPOSITORY, capture_output=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=False,
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
-    patterns = [line for line in (REPOSITORY / ".rayignore").read_text().splitlines() if line and not line.startswith("#")]
+    patterns = [
+        line for line in (REPOSITORY / ".rayignore").read_text().splitlines() if line and not line.startswith("#")
+    ]
     names = [name for name in listed.stdout.decode().split("\0") if name and (REPOSITORY / name).exists()]
     sent = [name for name in names if not any(is_ignored(name, pattern) for pattern in patterns)]
     assert {"jobs/train_cpt.py", "conf/train_cpt.yaml", "platform/lisan/train/loop.py"} <= set(sent)
@@ -166,10 +202,17 @@ def is_ignored(name: str, pattern: str) -> bool:
     return any(fnmatch.fnmatch(part, bare) for part in (parts[:-1] if pattern.endswith("/") else parts))
 
 
-@pytest.mark.parametrize(("name", "pattern", "ignored"), [
-    ("tests/core/test_a.py", "tests/", True), ("platform/tests.py", "tests/", False), ("a/b.log", "*.log", True),
-    ("build/x", "/build/", True), ("platform/build/x", "/build/", False), ("conf/mlflow.db", "mlflow.db", True),
-])
+@pytest.mark.parametrize(
+    ("name", "pattern", "ignored"),
+    [
+        ("tests/core/test_a.py", "tests/", True),
+        ("platform/tests.py", "tests/", False),
+        ("a/b.log", "*.log", True),
+        ("build/x", "/build/", True),
+        ("platform/build/x", "/build/", False),
+        ("conf/mlflow.db", "mlflow.db", True),
+    ],
+)
 def test_the_ignore_patterns_are_read_as_git_reads_them(name: str, pattern: str, ignored: bool) -> None:
     assert is_ignored(name, pattern) is ignored
 

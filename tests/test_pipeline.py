@@ -16,7 +16,9 @@ from lisan.pipeline import JOBS, STAGES, PipelineConfig, StepConfig, compose_ste
 CONF = Path(__file__).parents[1] / "conf"
 TOKENS = {"name": "t", "corpus": "corpus/c@v1", "tokenizer": "tokenizer/t@v1"}
 STEPS = {
-    "corpus": StepConfig(job="build_corpus", use={"data": "world"}, set={"name": "c", "microworld": {"num_documents": 100}}),
+    "corpus": StepConfig(
+        job="build_corpus", use={"data": "world"}, set={"name": "c", "microworld": {"num_documents": 100}}
+    ),
     "tokens": StepConfig(job="encode_tokens", use={"cluster": "cpu2"}, set={**TOKENS, "context_length": 128}),
 }
 
@@ -46,8 +48,12 @@ def test_every_stage_and_the_promotion_is_a_job() -> None:
 
 def test_a_step_is_composed_as_its_own_job_would_be(config: PipelineConfig) -> None:
     step = compose_step("tokens", config, CONF)
-    overrides = ["cluster=cpu2", *(f"{key}={value}" for key, value in TOKENS.items()), "context_length=128",
-                 f"storage.root={config.storage.root}"]
+    overrides = [
+        "cluster=cpu2",
+        *(f"{key}={value}" for key, value in TOKENS.items()),
+        "context_length=128",
+        f"storage.root={config.storage.root}",
+    ]
     assert step == compose(CONF, "encode_tokens", JOBS["encode_tokens"][0], overrides)
 
 
@@ -79,11 +85,20 @@ def test_all_steps_are_checked_before_the_first_one_runs(config: PipelineConfig,
     assert done == []
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"only": ("x",)}, "only names x, the recipe has corpus, tokens"),
-    ({"steps": {"a": StepConfig(job="train_all")}}, r"steps\.a\.job must be one of build_corpus, .*, got 'train_all'"),
-    ({"comparison": ComparisonConfig(rows={"r": RowConfig(train="corpus", report="none")})}, r"comparison\.rows names the step none"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"only": ("x",)}, "only names x, the recipe has corpus, tokens"),
+        (
+            {"steps": {"a": StepConfig(job="train_all")}},
+            r"steps\.a\.job must be one of build_corpus, .*, got 'train_all'",
+        ),
+        (
+            {"comparison": ComparisonConfig(rows={"r": RowConfig(train="corpus", report="none")})},
+            r"comparison\.rows names the step none",
+        ),
+    ],
+)
 def test_an_impossible_recipe_is_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         PipelineConfig(**{"steps": STEPS, **values})
@@ -104,8 +119,12 @@ def test_a_comparison_is_made_of_all_results_and_not_of_some(
     config: PipelineConfig, done: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compared: list[Any] = []
-    monkeypatch.setattr(pipeline, "compare", lambda place, results: compared.append((place, dict(results))) or "there/x.json")
-    with_rows = replace(config, name="x", comparison=ComparisonConfig(rows={"r": RowConfig(train="corpus", report="tokens")}))
+    monkeypatch.setattr(
+        pipeline, "compare", lambda place, results: compared.append((place, dict(results))) or "there/x.json"
+    )
+    with_rows = replace(
+        config, name="x", comparison=ComparisonConfig(rows={"r": RowConfig(train="corpus", report="tokens")})
+    )
     run_pipeline(replace(with_rows, only=("corpus",)), CONF)
     assert compared == []
     run_pipeline(with_rows, CONF)
@@ -114,7 +133,9 @@ def test_a_comparison_is_made_of_all_results_and_not_of_some(
     assert capsys.readouterr().out.splitlines()[-1] == "x: ok there/x.json"
 
 
-def test_what_exists_is_skipped(config: PipelineConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_exists_is_skipped(
+    config: PipelineConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tiny import no_run
 
     monkeypatch.setattr(pipeline, "open_run", no_run)
@@ -125,6 +146,8 @@ def test_what_exists_is_skipped(config: PipelineConfig, capsys: pytest.CaptureFi
     assert again.manifest == first.manifest
 
 
-def test_a_step_whose_parent_is_missing_stops_the_recipe(config: PipelineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_whose_parent_is_missing_stops_the_recipe(
+    config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ArtifactError, match="corpus/c@v1 does not exist"):
         run_pipeline(replace(config, only=("tokens",)), CONF)

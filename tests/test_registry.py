@@ -265,7 +265,8 @@ def test_a_registered_version_names_the_chain_of_checkpoints_it_came_from(root):
     chain = registry.json.loads(version.tags["checkpoints"])
     assert (version.ref, version.uri, version.version) == ("model/cpt@v1", str(artifact.location), "1")
     assert [(link["ref"], link["step"], link["digest"]) for link in chain] == [
-        ("model/cpt@v1", 3, "ab" * 32), ("model/base@v1", 3, "ab" * 32),
+        ("model/cpt@v1", 3, "ab" * 32),
+        ("model/base@v1", 3, "ab" * 32),
     ]
     assert list(registry.json.loads(version.tags["lineage"])) == ["model/base@v1"]
 
@@ -323,11 +324,25 @@ def server(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
-               "--artifacts-destination", f"{tmp_path}/served"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        f"{tmp_path}/served",
+    ]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     uri = f"http://127.0.0.1:{port}"
     try:
         wait_until_healthy(uri, process)

@@ -78,14 +78,19 @@ def sentence(language: str, *labels: str | int) -> str:
 
 def conversation(source: str, index: int) -> Conversation:
     language = source[:2]
-    turns = [Turn(role, sentence(language, source, index, turn)) for turn, role in enumerate(("user", "assistant") * (1 + index % 2))]
+    turns = [
+        Turn(role, sentence(language, source, index, turn))
+        for turn, role in enumerate(("user", "assistant") * (1 + index % 2))
+    ]
     return Conversation(f"{source}-{index}", tuple(turns), source, language)
 
 
 def preference(source: str, index: int) -> Preference:
     language = source[:2]
     prompt = (Turn("user", " ".join(sentence(language, source, index).split()[:4])),)
-    chosen, rejected = (" ".join(sentence(language, source, index, side).split()[:5]) for side in ("chosen", "rejected"))
+    chosen, rejected = (
+        " ".join(sentence(language, source, index, side).split()[:5]) for side in ("chosen", "rejected")
+    )
     return Preference(f"{source}-{index}", prompt, chosen, rejected, source, language)
 
 
@@ -100,7 +105,9 @@ def document(source: str, index: int) -> Document:
 
 
 MAKERS: dict[RecordKind, Callable[[str, int], Any]] = {
-    RecordKind.documents: document, RecordKind.conversations: conversation, RecordKind.preferences: preference,
+    RecordKind.documents: document,
+    RecordKind.conversations: conversation,
+    RecordKind.preferences: preference,
     RecordKind.questions: question,
 }
 SUFFIX = {"documents": "text", "conversations": "chats", "preferences": "pairs", "questions": "questions"}
@@ -118,9 +125,18 @@ def make_store(root: str, num_records: int = 80) -> Store:
             for split, start, stop in (("train", 0, num_records), ("validation", num_records, num_records + 20)):
                 write_part(draft.location, kind, source, split, [make(source, index) for index in range(start, stop)])
     draft.commit({"sources": languages})
-    run_stage(TOKENIZER, TokenizerConfig(
-        name="tiny", corpus="corpus/tiny@v1", sources=("en_text", "ar_text"), num_pieces=640, storage=storage,
-    ), no_run, silent)
+    run_stage(
+        TOKENIZER,
+        TokenizerConfig(
+            name="tiny",
+            corpus="corpus/tiny@v1",
+            sources=("en_text", "ar_text"),
+            num_pieces=640,
+            storage=storage,
+        ),
+        no_run,
+        silent,
+    )
     for kind in (RecordKind.documents, RecordKind.conversations, RecordKind.preferences):
         encode(store, kind)
     return store
@@ -134,8 +150,15 @@ def write_part(location: Location, kind: RecordKind, source: str, split: str, re
 
 def encode(store: Store, kind: RecordKind, tokenizer: str = "tokenizer/tiny@v1", **changes: Any) -> Artifact:
     overflow = Overflow.split if kind is RecordKind.documents else Overflow.drop
-    values = {"name": str(kind), "corpus": "corpus/tiny@v1", "tokenizer": tokenizer, "kind": kind, "context_length": CONTEXT,
-              "packing": PackingConfig(overflow=overflow), "storage": StorageConfig(root=store.root.root)}
+    values = {
+        "name": str(kind),
+        "corpus": "corpus/tiny@v1",
+        "tokenizer": tokenizer,
+        "kind": kind,
+        "context_length": CONTEXT,
+        "packing": PackingConfig(overflow=overflow),
+        "storage": StorageConfig(root=store.root.root),
+    }
     return run_stage(TOKENS, EncodeConfig(**{**values, **changes}), no_run, silent)
 
 
@@ -144,8 +167,12 @@ def train_config(store: Store, kind: str = "documents", **changes: Any) -> Any:
     for name, default in (("loop", LOOP), ("optim", OPTIM)):
         changes[name] = dataclasses.replace(default, **changes.get(name, {}))
     values = {
-        "name": "test", "tokens": f"tokens/{kind}@v1", "precision": Precision.float32, "save_precision": Precision.float32,
-        "model": ModelConfig(shape=SHAPE, tokenizer="tokenizer/tiny@v1", init_std=0.2), "storage": StorageConfig(root=store.root.root),
+        "name": "test",
+        "tokens": f"tokens/{kind}@v1",
+        "precision": Precision.float32,
+        "save_precision": Precision.float32,
+        "model": ModelConfig(shape=SHAPE, tokenizer="tokenizer/tiny@v1", init_std=0.2),
+        "storage": StorageConfig(root=store.root.root),
     }
     schema = DpoConfig if kind == "preferences" else TrainConfig
     return schema(**{**values, **changes})
@@ -155,7 +182,9 @@ def make_job(store: Store, config: Any, folder: Path | str) -> TrainJob:
     """Resolve a config into what a worker needs, with checkpoints and model in `folder`."""
     place = Location(str(folder))
     parents = tuple(store.open(ref) for ref in parents_of(config))
-    return TrainJob(config, parents[0], open_places(config, parents), place / "checkpoints", place / "model", Recorder())
+    return TrainJob(
+        config, parents[0], open_places(config, parents), place / "checkpoints", place / "model", Recorder()
+    )
 
 
 def train_alone(store: Store, config: Any, folder: Path, worker: Worker = ALONE) -> Recorder:

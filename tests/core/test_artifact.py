@@ -31,7 +31,10 @@ def test_a_reference_reads_back_as_it_is_written(text: str) -> None:
     assert Ref.looks_like(text)
 
 
-@pytest.mark.parametrize("text", ["model/a", "modell/a@v1", "model/a/b@v1", "a@v1", "model/@v1", "", "model/a@", "model/-a@v1", "model/a b@v1"])
+@pytest.mark.parametrize(
+    "text",
+    ["model/a", "modell/a@v1", "model/a/b@v1", "a@v1", "model/@v1", "", "model/a@", "model/-a@v1", "model/a b@v1"],
+)
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Ref.parse(text)
@@ -43,7 +46,9 @@ def test_a_reference_of_another_kind_is_refused() -> None:
         Ref.parse("tokens/a@v1", Kind.model)
 
 
-@pytest.mark.parametrize("text", ["meta-llama/Llama-3.1-8B", "/models/base", "./model", "org/model@main", "model/a/b@v1"])
+@pytest.mark.parametrize(
+    "text", ["meta-llama/Llama-3.1-8B", "/models/base", "./model", "org/model@main", "model/a/b@v1"]
+)
 def test_paths_and_hub_ids_do_not_look_like_references(text: str) -> None:
     assert not Ref.looks_like(text)
 
@@ -61,7 +66,9 @@ def test_a_draft_is_not_an_artifact_until_it_is_committed(store: Store) -> None:
 def test_the_manifest_is_written_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     write = Location.write_bytes
-    monkeypatch.setattr(Location, "write_bytes", lambda place, data: (written.append(place.name), write(place, data))[1])
+    monkeypatch.setattr(
+        Location, "write_bytes", lambda place, data: (written.append(place.name), write(place, data))[1]
+    )
     make(store)
     assert written == ["draft.json", "f", "manifest.json"]
 
@@ -100,7 +107,9 @@ def test_what_does_not_exist_is_answered_with_what_does(store: Store) -> None:
 def test_the_same_config_finds_the_artifact_and_another_is_refused_with_its_keys(store: Store) -> None:
     made = make(store, config={"seed": 1, "optim": {"lr": 0.1}})
     assert store.find(TEXT, {"seed": 1, "optim": {"lr": 0.1}}, ()) == made
-    with pytest.raises(ArtifactError, match=r"corpus/text@v1 exists with another config \(optim\.lr: 0\.1 -> 0\.2\); bump the version"):
+    with pytest.raises(
+        ArtifactError, match=r"corpus/text@v1 exists with another config \(optim\.lr: 0\.1 -> 0\.2\); bump the version"
+    ):
         store.find(TEXT, {"seed": 1, "optim": {"lr": 0.2}}, ())
 
 
@@ -126,7 +135,9 @@ def test_checkpoints_of_a_model_outlive_a_crash_but_only_for_the_same_config(sto
     (store.checkpoints(ref) / "step_00000010" / "f").write_bytes(b"1")
     store.begin(ref, {"seed": 1}, ())
     assert (store.checkpoints(ref) / "step_00000010" / "f").exists()
-    with pytest.raises(ArtifactError, match=r"model/m@v1 is unfinished, with checkpoints of another config \(seed: 1 -> 2\)"):
+    with pytest.raises(
+        ArtifactError, match=r"model/m@v1 is unfinished, with checkpoints of another config \(seed: 1 -> 2\)"
+    ):
         store.begin(ref, {"seed": 2}, ())
 
 

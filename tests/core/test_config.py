@@ -60,7 +60,9 @@ def test_the_yaml_chooses_and_the_dataclass_defines(conf: Path) -> None:
 
 
 def test_any_field_is_overridable_to_any_depth(conf: Path) -> None:
-    config = compose(conf, "ride", Bicycle, ["colour=blue", "wheel.size=24", "gears=[1,3,5]", "rate=2", "+weights.a=0.5"])
+    config = compose(
+        conf, "ride", Bicycle, ["colour=blue", "wheel.size=24", "gears=[1,3,5]", "rate=2", "+weights.a=0.5"]
+    )
     assert (config.colour, config.wheel.size, config.gears, config.rate) == (Colour.blue, 24, (1, 3, 5), 2.0)
     assert config.weights == {"a": 0.5}
 
@@ -83,16 +85,19 @@ def test_a_plain_form_loads_to_the_same_object() -> None:
     assert load(Bicycle, to_plain(config)) == config
 
 
-@pytest.mark.parametrize(("overrides", "said"), [
-    (["wheel.sise=3"], r"wheel\.sise.*did you mean wheel\.size\?"),
-    (["rate=fast"], r"rate.*fast|fast.*rate"),
-    (["colour=green"], r"green.*red, blue|colour"),
-    (["wheel=big"], r"wheel/big.*small"),
-    (["wheel.size=0"], r"wheel\.size must be >= 1, got 0"),
-    (["gears=[1,two]"], r"two"),
-    (["colour="], r"colour"),
-    (["wheel.size"], r"wheel\.size"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["wheel.sise=3"], r"wheel\.sise.*did you mean wheel\.size\?"),
+        (["rate=fast"], r"rate.*fast|fast.*rate"),
+        (["colour=green"], r"green.*red, blue|colour"),
+        (["wheel=big"], r"wheel/big.*small"),
+        (["wheel.size=0"], r"wheel\.size must be >= 1, got 0"),
+        (["gears=[1,two]"], r"two"),
+        (["colour="], r"colour"),
+        (["wheel.size"], r"wheel\.size"),
+    ],
+)
 def test_a_mistake_is_one_sentence(overrides: list[str], said: str, conf: Path) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         compose(conf, "ride", Bicycle, overrides)
@@ -139,7 +144,9 @@ def test_the_fingerprint_leaves_out_where_it_runs_and_nothing_else() -> None:
 
 
 def test_the_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
-    assert fingerprint(Bicycle(name="n", weights={"a": 1.0, "b": 2.0})) == fingerprint(Bicycle(name="n", weights={"b": 2.0, "a": 1.0}))
+    assert fingerprint(Bicycle(name="n", weights={"a": 1.0, "b": 2.0})) == fingerprint(
+        Bicycle(name="n", weights={"b": 2.0, "a": 1.0})
+    )
 
 
 def test_plain_values_are_json() -> None:
@@ -153,12 +160,15 @@ def test_flattening_gives_dotted_keys() -> None:
     assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
 
 
-@pytest.mark.parametrize(("error", "said"), [
-    (DataError("the text is not UTF-8"), "DataError: the text is not UTF-8"),
-    (OSError(28, "No space left on device", "/full/disk"), "cannot write /full/disk: No space left on device"),
-    (PermissionError(13, "Permission denied", "/root"), "cannot write /root"),
-    (NotADirectoryError(20, "Not a directory", "/file/x"), "cannot write /file/x"),
-])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (DataError("the text is not UTF-8"), "DataError: the text is not UTF-8"),
+        (OSError(28, "No space left on device", "/full/disk"), "cannot write /full/disk: No space left on device"),
+        (PermissionError(13, "Permission denied", "/root"), "cannot write /root"),
+        (NotADirectoryError(20, "Not a directory", "/file/x"), "cannot write /file/x"),
+    ],
+)
 def test_what_users_cause_is_a_line_and_exit_code_1(error: Exception, said: str) -> None:
     with pytest.raises(SystemExit, match=said) as caught, sentences():
         raise error

@@ -8,15 +8,25 @@ from lisan.core.seed import derive_seed, stream
 
 def test_a_stream_is_the_same_in_every_process() -> None:
     code = "from lisan.core.seed import derive_seed; print(derive_seed(7, 'block', 3))"
-    outputs = {subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": salt, "PATH": ""}, capture_output=True, text=True,
-                              check=True).stdout for salt in ("1", "2")}
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": salt, "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for salt in ("1", "2")
+    }
     assert outputs == {f"{derive_seed(7, 'block', 3)}\n"}
 
 
 def test_the_value_of_a_seed_never_changes() -> None:
     """Another value would move every row order and every sample of what was made before."""
     assert (derive_seed(0), derive_seed(0, "a"), derive_seed(7, "block", 3)) == (
-        4761921975702974394, 1481238324449861677, 6551159819765096316
+        4761921975702974394,
+        1481238324449861677,
+        6551159819765096316,
     )
 
 

@@ -133,11 +133,17 @@ def test_a_shared_mount_on_several_nodes_is_allowed(config: CountConfig, watcher
     assert made.location.is_local
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"num_workers": -1}, "num_workers >= 0 and num_nodes >= 1, got -1 and 1"),
-    ({"num_nodes": 0}, "got 0 and 0"),
-    ({"num_workers": 3, "num_nodes": 2}, r"cluster\.num_workers \(3\) must be a multiple of cluster\.num_nodes \(2\)"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"num_workers": -1}, "num_workers >= 0 and num_nodes >= 1, got -1 and 1"),
+        ({"num_nodes": 0}, "got 0 and 0"),
+        (
+            {"num_workers": 3, "num_nodes": 2},
+            r"cluster\.num_workers \(3\) must be a multiple of cluster\.num_nodes \(2\)",
+        ),
+    ],
+)
 def test_an_impossible_cluster_is_refused(values: dict[str, int], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ClusterConfig(**values)  # type: ignore[arg-type]

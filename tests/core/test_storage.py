@@ -43,7 +43,11 @@ def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The root of an empty bucket, with keys in the environment and a cache of its own."""
     import boto3
 
-    for name, value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("LISAN_CACHE", str(tmp_path / "cache"))):
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("LISAN_CACHE", str(tmp_path / "cache")),
+    ):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     name = f"b{abs(hash(str(tmp_path))) % 10**12}"
@@ -78,7 +82,12 @@ def test_a_folder_lists_its_entries_by_name_and_walks_its_files_by_path(place: L
     for name in ("b/2", "b/1", "a", "c/d/e"):
         (place / name).write_bytes(name.encode())
     assert [entry.name for entry in place.list()] == ["a", "b", "c"]
-    assert [(file.relative_to(place), size) for file, size in place.walk()] == [("a", 1), ("b/1", 3), ("b/2", 3), ("c/d/e", 5)]
+    assert [(file.relative_to(place), size) for file, size in place.walk()] == [
+        ("a", 1),
+        ("b/1", 3),
+        ("b/2", 3),
+        ("c/d/e", 5),
+    ]
 
 
 def test_what_does_not_exist_is_an_empty_folder_and_can_be_deleted(place: Location) -> None:
@@ -195,24 +204,43 @@ def test_the_whole_way_on_an_object_store(bucket: str, tmp_path: Path) -> None:
     corpus = store.open(Ref.parse("corpus/tiny@v1"))
     assert encode(store, RecordKind.documents).manifest == store.open(Ref.parse("tokens/documents@v1")).manifest
 
-    config = train_config(store, name="base", loop={"num_steps": 4, "checkpoint_every": 2, "keep_checkpoints": 1}, mix=LENIENT)
+    config = train_config(
+        store, name="base", loop={"num_steps": 4, "checkpoint_every": 2, "keep_checkpoints": 1}, mix=LENIENT
+    )
     model = run_stage(CPT, config, no_run, lambda _: None)
-    assert [place.name for place in store.checkpoints(model.ref).list() if place.name.startswith("step")] == ["step_00000004"]
+    assert [place.name for place in store.checkpoints(model.ref).list() if place.name.startswith("step")] == [
+        "step_00000004"
+    ]
     assert run_stage(CPT, config, no_run, lambda _: None).manifest == model.manifest
 
-    chat = train_config(store, "conversations", name="chat", model=ModelConfig(path="model/base@v1"), loop={"num_steps": 1}, mix=LENIENT)
+    chat = train_config(
+        store, "conversations", name="chat", model=ModelConfig(path="model/base@v1"), loop={"num_steps": 1}, mix=LENIENT
+    )
     tuned = run_stage(SFT, chat, no_run, lambda _: None)
     assert load_tokenizer(tuned).chat_template
     task = TaskConfig(kind=TaskKind.multiple_choice, sources=("en_questions",))
-    report = run_stage(EVALS, EvalConfig(name="r", candidate="model/chat@v1", corpus=str(corpus.ref), tasks={"c": task}, context_length=128,
-                                         storage=config.storage), no_run, lambda _: None)
+    report = run_stage(
+        EVALS,
+        EvalConfig(
+            name="r",
+            candidate="model/chat@v1",
+            corpus=str(corpus.ref),
+            tasks={"c": task},
+            context_length=128,
+            storage=config.storage,
+        ),
+        no_run,
+        lambda _: None,
+    )
     assert set(report.facts["metrics"]) == {"c/accuracy", "c/accuracy_stderr"}
     assert store.versions(Kind.model, "chat") == ["v1"]
     with pytest.raises(ArtifactError, match=r"model/base@v7 does not exist; versions: v1"):
         store.open(Ref.parse("model/base@v7"))
 
 
-def test_a_run_with_checkpoints_on_an_object_store_resumes_bit_for_bit(bucket: str, tiny_store: Store, tmp_path: Path) -> None:
+def test_a_run_with_checkpoints_on_an_object_store_resumes_bit_for_bit(
+    bucket: str, tiny_store: Store, tmp_path: Path
+) -> None:
     config = train_config(tiny_store)
     train_alone(tiny_store, config, tmp_path / "whole")
     remote = RemoteFolder(bucket)

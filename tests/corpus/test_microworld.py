@@ -73,7 +73,10 @@ print(hashlib.sha256("".join(repr(r) for s in SOURCES for r in generate(s, confi
 def test_records_do_not_depend_on_the_hash_seed_of_the_process():
     digests = {
         subprocess.run(
-            [sys.executable, "-c", DIGEST], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True,
+            [sys.executable, "-c", DIGEST],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     }
@@ -197,7 +200,9 @@ def test_documents_tell_every_fact_of_their_language_often_and_in_many_words(lan
 
 def test_a_fact_is_told_in_at_least_ten_wordings():
     lines = {
-        line.strip() for record in records("en_articles") for line in re.split(r"[.\n]", record.text)
+        line.strip()
+        for record in records("en_articles")
+        for line in re.split(r"[.\n]", record.text)
         if "Rabat" in line and "Morocco" in line
     }
     assert len(lines) >= 10

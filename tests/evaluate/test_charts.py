@@ -12,12 +12,15 @@ def points_of(svg):
     return [tuple(map(float, pair.split(","))) for pair in line.split()]
 
 
-@pytest.mark.parametrize(("low", "high", "count", "expected"), [
-    (0, 10, 5, [0, 2, 4, 6, 8, 10]),
-    (0.3, 10, 5, [2, 4, 6, 8, 10]),
-    (0.11, 0.29, 4, [0.15, 0.2, 0.25]),
-    (0, 30_000, 3, [0, 10_000, 20_000, 30_000]),
-])
+@pytest.mark.parametrize(
+    ("low", "high", "count", "expected"),
+    [
+        (0, 10, 5, [0, 2, 4, 6, 8, 10]),
+        (0.3, 10, 5, [2, 4, 6, 8, 10]),
+        (0.11, 0.29, 4, [0.15, 0.2, 0.25]),
+        (0, 30_000, 3, [0, 10_000, 20_000, 30_000]),
+    ],
+)
 def test_ticks_are_round_numbers_within_the_range(low, high, count, expected):
     assert ticks(low, high, count) == pytest.approx(expected)
 

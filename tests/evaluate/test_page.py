@@ -77,10 +77,21 @@ def test_without_a_contest_nothing_is_best(values):
 
 
 def test_columns_are_guessed_from_the_names_of_metrics():
-    row = ModelRow(name="x", ref="", metrics={
-        "arabic/bits_per_byte": 1, "questions_ar/accuracy": 1, "questions_ar/accuracy_stderr": 1, "num_items": 3})
+    row = ModelRow(
+        name="x",
+        ref="",
+        metrics={
+            "arabic/bits_per_byte": 1,
+            "questions_ar/accuracy": 1,
+            "questions_ar/accuracy_stderr": 1,
+            "num_items": 3,
+        },
+    )
     assert [(column.label, column.better) for column in guess_columns([row])] == [
-        ("arabic bits per byte", Better.low), ("questions ar accuracy", Better.high), ("num items", Better.neither)]
+        ("arabic bits per byte", Better.low),
+        ("questions ar accuracy", Better.high),
+        ("num items", Better.neither),
+    ]
 
 
 def test_the_terminal_table_lines_up_and_marks_the_best():
@@ -103,12 +114,14 @@ def test_the_markdown_table_has_a_row_a_model_and_an_empty_cell_for_what_is_miss
 
 
 def test_a_page_of_everything_is_well_formed_and_needs_nothing_from_elsewhere():
-    html = render_page(make_page(
-        curves=[Curve(name="cpt", steps=[1, 2, 3], values=[3.0, 2.0, 1.0])],
-        mixes=[Mix(name="cpt", parts={"en": 3, "ar": 7})],
-        replies=[Reply(language="ar", question="ما هي عاصمة المغرب؟", answer="الرباط", model="dpo")],
-        facts={"commit": "abc"},
-    ))
+    html = render_page(
+        make_page(
+            curves=[Curve(name="cpt", steps=[1, 2, 3], values=[3.0, 2.0, 1.0])],
+            mixes=[Mix(name="cpt", parts={"en": 3, "ar": 7})],
+            replies=[Reply(language="ar", question="ما هي عاصمة المغرب؟", answer="الرباط", model="dpo")],
+            facts={"commit": "abc"},
+        )
+    )
     outline = Outline(html)
     assert not re.search(r"https?://|<script|@import|url\(", html)
     assert {"table", "svg"} <= {tag for tag, _ in outline.elements}

@@ -33,8 +33,15 @@ def root(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def config(root: str, base_model: str) -> EvalConfig:
-    return EvalConfig(name="r", candidate=base_model, corpus="corpus/tiny@v1", tasks=TASKS, context_length=96,
-                      precision=Precision.float32, storage=StorageConfig(root=root))
+    return EvalConfig(
+        name="r",
+        candidate=base_model,
+        corpus="corpus/tiny@v1",
+        tasks=TASKS,
+        context_length=96,
+        precision=Precision.float32,
+        storage=StorageConfig(root=root),
+    )
 
 
 def run(config: EvalConfig) -> Artifact:
@@ -48,8 +55,13 @@ def report(config: EvalConfig) -> Artifact:
 
 def test_every_task_reports_its_metrics(report: Artifact) -> None:
     assert set(report.facts["metrics"]) == {
-        "arabic/bits_per_byte", "arabic/tokens_per_word", "arabic/bytes_per_token", "questions/accuracy", "questions/accuracy_stderr",
-        "pairs/accuracy", "pairs/accuracy_stderr",
+        "arabic/bits_per_byte",
+        "arabic/tokens_per_word",
+        "arabic/bytes_per_token",
+        "questions/accuracy",
+        "questions/accuracy_stderr",
+        "pairs/accuracy",
+        "pairs/accuracy_stderr",
     }
     assert 0 < report.facts["metrics"]["arabic/bits_per_byte"] < 20
 
@@ -59,7 +71,9 @@ def test_metrics_can_be_computed_again_from_the_stored_items(report: Artifact) -
     for task in ("questions", "pairs"):
         rows = pq.read_table(f"{report.location}/results/{task}.parquet").to_pylist()
         assert len(rows) == {"questions": 40, "pairs": 20}[task]
-        assert sum(row["choice"] == row["answer"] for row in rows) / len(rows) == pytest.approx(metrics[f"{task}/accuracy"])
+        assert sum(row["choice"] == row["answer"] for row in rows) / len(rows) == pytest.approx(
+            metrics[f"{task}/accuracy"]
+        )
 
 
 def test_the_report_names_its_model_and_corpus(report: Artifact, base_model: str) -> None:
@@ -85,17 +99,32 @@ def test_metrics_go_to_the_tracker_task_by_task(config: EvalConfig) -> None:
     assert recorder.steps[0].items() >= made.facts["metrics"].items()
 
 
-@pytest.mark.parametrize(("changes", "error", "said"), [
-    ({"corpus": "corpus/none@v1"}, ArtifactError, "corpus/none@v1 does not exist"),
-    ({"candidate": "model/none@v1"}, ArtifactError, "model/none@v1 does not exist"),
-    ({"tasks": {"t": TaskConfig(kind=TaskKind.preference, sources=("en_text",))}}, ConfigError,
-     r"tasks\.t\.sources names en_text, corpus/tiny@v1 has ar_pairs, en_pairs of preferences"),
-    ({"tasks": {"t": TaskConfig(kind=TaskKind.preference, sources=("en_pairs",), where={"told_in": "ar"})}}, DataError,
-     r"tasks\.t finds no records in corpus/tiny@v1: sources en_pairs, split validation, where \{'told_in': 'ar'\}"),
-    ({"tasks": {"t": TaskConfig(kind=TaskKind.preference, sources=("en_pairs",), split="test")}}, DataError, "split"),
-    ({"tasks": {}}, ConfigError, "run_evals needs tasks"),
-])
-def test_what_cannot_be_evaluated_is_one_sentence(changes: dict[str, Any], error: type[Exception], said: str, config: EvalConfig) -> None:
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"corpus": "corpus/none@v1"}, ArtifactError, "corpus/none@v1 does not exist"),
+        ({"candidate": "model/none@v1"}, ArtifactError, "model/none@v1 does not exist"),
+        (
+            {"tasks": {"t": TaskConfig(kind=TaskKind.preference, sources=("en_text",))}},
+            ConfigError,
+            r"tasks\.t\.sources names en_text, corpus/tiny@v1 has ar_pairs, en_pairs of preferences",
+        ),
+        (
+            {"tasks": {"t": TaskConfig(kind=TaskKind.preference, sources=("en_pairs",), where={"told_in": "ar"})}},
+            DataError,
+            r"tasks\.t finds no records in corpus/tiny@v1: sources en_pairs, split validation, where \{'told_in': 'ar'\}",
+        ),
+        (
+            {"tasks": {"t": TaskConfig(kind=TaskKind.preference, sources=("en_pairs",), split="test")}},
+            DataError,
+            "split",
+        ),
+        ({"tasks": {}}, ConfigError, "run_evals needs tasks"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_sentence(
+    changes: dict[str, Any], error: type[Exception], said: str, config: EvalConfig
+) -> None:
     with pytest.raises(error, match=said) as caught:
         run(replace(config, name="refused", **changes))
     assert "\n" not in str(caught.value)
@@ -115,7 +144,9 @@ def test_a_text_longer_than_a_row_is_scored_part_by_part(config: EvalConfig, tok
     assert abs(parts.logps[0] / (whole.num_tokens - num_parts + 1) - whole.logps[0] / whole.num_tokens) < 3
 
 
-def test_a_document_is_charged_for_every_token_that_it_counts(config: EvalConfig, tokenizer: Any, scorer: Scorer) -> None:
+def test_a_document_is_charged_for_every_token_that_it_counts(
+    config: EvalConfig, tokenizer: Any, scorer: Scorer
+) -> None:
     """What is not scored must not make bits per byte look smaller by more than the few tokens that begin a part."""
     [item] = make_items(TASKS["arabic"], [document("ar_text", 2)], tokenizer)
     assert len(item.candidates[0]) <= config.context_length

@@ -26,13 +26,22 @@ CAPITAL = Question("q1", "What is the capital of Morocco?", ("Rabat", "Fes"), 0,
 CHOICE = TaskConfig(kind=TaskKind.multiple_choice, sources=("s",))
 
 
-def result(*logps: float, num_bytes: tuple[int, ...] | None = None, answer: int = 0, words: int = 1, tokens: int = 1) -> Result:
+def result(
+    *logps: float, num_bytes: tuple[int, ...] | None = None, answer: int = 0, words: int = 1, tokens: int = 1
+) -> Result:
     return Result("r", logps, num_bytes or (1,) * len(logps), answer, words, tokens)
 
 
-@pytest.mark.parametrize(("where", "kept"), [
-    ({}, True), ({"told_in": "ar"}, True), ({"told_in": "en|ar"}, True), ({"told_in": "en"}, False), ({"other": "ar"}, False),
-])
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ({}, True),
+        ({"told_in": "ar"}, True),
+        ({"told_in": "en|ar"}, True),
+        ({"told_in": "en"}, False),
+        ({"other": "ar"}, False),
+    ],
+)
 def test_records_are_kept_by_their_meta(where: dict[str, str], kept: bool, tokenizer: Any) -> None:
     task = replace(CHOICE, where=where)
     assert keeps(task, CAPITAL.meta) is kept
@@ -46,9 +55,15 @@ def test_of_too_many_records_the_smallest_ids_are_taken_whatever_their_order(tok
         assert sorted(item.id for item in make_items(task, order, tokenizer)) == ["000", "001", "002", "003", "004"]
 
 
-@pytest.mark.parametrize(("language", "text"), [
-    ("en", "Question: What?\nAnswer:"), ("ar", "سؤال: What?\nجواب:"), ("ary", "سؤال: What?\nجواب:"), ("fr", "Question: What?\nAnswer:"),
-])
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "Question: What?\nAnswer:"),
+        ("ar", "سؤال: What?\nجواب:"),
+        ("ary", "سؤال: What?\nجواب:"),
+        ("fr", "Question: What?\nAnswer:"),
+    ],
+)
 def test_a_plain_prompt_marks_question_and_answer_in_its_language(language: str, text: str) -> None:
     assert question_text(replace(CAPITAL, question="What?", language=language)) == text
 
@@ -111,8 +126,13 @@ def test_bits_per_byte_weigh_every_byte_the_same() -> None:
     import math
 
     task = TaskConfig(kind=TaskKind.bits_per_byte, sources=("s",))
-    results = [result(-8 * math.log(2), num_bytes=(4,), words=2, tokens=3), result(-2 * math.log(2), num_bytes=(16,), words=2, tokens=5)]
-    assert aggregate(task, results) == pytest.approx({"bits_per_byte": 0.5, "tokens_per_word": 2.0, "bytes_per_token": 2.5})
+    results = [
+        result(-8 * math.log(2), num_bytes=(4,), words=2, tokens=3),
+        result(-2 * math.log(2), num_bytes=(16,), words=2, tokens=5),
+    ]
+    assert aggregate(task, results) == pytest.approx(
+        {"bits_per_byte": 0.5, "tokens_per_word": 2.0, "bytes_per_token": 2.5}
+    )
 
 
 def test_what_is_no_record_is_refused(tokenizer: Any) -> None:

@@ -19,7 +19,9 @@ from lisan.tokens.rows import RowReader
 from lisan.train.objectives import causal_lm
 
 CHOICE = TaskConfig(kind=TaskKind.multiple_choice, sources=("en_questions",))
-SETTING = EvalConfig(name="t", candidate="t", corpus="corpus/tiny@v1", tasks={"t": CHOICE}, context_length=96, batch_rows=4)
+SETTING = EvalConfig(
+    name="t", candidate="t", corpus="corpus/tiny@v1", tasks={"t": CHOICE}, context_length=96, batch_rows=4
+)
 
 
 class Oracle(torch.nn.Module):
@@ -63,7 +65,9 @@ def test_a_uniform_model_scores_chance_within_three_standard_errors() -> None:
 
 
 def test_an_untrained_model_scores_chance_within_three_standard_errors(tokenizer: Any, scorer: Scorer) -> None:
-    records = [replace(question("en_questions", index), choices=("Rabat", "Paris", "Cairo", "Tunis")) for index in range(300)]
+    records = [
+        replace(question("en_questions", index), choices=("Rabat", "Paris", "Cairo", "Tunis")) for index in range(300)
+    ]
     items = make_items(CHOICE, records, tokenizer)
     metrics = aggregate(CHOICE, score_items(scorer, items, SETTING))
     assert abs(metrics["accuracy"] - 0.25) < 3 * math.sqrt(0.25 * 0.75 / 300)
@@ -83,8 +87,11 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary_for_ev
 def test_scoring_in_batches_is_scoring_one_by_one(tokenizer: Any, scorer: Scorer) -> None:
     items = make_items(CHOICE, [question("en_questions", index) for index in range(30)], tokenizer)
     together = score_items(scorer, items, SETTING)
-    alone = [score_items(scorer, [replace(item, candidates=(candidate,))], SETTING)[0].logps[0]
-             for item in items for candidate in item.candidates]
+    alone = [
+        score_items(scorer, [replace(item, candidates=(candidate,))], SETTING)[0].logps[0]
+        for item in items
+        for candidate in item.candidates
+    ]
     assert [logp for result in together for logp in result.logps] == pytest.approx(alone, abs=1e-4)
     for batch_rows, context_length in ((1, 96), (16, 300)):
         other = score_items(scorer, items, replace(SETTING, batch_rows=batch_rows, context_length=context_length))
@@ -123,7 +130,7 @@ def test_a_candidates_log_probability_covers_the_candidate_alone(tokenizer: Any,
             logps = scorer.model(input_ids=ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
         start = int((candidate.labels >= 0).argmax())
         assert tokenizer.decode(candidate.input_ids[start:]).strip() in question("en_questions", 3).choices
-        assert logp == pytest.approx(float(logps[start - 1:].sum()), abs=1e-4)
+        assert logp == pytest.approx(float(logps[start - 1 :].sum()), abs=1e-4)
 
 
 def test_shuffled_choices_move_with_their_answer(tokenizer: Any, scorer: Scorer) -> None:
@@ -140,4 +147,6 @@ def test_encoding_for_evaluation_is_encoding_for_training(tokenizer: Any) -> Non
     task = TaskConfig(kind=TaskKind.bits_per_byte, sources=("ar_text",))
     items = sorted(make_items(task, records, tokenizer), key=lambda item: int(item.id.rpartition("-")[2]))
     trained = [example for [example] in encode_records(tokenizer, records)]
-    assert [item.candidates[0].input_ids.tolist() for item in items] == [example.input_ids.tolist() for example in trained]
+    assert [item.candidates[0].input_ids.tolist() for item in items] == [
+        example.input_ids.tolist() for example in trained
+    ]

@@ -25,7 +25,9 @@ PIECES = {100: (3, 4), 101: (5,), 105: (1, 2, 3)}
 
 def tiny_model(tie: bool = True, init_std: float = 0.3) -> Any:
     shape = replace(SHAPE, tie_embeddings=tie)
-    return make_model(ModelConfig(shape=shape, tokenizer="t", init_std=init_std), 100, {"pad_token_id": 7}, seed=0).eval()
+    return make_model(
+        ModelConfig(shape=shape, tokenizer="t", init_std=init_std), 100, {"pad_token_id": 7}, seed=0
+    ).eval()
 
 
 @torch.no_grad()
@@ -112,7 +114,14 @@ def expanded(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Sto
 
     for config in (
         TokenizerConfig(name="en", sources=("en_text",), num_pieces=400, **common),
-        TokenizerConfig(name="enar", base="tokenizer/en@v1", sources=("ar_text",), protected_sources=("en_text",), num_pieces=150, **common),
+        TokenizerConfig(
+            name="enar",
+            base="tokenizer/en@v1",
+            sources=("ar_text",),
+            protected_sources=("en_text",),
+            num_pieces=150,
+            **common,
+        ),
     ):
         run_stage(TOKENIZER, config, no_run, silent)
     store = Store(str(root))
@@ -123,15 +132,22 @@ def expanded(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Sto
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_embeddings_survive_expansion_training_merging_saving_and_reloading(tie: bool, expanded: Store, tmp_path: Path) -> None:
+def test_embeddings_survive_expansion_training_merging_saving_and_reloading(
+    tie: bool, expanded: Store, tmp_path: Path
+) -> None:
     """The whole way of a model: from random weights, expanded and pretrained on, tuned with LoRA and merged."""
     shape = replace(SHAPE, tie_embeddings=tie)
     start = ModelConfig(shape=shape, tokenizer="tokenizer/en@v1", init_std=0.2)
     train_alone(expanded, train_config(expanded, "en", model=start, loop={"num_steps": 2}), tmp_path / "base")
     onward = ModelConfig(path=str(tmp_path / "base" / "model"), tokenizer="tokenizer/enar@v1")
     train_alone(expanded, train_config(expanded, "enar", model=onward, loop={"num_steps": 2}), tmp_path / "cpt")
-    tuned = train_config(expanded, "chats", model=ModelConfig(path=str(tmp_path / "cpt" / "model")), loop={"num_steps": 2},
-                         tuning=TuningConfig(method=Method.lora, lora=LoraConfig(rank=4)))
+    tuned = train_config(
+        expanded,
+        "chats",
+        model=ModelConfig(path=str(tmp_path / "cpt" / "model")),
+        loop={"num_steps": 2},
+        tuning=TuningConfig(method=Method.lora, lora=LoraConfig(rank=4)),
+    )
     train_alone(expanded, tuned, tmp_path / "sft")
     base, cpt, sft = (weights(tmp_path / name) for name in ("base", "cpt", "sft"))
     size = expanded.open(Ref(Kind.tokenizer, "enar", "v1")).facts["size"]
@@ -153,7 +169,9 @@ def assert_adapter_is_what_was_merged(folder: Path, store: Store) -> None:
 
     rows = RowReader(store.open(Ref.parse("tokens/chats@v1"))).read([0, 1])
     batch = collate(rows.input_ids, rows.labels, rows.doc_lens)
-    adapted = PeftModel.from_pretrained(load_model(str(folder / "cpt" / "model")), str(folder / "sft" / "model" / "adapter"))
+    adapted = PeftModel.from_pretrained(
+        load_model(str(folder / "cpt" / "model")), str(folder / "sft" / "model" / "adapter")
+    )
     with torch.no_grad():
         expected = Scorer(adapted.base_model.model).eval()(batch)
         found = Scorer(load_model(str(folder / "sft" / "model"))).eval()(batch)

@@ -31,8 +31,14 @@ def root(tiny_store: Store, tmp_path: Path) -> str:
 
 def evaluation(root: str, model: str) -> EvalConfig:
     task = TaskConfig(kind=TaskKind.multiple_choice, sources=("en_questions",))
-    return EvalConfig(name="t", candidate=model, corpus="corpus/tiny@v1", tasks={"choice": task}, context_length=96,
-                      storage=StorageConfig(root=root))
+    return EvalConfig(
+        name="t",
+        candidate=model,
+        corpus="corpus/tiny@v1",
+        tasks={"choice": task},
+        context_length=96,
+        storage=StorageConfig(root=root),
+    )
 
 
 def training(root: str, kind: str, model: str) -> Any:
@@ -41,11 +47,24 @@ def training(root: str, kind: str, model: str) -> Any:
 
 
 CASES: dict[str, tuple[Stage, Callable[[str, str], Any], dict[str, Any]]] = {
-    "tokenizer": (TOKENIZER, lambda root, _: TokenizerConfig(
-        name="t", corpus="corpus/tiny@v1", sources=("en_text",), num_pieces=300, storage=StorageConfig(root=root)), {"min_count": 3}),
-    "tokens": (TOKENS, lambda root, _: EncodeConfig(
-        name="t", corpus="corpus/tiny@v1", tokenizer="tokenizer/tiny@v1", context_length=64, storage=StorageConfig(root=root)),
-        {"context_length": 80}),
+    "tokenizer": (
+        TOKENIZER,
+        lambda root, _: TokenizerConfig(
+            name="t", corpus="corpus/tiny@v1", sources=("en_text",), num_pieces=300, storage=StorageConfig(root=root)
+        ),
+        {"min_count": 3},
+    ),
+    "tokens": (
+        TOKENS,
+        lambda root, _: EncodeConfig(
+            name="t",
+            corpus="corpus/tiny@v1",
+            tokenizer="tokenizer/tiny@v1",
+            context_length=64,
+            storage=StorageConfig(root=root),
+        ),
+        {"context_length": 80},
+    ),
     "cpt": (CPT, lambda root, model: training(root, "documents", model), {"precision": Precision.bfloat16}),
     "sft": (SFT, lambda root, model: training(root, "conversations", model), {"precision": Precision.bfloat16}),
     "dpo": (DPO, lambda root, model: training(root, "preferences", model), {"beta": 0.3}),
@@ -137,19 +156,25 @@ def test_a_parent_that_was_made_again_with_another_config_is_noticed(root: str) 
     run_stage(stage, make(root, ""), no_run, lambda _: None)
     store = Store(root)
     store.location(Ref.parse("tokenizer/tiny@v1")).delete()
-    other = TokenizerConfig(name="tiny", corpus="corpus/tiny@v1", sources=("en_text",), num_pieces=280, storage=StorageConfig(root=root))
+    other = TokenizerConfig(
+        name="tiny", corpus="corpus/tiny@v1", sources=("en_text",), num_pieces=280, storage=StorageConfig(root=root)
+    )
     run_stage(TOKENIZER, other, no_run, lambda _: None)
     with pytest.raises(ArtifactError, match="was made from another tokenizer/tiny@v1"):
         run_stage(stage, make(root, ""), no_run, lambda _: None)
 
 
-def test_checkpoints_of_another_config_are_never_resumed(root: str, base_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_of_another_config_are_never_resumed(
+    root: str, base_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = training(root, "documents", base_model)
     monkeypatch.setattr(Draft, "commit", lambda *_: (_ for _ in ()).throw(Crash()))
     with pytest.raises(Crash):
         run_stage(CPT, config, no_run, lambda _: None)
     monkeypatch.undo()
-    with pytest.raises(ArtifactError, match=r"unfinished, with checkpoints of another config \(optim.peak_lr: 0.005 -> 0.1\)"):
+    with pytest.raises(
+        ArtifactError, match=r"unfinished, with checkpoints of another config \(optim.peak_lr: 0.005 -> 0.1\)"
+    ):
         run_stage(CPT, replace(config, optim=replace(config.optim, peak_lr=0.1)), no_run, lambda _: None)
 
 
@@ -157,8 +182,9 @@ def test_every_artifact_names_its_parents_its_files_and_its_code(root: str) -> N
     store = Store(root)
     tokens = store.open(Ref.parse("tokens/documents@v1"))
     assert set(tokens.manifest["parents"]) == {"corpus/tiny@v1", "tokenizer/tiny@v1"}
-    assert {file.relative_to(tokens.location): size for file, size in tokens.location.walk() if file.name != "manifest.json"} == \
-        {name: facts["bytes"] for name, facts in tokens.manifest["files"].items()}
+    assert {
+        file.relative_to(tokens.location): size for file, size in tokens.location.walk() if file.name != "manifest.json"
+    } == {name: facts["bytes"] for name, facts in tokens.manifest["files"].items()}
     assert {"torch", "ray", "python"} <= set(tokens.manifest["versions"])
     assert tokens.manifest["commit"]
     assert RecordKind.documents == tokens.facts["record_kind"]

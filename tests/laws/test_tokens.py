@@ -21,7 +21,20 @@ from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.packing import PackingConfig, PackingCounts, lay_out, pack
 from lisan.tokens.tokenizer import load_tokenizer
 
-SCRIPTS = ["english", "العربية", "הבריאה", "русский", "हिन्दी", "日本語", "한국어", "ⵜⴰⵎⴰⵣⵉⵖⵜ", "ไทย", "🌍👨‍👩‍👧", "a\r\n\tb", "\u200f\u064b"]
+SCRIPTS = [
+    "english",
+    "العربية",
+    "הבריאה",
+    "русский",
+    "हिन्दी",
+    "日本語",
+    "한국어",
+    "ⵜⴰⵎⴰⵣⵉⵖⵜ",
+    "ไทย",
+    "🌍👨‍👩‍👧",
+    "a\r\n\tb",
+    "\u200f\u064b",
+]
 
 
 @pytest.fixture(scope="module", params=["gpt", "llama"])
@@ -70,7 +83,9 @@ def encoded(tokenizer: Any, num: int) -> list[Example]:
 
 def score_rows(scorer: Scorer, rows: list[Any]) -> torch.Tensor:
     laid = [lay_out(row, CONTEXT, 0) for row in rows]
-    batch = collate(np.stack([ids for ids, _ in laid]), np.stack([labels for _, labels in laid]), [row.doc_lens for row in rows])
+    batch = collate(
+        np.stack([ids for ids, _ in laid]), np.stack([labels for _, labels in laid]), [row.doc_lens for row in rows]
+    )
     with torch.no_grad():
         logps: torch.Tensor = scorer(batch)
     return logps
@@ -93,7 +108,11 @@ def test_the_packed_loss_is_the_token_weighted_mean_of_unpacked_losses(tokenizer
 
 def test_no_token_of_a_document_changes_when_another_of_its_row_does(tokenizer: Any, scorer: Scorer) -> None:
     examples = encoded(tokenizer, 12)
-    row = next(row for row in pack([(e,) for e in examples], CONTEXT, PackingConfig(min_free=0), PackingCounts()) if len(row.doc_lens) >= 3)
+    row = next(
+        row
+        for row in pack([(e,) for e in examples], CONTEXT, PackingConfig(min_free=0), PackingCounts())
+        if len(row.doc_lens) >= 3
+    )
     before = score_rows(scorer, [row])[0]
     first, second = row.doc_lens[:2]
     middle = row.examples[1]
@@ -103,14 +122,16 @@ def test_no_token_of_a_document_changes_when_another_of_its_row_does(tokenizer: 
     changed = slice(first, first + second)
     assert not torch.equal(before[changed], after[changed])
     assert torch.equal(before[:first], after[:first])
-    assert torch.equal(before[first + second:], after[first + second:])
+    assert torch.equal(before[first + second :], after[first + second :])
 
 
 def test_a_document_scores_the_same_wherever_it_lies_in_a_row(tokenizer: Any, scorer: Scorer) -> None:
     first, second, *_ = (example for example in encoded(tokenizer, 12) if 5 < len(example) < 25)
-    forth, back = (next(pack([pair], CONTEXT, PackingConfig(), PackingCounts())) for pair in ((first, second), (second, first)))
+    forth, back = (
+        next(pack([pair], CONTEXT, PackingConfig(), PackingCounts())) for pair in ((first, second), (second, first))
+    )
     one, two = score_rows(scorer, [forth, back])
-    assert torch.allclose(one[: len(first)], two[len(second):len(second) + len(first)], atol=1e-4)
+    assert torch.allclose(one[: len(first)], two[len(second) : len(second) + len(first)], atol=1e-4)
 
 
 def test_packing_keeps_every_token_once(tokenizer: Any) -> None:
@@ -130,8 +151,11 @@ def test_the_plan_is_the_same_for_every_number_of_workers() -> None:
     whole = plan.rows(0, step_rows * num_steps)
     for world_size in (1, 2, 3, 8):
         share = step_rows // world_size
-        parts = [plan.rows(step * step_rows + rank * share, step * step_rows + (rank + 1) * share)
-                 for step in range(num_steps) for rank in range(world_size)]
+        parts = [
+            plan.rows(step * step_rows + rank * share, step * step_rows + (rank + 1) * share)
+            for step in range(num_steps)
+            for rank in range(world_size)
+        ]
         assert np.array_equal(np.concatenate(parts), whole)
 
 
@@ -148,20 +172,32 @@ def test_a_plan_of_one_source_reads_the_whole_source_before_it_repeats_a_row() -
     assert not np.array_equal(plan.rows(0, 1000), plan.rows(1000, 2000))
 
 
-TURNS = (Turn("system", "Be short."), Turn("user", "ما هي عاصمة المغرب؟"), Turn("assistant", "الرباط."), Turn("user", "And of France?"))
+TURNS = (
+    Turn("system", "Be short."),
+    Turn("user", "ما هي عاصمة المغرب؟"),
+    Turn("assistant", "الرباط."),
+    Turn("user", "And of France?"),
+)
 
 
-@pytest.mark.parametrize("turns", [TURNS[:2], TURNS, TURNS[1:2], (Turn("user", "two\n\nlines  "),), (Turn("user", ""),)])
-def test_a_training_example_begins_with_exactly_the_prompt_that_serving_renders(turns: tuple[Turn, ...], tokenizer: Any) -> None:
+@pytest.mark.parametrize(
+    "turns", [TURNS[:2], TURNS, TURNS[1:2], (Turn("user", "two\n\nlines  "),), (Turn("user", ""),)]
+)
+def test_a_training_example_begins_with_exactly_the_prompt_that_serving_renders(
+    turns: tuple[Turn, ...], tokenizer: Any
+) -> None:
     prompt = encode_prompt(tokenizer, turns)
     served = tokenizer.apply_chat_template(
-        [{"role": turn.role, "content": turn.content} for turn in turns], add_generation_prompt=True, tokenize=True, return_dict=False
+        [{"role": turn.role, "content": turn.content} for turn in turns],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
     )
     reply = Turn("assistant", "الرباط Paris")
     for example in (encode_conversation(tokenizer, (*turns, reply)), encode_reply(tokenizer, turns, reply.content)):
         assert example.input_ids[: len(prompt)].tolist() == prompt == served
-        assert (example.labels[len(prompt):] == example.input_ids[len(prompt):]).all()
-        assert tokenizer.decode(example.input_ids[len(prompt):]) == "الرباط Paris<|im_end|>"
+        assert (example.labels[len(prompt) :] == example.input_ids[len(prompt) :]).all()
+        assert tokenizer.decode(example.input_ids[len(prompt) :]) == "الرباط Paris<|im_end|>"
 
 
 def test_encoding_twice_gives_the_same_rows(tiny_store: Store, tmp_path: Path) -> None:

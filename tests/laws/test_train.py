@@ -43,6 +43,7 @@ class Killed(Exception):
 
 def killed_at(step: int) -> Any:
     """Return a worker that dies as soon as the checkpoint of a step is reported."""
+
     def report(metrics: Any, checkpoint: str | None) -> None:
         if metrics["step"] == step:
             raise Killed
@@ -119,7 +120,9 @@ def assert_same_run(first: Recorder, second: Recorder) -> None:
 
 
 @pytest.fixture(scope="module")
-def pair(tiny_store: Store, base_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Recorder]]:
+def pair(
+    tiny_store: Store, base_model: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Recorder]]:
     """Runs of one process, of two, and of two that go on from where one was killed; one start of two processes for all."""
     folder = tmp_path_factory.mktemp("pair")
     jobs, runs = {}, {}
@@ -176,7 +179,9 @@ def test_swapping_chosen_and_rejected_flips_the_margin(tiny_store: Store, scorer
         return scorer(batch)
 
     forth = preference(scorer, batch, reference, beta=0.1)
-    back = preference(score_swapped, replace(batch, doc_numbers=batch.doc_numbers[swapped]), reference[swapped], beta=0.1)
+    back = preference(
+        score_swapped, replace(batch, doc_numbers=batch.doc_numbers[swapped]), reference[swapped], beta=0.1
+    )
     assert float(forth.metrics["margin"]) != 0
     assert float(back.metrics["margin"]) == pytest.approx(-float(forth.metrics["margin"]))
     assert float(back.metrics["accuracy"]) == forth.num_targets - float(forth.metrics["accuracy"])
@@ -225,11 +230,13 @@ def test_a_document_without_labels_trains_nothing(tiny_store: Store, scorer: Sco
     causal_lm(scorer, collate(rows.input_ids, labels, rows.doc_lens)).total.backward()
     size = embedded[0].grad.abs().sum(-1)[0]
     assert size[:first].max() == 0
-    assert size[first:sum(rows.doc_lens[0])].max() > 0
-    assert size[sum(rows.doc_lens[0]):].sum() == 0
+    assert size[first : sum(rows.doc_lens[0])].max() > 0
+    assert size[sum(rows.doc_lens[0]) :].sum() == 0
 
 
-def test_the_reference_pass_says_what_the_untrained_policy_says(tiny_store: Store, scorer: Scorer, tmp_path: Path) -> None:
+def test_the_reference_pass_says_what_the_untrained_policy_says(
+    tiny_store: Store, scorer: Scorer, tmp_path: Path
+) -> None:
     from lisan.core.storage import Location
 
     reader = RowReader(open_tokens(tiny_store, "preferences"))

@@ -26,11 +26,14 @@ def test_merging_gives_back_the_plain_class() -> None:
     assert set(merged.state_dict()) == set(model().state_dict())  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"rank": 0}, r"tuning\.lora\.rank must be >= 1, got 0"),
-    ({"targets": ("q_proj", "lm_head")}, r"tuning\.lora\.targets names lm_head: vLLM cannot load"),
-    ({"targets": ("embed_tokens",)}, "names embed_tokens"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rank": 0}, r"tuning\.lora\.rank must be >= 1, got 0"),
+        ({"targets": ("q_proj", "lm_head")}, r"tuning\.lora\.targets names lm_head: vLLM cannot load"),
+        ({"targets": ("embed_tokens",)}, "names embed_tokens"),
+    ],
+)
 def test_an_adapter_that_cannot_be_served_is_refused(values: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         LoraConfig(**values)  # type: ignore[arg-type]

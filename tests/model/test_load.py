@@ -23,7 +23,9 @@ CONFIG = ModelConfig(shape=SHAPE, tokenizer="t")
 
 
 def make(seed: int = 0, **shape: Any) -> Any:
-    return make_model(replace(CONFIG, shape=replace(SHAPE, **shape)), 100, {"eos_token_id": 2, "bos_token_id": None}, seed)
+    return make_model(
+        replace(CONFIG, shape=replace(SHAPE, **shape)), 100, {"eos_token_id": 2, "bos_token_id": None}, seed
+    )
 
 
 def test_the_same_seed_makes_the_same_weights_and_another_others() -> None:
@@ -86,11 +88,14 @@ def test_a_model_without_blocks_cannot_be_sharded() -> None:
         decoder_layers(torch.nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({}, "exactly one of path .* and shape"),
-    ({"path": "model/a@v1", "shape": SHAPE}, "exactly one of path .* and shape"),
-    ({"shape": SHAPE}, r"model\.tokenizer must be set"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "exactly one of path .* and shape"),
+        ({"path": "model/a@v1", "shape": SHAPE}, "exactly one of path .* and shape"),
+        ({"shape": SHAPE}, r"model\.tokenizer must be set"),
+    ],
+)
 def test_an_impossible_model_is_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ModelConfig(**values)
@@ -99,4 +104,9 @@ def test_an_impossible_model_is_refused(values: dict[str, Any], said: str) -> No
 @pytest.mark.parametrize("values", [{"num_heads": 3}, {"num_heads": 4, "num_kv_heads": 3}])
 def test_heads_must_divide(values: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=r"hidden_size divisible by num_heads and num_heads by num_kv_heads, got 32"):
-        ShapeConfig(**{**{"num_layers": 1, "hidden_size": 32, "intermediate_size": 8, "num_heads": 2, "num_kv_heads": 1}, **values})
+        ShapeConfig(
+            **{
+                **{"num_layers": 1, "hidden_size": 32, "intermediate_size": 8, "num_heads": 2, "num_kv_heads": 1},
+                **values,
+            }
+        )

@@ -16,7 +16,7 @@ def batch_of(doc_lens: list[list[int]], length: int, seed: int = 0) -> Batch:
     for row, lens in enumerate(doc_lens):
         start = 0
         for size in lens:
-            labels[row, start + 1:start + size] = ids[row, start + 1:start + size]
+            labels[row, start + 1 : start + size] = ids[row, start + 1 : start + size]
             start += size
     return collate(ids, labels, doc_lens)
 
@@ -48,7 +48,11 @@ def test_the_mask_shows_a_token_its_own_document_up_to_itself() -> None:
 @torch.no_grad()
 def test_scores_are_those_of_transformers_logits(scorer: Scorer) -> None:
     batch = batch_of([[20], [20]], 20)
-    expected = scorer.model(input_ids=batch.input_ids).logits.log_softmax(-1)[:, :-1].gather(2, batch.input_ids[:, 1:, None])[..., 0]
+    expected = (
+        scorer.model(input_ids=batch.input_ids)
+        .logits.log_softmax(-1)[:, :-1]
+        .gather(2, batch.input_ids[:, 1:, None])[..., 0]
+    )
     found = scorer(batch)
     assert found[:, 0].tolist() == [0, 0]
     assert torch.allclose(found[:, 1:], expected, atol=1e-4)
@@ -122,4 +126,7 @@ def test_a_frozen_output_matrix_costs_no_gradient() -> None:
 
 def test_a_batch_moves_as_a_whole() -> None:
     moved = batch_of([[3]], 4).to("meta")
-    assert {tensor.device.type for tensor in (moved.input_ids, moved.labels, moved.documents, moved.positions, moved.doc_numbers)} == {"meta"}
+    assert {
+        tensor.device.type
+        for tensor in (moved.input_ids, moved.labels, moved.documents, moved.positions, moved.doc_numbers)
+    } == {"meta"}

@@ -52,10 +52,20 @@ def make_model(folder: Path) -> None:
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
     end = tokenizer.eos_token_id
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=512, eos_token_id=end, pad_token_id=0, tie_word_embeddings=True,
-    ))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=512,
+            eos_token_id=end,
+            pad_token_id=0,
+            tie_word_embeddings=True,
+        )
+    )
     messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": REPLY}]
     row = torch.tensor([tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -119,7 +129,7 @@ def reference(folder: Path) -> Any:
     def generate(prompt: str, num_tokens: int) -> list[int]:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False)
-        continuation: list[int] = out[0, ids.shape[1]:].tolist()
+        continuation: list[int] = out[0, ids.shape[1] :].tolist()
         return continuation
 
     return generate
@@ -134,8 +144,9 @@ def test_a_chat_request_is_answered_through_the_template_of_the_folder(client: A
     reply = client.chat.completions.create(model="lisan", messages=[{"role": "user", "content": QUESTION}])
     assert reply.choices[0].message.content == REPLY
     assert reply.choices[0].finish_reason == "stop"
-    assert reply.usage.prompt_tokens == len(make_tokenizer()(f"<|im_start|>user\n{QUESTION}<|im_end|>\n"
-                                                             "<|im_start|>assistant\n")["input_ids"])
+    assert reply.usage.prompt_tokens == len(
+        make_tokenizer()(f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    )
 
 
 def test_a_joined_stream_equals_the_reply_in_one_piece(client: Any) -> None:

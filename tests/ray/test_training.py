@@ -14,9 +14,19 @@ from safetensors.torch import load_file
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = sys.executable
 TINY = [
-    "model=nano", "model.shape.num_layers=2", "model.shape.hidden_size=64", "model.shape.intermediate_size=128",
-    "model.shape.num_heads=2", "model.shape.num_kv_heads=2", "tokens=tokens/t@v1", "model.tokenizer=tokenizer/t@v1",
-    "precision=float32", "save_precision=float32", "loop.step_rows=8", "loop.micro_rows=4", "loop.log_every=5",
+    "model=nano",
+    "model.shape.num_layers=2",
+    "model.shape.hidden_size=64",
+    "model.shape.intermediate_size=128",
+    "model.shape.num_heads=2",
+    "model.shape.num_kv_heads=2",
+    "tokens=tokens/t@v1",
+    "model.tokenizer=tokenizer/t@v1",
+    "precision=float32",
+    "save_precision=float32",
+    "loop.step_rows=8",
+    "loop.micro_rows=4",
+    "loop.log_every=5",
 ]
 
 pytestmark = pytest.mark.ray
@@ -24,8 +34,15 @@ pytestmark = pytest.mark.ray
 
 def job(root: Path, name: str, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a job as a user does."""
-    return subprocess.run(command(name, *overrides), env=setting(root, **environment), cwd=REPOSITORY, text=True, capture_output=True,
-                          timeout=240, check=False)
+    return subprocess.run(
+        command(name, *overrides),
+        env=setting(root, **environment),
+        cwd=REPOSITORY,
+        text=True,
+        capture_output=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def command(name: str, *overrides: str) -> list[str]:
@@ -42,8 +59,22 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     for name, *overrides in (
         ("build_corpus", "data=world", "name=t", "microworld.num_documents=300"),
-        ("expand_tokenizer", "vocabulary=new", "name=t", "corpus=corpus/t@v1", "sources=[en_articles]", "num_pieces=512"),
-        ("encode_tokens", "name=t", "corpus=corpus/t@v1", "tokenizer=tokenizer/t@v1", "sources=[en_articles]", "context_length=64"),
+        (
+            "expand_tokenizer",
+            "vocabulary=new",
+            "name=t",
+            "corpus=corpus/t@v1",
+            "sources=[en_articles]",
+            "num_pieces=512",
+        ),
+        (
+            "encode_tokens",
+            "name=t",
+            "corpus=corpus/t@v1",
+            "tokenizer=tokenizer/t@v1",
+            "sources=[en_articles]",
+            "context_length=64",
+        ),
     ):
         done = job(root, name, *overrides)
         assert done.returncode == 0, done.stderr
@@ -68,8 +99,14 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_with_the_same_weights
     steps = ["loop.num_steps=60", "loop.checkpoint_every=10"]
     whole = job(root, "train_cpt", "name=whole", "cluster=cpu2", *TINY, *steps)
     assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen(command("train_cpt", "name=killed", "cluster=cpu2", *TINY, *steps), env=setting(root), cwd=REPOSITORY,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command("train_cpt", "name=killed", "cluster=cpu2", *TINY, *steps),
+        env=setting(root),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     checkpoints = root / "checkpoints" / "killed" / "v1"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step_*/checkpoint.json")) and time.monotonic() < deadline:
@@ -89,3 +126,53 @@ def test_more_workers_than_the_cluster_has_is_refused_in_one_sentence(root: Path
     assert done.returncode == 1
     assert "cluster needs 8 GPU" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_submitted_job_trains_leaves_its_artifacts_and_tells_the_truth(root: Path) -> None:
+    """`ray start --head`, then `ray job submit` as README has it, with a smaller model."""
+    scripts = Path(PYTHON).parent
+    environment = setting(root, RAY_AUTH_MODE="token", PATH=f"{scripts}:{os.environ['PATH']}")
+    environment.pop("RAY_ADDRESS", None)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(scripts / words[0]), *words[1:]],
+            env=environment,
+            cwd=REPOSITORY,
+            text=True,
+            capture_output=True,
+            timeout=240,
+            check=False,
+        )
+
+    def submit(*overrides: str) -> subprocess.CompletedProcess[str]:
+        return run(
+            "ray",
+            "job",
+            "submit",
+            "--address",
+            "http://127.0.0.1:8265",
+            "--working-dir",
+            ".",
+            "--",
+            "python",
+            "jobs/train_cpt.py",
+            "recipe=tiny",
+            "cluster=cpu2",
+            "optim.peak_lr=1e-3",
+            *overrides,
+        )
+
+    run("ray", "get-auth-token", "--generate")
+    started = run("ray", "start", "--head", "--port", "6391", "--disable-usage-stats")
+    assert started.returncode == 0, started.stderr
+    try:
+        done = submit(*TINY[1:], "loop.num_steps=4", "loop.checkpoint_every=4")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "succeeded" in done.stdout
+        assert weights(root, "tiny")
+        failed = submit("optim.peak_lrr=1")
+        assert failed.returncode != 0
+        assert "did you mean optim.peak_lr?" in failed.stdout
+    finally:
+        run("ray", "stop", "--force")

@@ -56,11 +56,24 @@ def chat_app() -> ModuleType:
 
 
 def test_arguments_of_serve_run_reach_typed_fields():
-    config = read_arguments({"alias": "candidate", "autoscaling.max_replicas": "4", "engine.dtype": "float32",
-                             "use_gpu": "false", "engine.max_model_len": "null", "engine.kv_cache_gb": "0.5"})
-    assert config == ServeConfig(alias="candidate", autoscaling=AutoscalingConfig(max_replicas=4), use_gpu=False,
-                                 engine=EngineConfig(dtype=Dtype.float32, kv_cache_gb=0.5),
-                                 storage=config.storage, tracking=config.tracking)
+    config = read_arguments(
+        {
+            "alias": "candidate",
+            "autoscaling.max_replicas": "4",
+            "engine.dtype": "float32",
+            "use_gpu": "false",
+            "engine.max_model_len": "null",
+            "engine.kv_cache_gb": "0.5",
+        }
+    )
+    assert config == ServeConfig(
+        alias="candidate",
+        autoscaling=AutoscalingConfig(max_replicas=4),
+        use_gpu=False,
+        engine=EngineConfig(dtype=Dtype.float32, kv_cache_gb=0.5),
+        storage=config.storage,
+        tracking=config.tracking,
+    )
 
 
 def test_nested_arguments_of_a_deploy_file_mean_the_same_as_dotted_ones():
@@ -68,19 +81,22 @@ def test_nested_arguments_of_a_deploy_file_mean_the_same_as_dotted_ones():
     assert nested == read_arguments({"autoscaling.max_replicas": "4", "autoscaling.min_replicas": "3"})
 
 
-@pytest.mark.parametrize(("arguments", "key"), [
-    ({"aliass": "champion"}, "aliass"),
-    ({"autoscaling.max_replicas": "many"}, "max_replicas"),
-    ({"engine.dtype": "int3"}, "dtype"),
-    ({"autoscaling": "2", "autoscaling.max_replicas": "2"}, "autoscaling"),
-    ({"route_prefix": "chat"}, "route_prefix"),
-    ({"max_queued_requests": "0"}, "max_queued_requests"),
-    ({"engine.kv_cache_gb": "0"}, "kv_cache_gb"),
-    ({"engine.gpu_memory_utilization": "1.5"}, "gpu_memory_utilization"),
-    ({"engine.max_model_len": "0"}, "max_model_len"),
-    ({"autoscaling.min_replicas": "3"}, "min_replicas"),
-    ({"autoscaling.target_ongoing_requests": "0"}, "target_ongoing_requests"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"aliass": "champion"}, "aliass"),
+        ({"autoscaling.max_replicas": "many"}, "max_replicas"),
+        ({"engine.dtype": "int3"}, "dtype"),
+        ({"autoscaling": "2", "autoscaling.max_replicas": "2"}, "autoscaling"),
+        ({"route_prefix": "chat"}, "route_prefix"),
+        ({"max_queued_requests": "0"}, "max_queued_requests"),
+        ({"engine.kv_cache_gb": "0"}, "kv_cache_gb"),
+        ({"engine.gpu_memory_utilization": "1.5"}, "gpu_memory_utilization"),
+        ({"engine.max_model_len": "0"}, "max_model_len"),
+        ({"autoscaling.min_replicas": "3"}, "min_replicas"),
+        ({"autoscaling.target_ongoing_requests": "0"}, "target_ongoing_requests"),
+    ],
+)
 def test_a_bad_argument_is_one_sentence_that_names_its_key(arguments, key):
     with pytest.raises(ConfigError) as caught:
         read_arguments(arguments)
@@ -215,8 +231,10 @@ def test_a_log_level_that_somebody_has_set_stays(monkeypatch):
 
 
 def test_the_reason_of_a_failed_start_is_the_innermost_error_of_its_trace():
-    trace = ("Failed to start replica: Traceback (most recent call last):\n  File x, line 1\nValueError: outer\n"
-             "RuntimeError: 1 validation error\n  Value error, no kernel for this head size.\n")
+    trace = (
+        "Failed to start replica: Traceback (most recent call last):\n  File x, line 1\nValueError: outer\n"
+        "RuntimeError: 1 validation error\n  Value error, no kernel for this head size.\n"
+    )
     assert last_reason(trace) == "RuntimeError: 1 validation error Value error, no kernel for this head size"
 
 

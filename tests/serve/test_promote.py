@@ -165,18 +165,21 @@ def test_a_baseline_report_bounds_the_drop(root, model):
         run_promote(root, gates, baseline="report/base@v1")
 
 
-@pytest.mark.parametrize(("gate", "value", "passed"), [
-    (GateConfig(min=0.7), 0.7, True),
-    (GateConfig(min=0.7), 0.699, False),
-    (GateConfig(max=0.7), 0.7, True),
-    (GateConfig(max=0.7), 0.701, False),
-    (GateConfig(min=0.7), math.nan, False),
-    (GateConfig(max=0.7), math.nan, False),
-    (GateConfig(max_drop_ratio=0.1), 0.9, True),
-    (GateConfig(max_drop_ratio=0.1), 0.89, False),
-    (GateConfig(max_rise_ratio=0.03), 1.03, True),
-    (GateConfig(max_rise_ratio=0.03), 1.04, False),
-])
+@pytest.mark.parametrize(
+    ("gate", "value", "passed"),
+    [
+        (GateConfig(min=0.7), 0.7, True),
+        (GateConfig(min=0.7), 0.699, False),
+        (GateConfig(max=0.7), 0.7, True),
+        (GateConfig(max=0.7), 0.701, False),
+        (GateConfig(min=0.7), math.nan, False),
+        (GateConfig(max=0.7), math.nan, False),
+        (GateConfig(max_drop_ratio=0.1), 0.9, True),
+        (GateConfig(max_drop_ratio=0.1), 0.89, False),
+        (GateConfig(max_rise_ratio=0.03), 1.03, True),
+        (GateConfig(max_rise_ratio=0.03), 1.04, False),
+    ],
+)
 def test_a_bound_is_part_of_what_it_allows_and_nan_passes_nothing(gate, value, passed):
     [result] = check_gates({"m": gate}, {"m": value}, {"m": 1.0}, "report/x@v1")
     assert result.passed is passed
@@ -188,8 +191,10 @@ def test_every_bound_of_a_gate_is_a_row_of_its_own():
 
 
 def test_the_gate_table_lines_up():
-    results = [GateResult(metric="accuracy_ar", value=0.8, bound=">= 0.7", passed=True),
-               GateResult(metric="bpb", value=1.234567, bound="<= 1 (baseline 1)", passed=False)]
+    results = [
+        GateResult(metric="accuracy_ar", value=0.8, bound=">= 0.7", passed=True),
+        GateResult(metric="bpb", value=1.234567, bound="<= 1 (baseline 1)", passed=False),
+    ]
     assert format_gates(results).splitlines() == [
         "gate         value  bound",
         "accuracy_ar    0.8  >= 0.7             passed",
@@ -202,15 +207,18 @@ def test_gates_load_from_a_plain_mapping():
     assert load(PromoteConfig, raw).gates == {"accuracy_ar": GateConfig(min=0.7)}
 
 
-@pytest.mark.parametrize(("fields", "sentence"), [
-    ({"candidate": "chat"}, "candidate: expected a reference"),
-    ({"report": "model/chat@v1"}, "report: expected a report"),
-    ({"alias": "v3"}, "alias must be"),
-    ({"alias": "latest"}, "alias must be"),
-    ({"name": "a/b"}, "name must be"),
-    ({"baseline": "report/base@v1"}, "has no effect"),
-    ({"gates": {"m": GateConfig(max_drop_ratio=0.1)}}, "gates.m compares with a baseline"),
-])
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"candidate": "chat"}, "candidate: expected a reference"),
+        ({"report": "model/chat@v1"}, "report: expected a report"),
+        ({"alias": "v3"}, "alias must be"),
+        ({"alias": "latest"}, "alias must be"),
+        ({"name": "a/b"}, "name must be"),
+        ({"baseline": "report/base@v1"}, "has no effect"),
+        ({"gates": {"m": GateConfig(max_drop_ratio=0.1)}}, "gates.m compares with a baseline"),
+    ],
+)
 def test_a_config_that_cannot_work_is_one_sentence(root, fields, sentence):
     with pytest.raises(ConfigError, match=sentence):
         make_config(root, **fields)

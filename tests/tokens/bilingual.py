@@ -90,8 +90,14 @@ def write_corpus(root: Path, sources: dict[str, list[str]] | None = None) -> Art
 
 
 def settings(root: Path, **changes: Any) -> TokenizerConfig:
-    values = {"name": "small", "corpus": "corpus/small@v1", "sources": ("ar",), "protected_sources": ("en",),
-              "num_pieces": 60, "storage": StorageConfig(root=str(root))}
+    values = {
+        "name": "small",
+        "corpus": "corpus/small@v1",
+        "sources": ("ar",),
+        "protected_sources": ("en",),
+        "num_pieces": 60,
+        "storage": StorageConfig(root=str(root)),
+    }
     return TokenizerConfig(**{**values, **changes})
 
 

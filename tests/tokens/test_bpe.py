@@ -151,8 +151,12 @@ def unigram() -> bpe.Spec:
 
 
 def sentencepiece_bpe() -> bpe.Spec:
-    return {**BASE["gpt"], "model": {**BASE["gpt"]["model"], "byte_fallback": True}, "pre_tokenizer": None,
-            "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]}}
+    return {
+        **BASE["gpt"],
+        "model": {**BASE["gpt"]["model"], "byte_fallback": True},
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]},
+    }
 
 
 OTHERS = [(unigram(), "a Unigram"), (sentencepiece_bpe(), "a SentencePiece-style BPE")]

@@ -75,8 +75,10 @@ def test_the_whole_conversation_is_there_in_order(tokenizer: Any) -> None:
 
 
 def test_a_question_after_the_last_answer_is_left_out(tokenizer: Any) -> None:
-    assert encode_conversation(tokenizer, (ASK, ANSWER, MORE)).input_ids.tolist() == \
-        encode_conversation(tokenizer, (ASK, ANSWER)).input_ids.tolist()
+    assert (
+        encode_conversation(tokenizer, (ASK, ANSWER, MORE)).input_ids.tolist()
+        == encode_conversation(tokenizer, (ASK, ANSWER)).input_ids.tolist()
+    )
 
 
 def test_of_a_preference_only_the_last_reply_is_trained(tokenizer: Any) -> None:
@@ -84,13 +86,16 @@ def test_of_a_preference_only_the_last_reply_is_trained(tokenizer: Any) -> None:
     assert trained_text(tokenizer, example) == ["No idea.<|im_end|>"]
 
 
-@pytest.mark.parametrize(("turns", "said"), [
-    ((Turn("bot", "x"), ANSWER), "role must be one of .*, got 'bot'"),
-    ((ASK, MORE, LAST), "two user turns in a row, the second 'And the river"),
-    ((ASK, ANSWER, LAST), "two assistant turns in a row"),
-    ((ASK,), "without an assistant turn trains nothing"),
-    ((), "without an assistant turn"),
-])
+@pytest.mark.parametrize(
+    ("turns", "said"),
+    [
+        ((Turn("bot", "x"), ANSWER), "role must be one of .*, got 'bot'"),
+        ((ASK, MORE, LAST), "two user turns in a row, the second 'And the river"),
+        ((ASK, ANSWER, LAST), "two assistant turns in a row"),
+        ((ASK,), "without an assistant turn trains nothing"),
+        ((), "without an assistant turn"),
+    ],
+)
 def test_what_no_template_renders_faithfully_is_refused(turns: tuple[Turn, ...], said: str) -> None:
     with pytest.raises(DataError, match=said):
         check_turns(turns)
@@ -114,7 +119,9 @@ def test_the_end_mark_is_what_serving_stops_at(tokenizer: Any) -> None:
 
 def test_white_space_after_the_end_mark_is_not_trained() -> None:
     template = "{% for m in messages %}<{{ m.content }}>\n\n{% endfor %}{% if add_generation_prompt %}<{% endif %}"
-    example = encode_conversation(Template(template), (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")))
+    example = encode_conversation(
+        Template(template), (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d"))
+    )
     assert "".join(map(chr, example.input_ids)) == "<a>\n\n<b>\n\n<c>\n\n<d>"
     assert [chr(label) for label in example.labels if label >= 0] == list("b>d>")
 

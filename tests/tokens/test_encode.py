@@ -30,7 +30,7 @@ def documents_of(tokens: Artifact, tokenizer: Any) -> list[str]:
     for ids, lens in zip(rows.input_ids, rows.doc_lens, strict=True):
         start = 0
         for size in lens:
-            texts.append(tokenizer.decode(ids[start:start + size], skip_special_tokens=True))
+            texts.append(tokenizer.decode(ids[start : start + size], skip_special_tokens=True))
             start += size
     return texts
 
@@ -56,7 +56,9 @@ def test_the_facts_are_what_is_in_the_files(store: Store, tokenizer: Any) -> Non
 def test_sources_and_split_are_chosen(store: Store, tokenizer: Any) -> None:
     tokens = encode(store, RecordKind.documents, sources=("en_text",), split="validation", context_length=128)
     assert list(tokens.facts["sources"]) == ["en_text"]
-    assert sorted(documents_of(tokens, tokenizer)) == sorted(document("en_text", index).text for index in range(80, 100))
+    assert sorted(documents_of(tokens, tokenizer)) == sorted(
+        document("en_text", index).text for index in range(80, 100)
+    )
 
 
 def test_preferences_lie_in_a_row_as_chosen_and_rejected(store: Store) -> None:
@@ -87,12 +89,15 @@ def test_a_folder_is_a_tokenizer_as_well_as_a_reference(store: Store) -> None:
     assert by_folder.manifest["files"] == encode(store, RecordKind.documents, version="v2").manifest["files"]
 
 
-@pytest.mark.parametrize(("changes", "error", "said"), [
-    ({"sources": ("fr_text",)}, (DataError, KeyError), "fr_text"),
-    ({"split": "test"}, DataError, "no split test of documents/ar_text; splits: train, validation"),
-    ({"tokenizer": "tokenizer/none@v1"}, Exception, "tokenizer/none@v1 does not exist"),
-    ({"corpus": "corpus/none@v1"}, Exception, "corpus/none@v1 does not exist"),
-])
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"sources": ("fr_text",)}, (DataError, KeyError), "fr_text"),
+        ({"split": "test"}, DataError, "no split test of documents/ar_text; splits: train, validation"),
+        ({"tokenizer": "tokenizer/none@v1"}, Exception, "tokenizer/none@v1 does not exist"),
+        ({"corpus": "corpus/none@v1"}, Exception, "corpus/none@v1 does not exist"),
+    ],
+)
 def test_what_is_not_there_is_refused(changes: dict[str, Any], error: Any, said: str, store: Store) -> None:
     with pytest.raises(error, match=said):
         encode(store, RecordKind.documents, **changes)
@@ -104,11 +109,17 @@ def test_rows_too_short_for_every_record_are_refused(store: Store) -> None:
         encode(store, RecordKind.conversations, context_length=8)
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"context_length": 7}, "context_length must be >= 8, got 7"),
-    ({"kind": RecordKind.questions}, "kind=questions is for evaluation"),
-    ({"kind": RecordKind.preferences, "packing": PackingConfig(overflow=Overflow.split)}, r"cuts a preferences record in two"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"context_length": 7}, "context_length must be >= 8, got 7"),
+        ({"kind": RecordKind.questions}, "kind=questions is for evaluation"),
+        (
+            {"kind": RecordKind.preferences, "packing": PackingConfig(overflow=Overflow.split)},
+            r"cuts a preferences record in two",
+        ),
+    ],
+)
 def test_an_impossible_config_is_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         EncodeConfig(name="t", corpus="corpus/c@v1", tokenizer="tokenizer/t@v1", **values)

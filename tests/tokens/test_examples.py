@@ -63,8 +63,10 @@ def test_questions_are_never_trained_on(tokenizer: Any) -> None:
 
 
 def test_labels_are_the_ids_or_nothing(tokenizer: Any) -> None:
-    items = [*encode_records(tokenizer, [document("ar_text", index) for index in range(9)]),
-             *encode_records(tokenizer, [conversation("ar_chats", index) for index in range(9)])]
+    items = [
+        *encode_records(tokenizer, [document("ar_text", index) for index in range(9)]),
+        *encode_records(tokenizer, [conversation("ar_chats", index) for index in range(9)]),
+    ]
     for example in (example for item in items for example in item):
         assert isinstance(example, Example)
         assert len(example) == len(example.labels)

@@ -106,9 +106,7 @@ def test_a_special_token_that_is_an_english_word_breaks_the_gate(root: Path, bas
     assert versions(root) == []
 
 
-def test_a_sample_that_supports_fewer_pieces_says_so(
-    root: Path, base: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sample_that_supports_fewer_pieces_says_so(root: Path, base: str, capsys: pytest.CaptureFixture[str]) -> None:
     facts = build(root, base=base, num_pieces=5000).facts
     assert f"supports only {facts['num_new'] - 3} of num_pieces=5,000 at min_count=2" in capsys.readouterr().out
 
@@ -138,15 +136,18 @@ def test_a_source_that_the_corpus_lacks_is_refused_at_once(root: Path, base: str
         build(root, base=base, sources=("fr",))
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"sources": ()}, "sources must name at least one"),
-    ({"num_pieces": 0}, "num_pieces must be >= 1, got 0"),
-    ({"num_pieces": 100}, r"num_pieces of a new tokenizer .* must be >= 260, got 100"),
-    ({"base": "b", "pad_to_multiple": 0}, "pad_to_multiple must be >= 1, got 0"),
-    ({"base": "b", "special_tokens": ()}, r"special_tokens must hold <\|im_start\|>, got none"),
-    ({"num_pieces": 999, "eos_token": "</s>"}, "special_tokens must hold </s>"),
-    ({"num_pieces": 999, "gates": Gates(min_factor=2)}, "gates.min_factor is 2 but base is null"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": ()}, "sources must name at least one"),
+        ({"num_pieces": 0}, "num_pieces must be >= 1, got 0"),
+        ({"num_pieces": 100}, r"num_pieces of a new tokenizer .* must be >= 260, got 100"),
+        ({"base": "b", "pad_to_multiple": 0}, "pad_to_multiple must be >= 1, got 0"),
+        ({"base": "b", "special_tokens": ()}, r"special_tokens must hold <\|im_start\|>, got none"),
+        ({"num_pieces": 999, "eos_token": "</s>"}, "special_tokens must hold </s>"),
+        ({"num_pieces": 999, "gates": Gates(min_factor=2)}, "gates.min_factor is 2 but base is null"),
+    ],
+)
 def test_an_impossible_setting_is_one_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(tmp_path, **changes)

@@ -106,6 +106,13 @@ def test_the_changed_ratio_weighs_texts_by_their_tokens() -> None:
 
 def test_a_plain_row_carries_counts_and_rounded_ratios() -> None:
     assert row().to_plain() == {
-        "source": "ar", "language": "ar", "words": 10, "bytes": 60, "tokens": 20,
-        "fertility": 2.0, "bytes_per_token": 3.0, "continuation_ratio": 0.5, "single_byte_ratio": 0.25,
+        "source": "ar",
+        "language": "ar",
+        "words": 10,
+        "bytes": 60,
+        "tokens": 20,
+        "fertility": 2.0,
+        "bytes_per_token": 3.0,
+        "continuation_ratio": 0.5,
+        "single_byte_ratio": 0.25,
     }

@@ -39,7 +39,7 @@ def test_a_source_without_weight_is_not_read() -> None:
 @settings(max_examples=50, deadline=None)
 def test_any_range_is_a_part_of_the_whole(start: int, size: int) -> None:
     plan = make_plan(SIZES, MixConfig(weights=WEIGHTS, seed=5), 5000)
-    assert np.array_equal(plan.rows(start, start + size), plan.rows(0, 5000)[start:start + size])
+    assert np.array_equal(plan.rows(start, start + size), plan.rows(0, 5000)[start : start + size])
 
 
 def test_a_row_comes_again_only_after_all_others_of_its_source() -> None:
@@ -84,12 +84,15 @@ def test_rows_are_apportioned_whole_and_fairly(shares: list[float]) -> None:
     assert all(abs(count - share * BLOCK_ROWS) <= 1 for count, share in zip(counts, exact, strict=True))
 
 
-@pytest.mark.parametrize(("weights", "max_epochs", "said"), [
-    ({"fr": 1.0}, 20, r"mix\.weights names fr, but the tokens hold ar, en, par"),
-    ({"par": 1.0}, 20, r"would read par 100\.0 times, mix\.max_epochs is 20; lower mix\.weights\.par"),
-    ({"ar": 0.0}, 20, "sum to nothing"),
-    ({"ar": -0.5, "en": 1.0}, 20, r"must be >= 0, got \{'ar': -0\.5\}"),
-])
+@pytest.mark.parametrize(
+    ("weights", "max_epochs", "said"),
+    [
+        ({"fr": 1.0}, 20, r"mix\.weights names fr, but the tokens hold ar, en, par"),
+        ({"par": 1.0}, 20, r"would read par 100\.0 times, mix\.max_epochs is 20; lower mix\.weights\.par"),
+        ({"ar": 0.0}, 20, "sum to nothing"),
+        ({"ar": -0.5, "en": 1.0}, 20, r"must be >= 0, got \{'ar': -0\.5\}"),
+    ],
+)
 def test_an_impossible_mix_is_refused(weights: dict[str, float], max_epochs: float, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         make_plan(SIZES, MixConfig(weights=weights, max_epochs=max_epochs), 5000)

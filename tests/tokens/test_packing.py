@@ -25,7 +25,9 @@ def rows_of(sizes: list[int], counts: PackingCounts | None = None, **options: ob
 
 
 @given(sizes=SIZES, open_rows=st.integers(1, 8), min_free=st.integers(0, 10))
-def test_splitting_loses_and_repeats_no_token_and_never_overfills(sizes: list[int], open_rows: int, min_free: int) -> None:
+def test_splitting_loses_and_repeats_no_token_and_never_overfills(
+    sizes: list[int], open_rows: int, min_free: int
+) -> None:
     rows = rows_of(sizes, open_rows=open_rows, min_free=min_free, overflow=Overflow.split)
     packed = sorted(token for row in rows for part in row.examples for token in part.input_ids.tolist())
     assert packed == sorted(1000 * place + token for place, size in enumerate(sizes) for token in range(size))

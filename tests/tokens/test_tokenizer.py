@@ -12,8 +12,15 @@ from lisan.tokens.tokenizer import Expansion, load_expansion, load_tokenizer, re
 
 ROLES = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
 EXPANSION = Expansion(
-    method="continued_bpe", base="tokenizer/en@v1", base_hash="ab", base_size=10, num_ids=12, size=128,
-    new_ids=(10, 11), pieces={10: (1, 2), 11: (3,)}, hash="cd",
+    method="continued_bpe",
+    base="tokenizer/en@v1",
+    base_hash="ab",
+    base_size=10,
+    num_ids=12,
+    size=128,
+    new_ids=(10, 11),
+    pieces={10: (1, 2), 11: (3,)},
+    hash="cd",
 )
 
 

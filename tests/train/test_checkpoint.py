@@ -43,7 +43,9 @@ def trained(seed: int = 0, **shape: Any) -> tuple[Scorer, torch.optim.AdamW]:
 def state(scorer: Scorer, optimizer: torch.optim.AdamW) -> list[torch.Tensor]:
     """Return weights and both moments as plain tensors."""
     weights = [parameter.full_tensor() for parameter in scorer.parameters()]  # type: ignore[attr-defined]
-    moments = [optimizer.state[p][name].full_tensor() for p in scorer.parameters() for name in ("exp_avg", "exp_avg_sq")]
+    moments = [
+        optimizer.state[p][name].full_tensor() for p in scorer.parameters() for name in ("exp_avg", "exp_avg_sq")
+    ]
     steps = [optimizer.state[p]["step"] for p in scorer.parameters()]
     return [*weights, *moments, *steps]
 
@@ -103,7 +105,9 @@ def test_the_mark_is_written_last_with_hashes_of_all_files(folder: Location, mon
     assert checkpoint.find_latest(folder) is None
     saved = checkpoint.save(scorer, optimizer, 3, folder)
     mark = json.loads((saved.location / "checkpoint.json").read_bytes())
-    files = {file.relative_to(saved.location): size for file, size in saved.location.walk() if file.name != "checkpoint.json"}
+    files = {
+        file.relative_to(saved.location): size for file, size in saved.location.walk() if file.name != "checkpoint.json"
+    }
     assert {name: facts["bytes"] for name, facts in mark["files"].items()} == files
     assert saved.num_bytes == sum(files.values())
     assert saved.digest == mark["sha256"]

@@ -19,22 +19,30 @@ from lisan.train.loop import check_rows, next_rows, rank_rows
 from lisan.train.worker import Worker
 
 
-@pytest.mark.parametrize(("config", "num_rows", "steps"), [
-    (LoopConfig(num_steps=7), 1000, 7),
-    (LoopConfig(num_epochs=1, step_rows=32), 320, 10),
-    (LoopConfig(num_epochs=1, step_rows=32), 321, 11),
-    (LoopConfig(num_epochs=0.01, step_rows=32), 320, 1),
-    (LoopConfig(num_epochs=2.5, step_rows=10), 100, 25),
-])
+@pytest.mark.parametrize(
+    ("config", "num_rows", "steps"),
+    [
+        (LoopConfig(num_steps=7), 1000, 7),
+        (LoopConfig(num_epochs=1, step_rows=32), 320, 10),
+        (LoopConfig(num_epochs=1, step_rows=32), 321, 11),
+        (LoopConfig(num_epochs=0.01, step_rows=32), 320, 1),
+        (LoopConfig(num_epochs=2.5, step_rows=10), 100, 25),
+    ],
+)
 def test_steps_are_given_or_follow_from_the_epochs(config: LoopConfig, num_rows: int, steps: int) -> None:
     assert config.steps(num_rows) == steps
 
 
-@pytest.mark.parametrize(("step_rows", "micro_rows", "world_size", "said"), [
-    (32, 8, 3, r"loop\.step_rows \(32\) must be a multiple of the number of workers \(3\)"),
-    (24, 8, 2, r"loop\.step_rows / workers \(12\) must be a multiple of loop\.micro_rows \(8\)"),
-])
-def test_a_batch_that_cannot_be_shared_evenly_is_refused(step_rows: int, micro_rows: int, world_size: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("step_rows", "micro_rows", "world_size", "said"),
+    [
+        (32, 8, 3, r"loop\.step_rows \(32\) must be a multiple of the number of workers \(3\)"),
+        (24, 8, 2, r"loop\.step_rows / workers \(12\) must be a multiple of loop\.micro_rows \(8\)"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(
+    step_rows: int, micro_rows: int, world_size: int, said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         check_rows(LoopConfig(step_rows=step_rows, micro_rows=micro_rows), world_size)
 
@@ -44,8 +52,18 @@ def test_a_batch_that_can_be_shared_is_taken(step_rows: int, micro_rows: int, wo
     check_rows(LoopConfig(step_rows=step_rows, micro_rows=micro_rows), world_size)
 
 
-@pytest.mark.parametrize("values", [{"step_rows": 0}, {"micro_rows": 0}, {"checkpoint_every": 0}, {"log_every": 0},
-                                    {"keep_checkpoints": 0}, {"num_steps": -1}, {"num_epochs": 0}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"step_rows": 0},
+        {"micro_rows": 0},
+        {"checkpoint_every": 0},
+        {"log_every": 0},
+        {"keep_checkpoints": 0},
+        {"num_steps": -1},
+        {"num_epochs": 0},
+    ],
+)
 def test_an_impossible_loop_is_refused(values: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="loop"):
         LoopConfig(**values)  # type: ignore[arg-type]
@@ -72,7 +90,9 @@ def test_rows_that_the_plan_does_not_name_stop_the_run(tiny_store: Store) -> Non
     course: Any = Along(tiny_store, 4)
     right = course.reader.read(course.plan.rows(4, 8))
     assert next_rows(iter([right]), course, ALONE, 1) is right
-    with pytest.raises(TrainingError, match=r"step 2 of rank 0 expected rows \[.*\]\.\.\. and received rows .*out of order"):
+    with pytest.raises(
+        TrainingError, match=r"step 2 of rank 0 expected rows \[.*\]\.\.\. and received rows .*out of order"
+    ):
         next_rows(iter([right]), course, ALONE, 2)
     with pytest.raises(TrainingError, match="received nothing"):
         next_rows(iter([]), course, ALONE, 1)
@@ -103,9 +123,13 @@ def test_a_step_without_a_trained_token_is_refused(tiny_store: Store, tmp_path: 
         train_alone(tiny_store, train_config(tiny_store), tmp_path, replace(ALONE, stream=unlabelled))
 
 
-def test_a_gradient_that_is_not_a_number_stops_the_run_and_names_step_and_rows(tiny_store: Store, tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_a_number_stops_the_run_and_names_step_and_rows(
+    tiny_store: Store, tmp_path: Path
+) -> None:
     job = make_job(tiny_store, train_config(tiny_store, optim={"peak_lr": 1e25, "warmup_steps": 0}), tmp_path)
-    with pytest.raises(TrainingError, match=r"gradient norm is (nan|inf) at step \d; lower optim\.peak_lr or look at the rows \["):
+    with pytest.raises(
+        TrainingError, match=r"gradient norm is (nan|inf) at step \d; lower optim\.peak_lr or look at the rows \["
+    ):
         run_worker(job, ALONE)
     assert not (tmp_path / "model").exists()
 
@@ -114,8 +138,15 @@ def test_metrics_are_logged_at_intervals_and_at_the_end(tiny_store: Store, tmp_p
     run = train_alone(tiny_store, train_config(tiny_store, loop={"num_steps": 5, "log_every": 2}), tmp_path)
     assert sorted(run.steps) == [2, 4, 5]
     last = run.steps[5]
-    assert {"train/loss", "train/lr", "train/grad_norm", "train/tokens_per_second", "train/data_wait_ratio", "train/loss/ar_text",
-            "train/epochs/en_text"} <= set(last)
+    assert {
+        "train/loss",
+        "train/lr",
+        "train/grad_norm",
+        "train/tokens_per_second",
+        "train/data_wait_ratio",
+        "train/loss/ar_text",
+        "train/epochs/en_text",
+    } <= set(last)
     assert 0 <= last["train/data_wait_ratio"] <= 1
 
 

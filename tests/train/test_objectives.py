@@ -19,6 +19,7 @@ def batch() -> Batch:
 
 def scores(*values: float) -> Score:
     """Return a model that gives the labelled tokens these log-probabilities, in order."""
+
     def score(given: Batch) -> torch.Tensor:
         logps = torch.zeros(given.labels.shape)
         logps[given.labels >= 0] = torch.tensor(values, dtype=torch.float32)
@@ -43,7 +44,9 @@ def test_the_causal_loss_is_the_sum_over_labelled_tokens() -> None:
     assert loss.row_nll.tolist() == [6, 4]
 
 
-def pairs(beta: float = 0.5, smoothing: float = 0.0, reference: tuple[float, ...] = (-2, -1, -1, -1)) -> tuple[float, dict[str, float]]:
+def pairs(
+    beta: float = 0.5, smoothing: float = 0.0, reference: tuple[float, ...] = (-2, -1, -1, -1)
+) -> tuple[float, dict[str, float]]:
     """Score chosen -1, rejected -5 in the first pair; chosen -4, rejected 0 in the second."""
     loss = preference(scores(-1, -2, -3, -4), batch(), torch.tensor(reference, dtype=torch.float32), beta, smoothing)
     assert loss.num_targets == 2

@@ -75,14 +75,17 @@ def test_a_step_is_that_of_adamw_as_published() -> None:
     assert torch.allclose(model.weight, before * 0.95 - 0.1 * torch.tensor([[1.0, -1.0]]), atol=1e-6)
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"peak_lr": 0}, r"optim\.peak_lr must be > 0, got 0"),
-    ({"peak_lr": float("nan")}, r"optim\.peak_lr must be > 0, got nan"),
-    ({"warmup_steps": -1}, "warmup_steps >= 0"),
-    ({"final_lr_ratio": 1.5}, r"final_lr_ratio in 0\.\.1"),
-    ({"decay_ratio": 0}, r"decay_ratio in 0\.\.1"),
-    ({"max_grad_norm": 0}, r"optim\.max_grad_norm must be > 0, got 0"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"peak_lr": 0}, r"optim\.peak_lr must be > 0, got 0"),
+        ({"peak_lr": float("nan")}, r"optim\.peak_lr must be > 0, got nan"),
+        ({"warmup_steps": -1}, "warmup_steps >= 0"),
+        ({"final_lr_ratio": 1.5}, r"final_lr_ratio in 0\.\.1"),
+        ({"decay_ratio": 0}, r"decay_ratio in 0\.\.1"),
+        ({"max_grad_norm": 0}, r"optim\.max_grad_norm must be > 0, got 0"),
+    ],
+)
 def test_an_impossible_optimizer_is_refused(values: dict[str, float], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         OptimConfig(**values)  # type: ignore[arg-type]

@@ -94,7 +94,9 @@ def test_a_model_grows_with_its_tokenizer(store: Store, base: str) -> None:
     expansion = load_expansion(tokenizer(store, "enar"))
     rows, before = grown.get_input_embeddings().weight, old.get_input_embeddings().weight
     assert len(rows) == expansion.size > len(before)
-    new = next(piece for piece in expansion.new_ids if piece >= len(before) and len(expansion.pieces.get(piece, ())) > 1)
+    new = next(
+        piece for piece in expansion.new_ids if piece >= len(before) and len(expansion.pieces.get(piece, ())) > 1
+    )
     assert torch.allclose(rows[new], before[list(expansion.pieces[new])].mean(0), atol=1e-6)
     assert torch.equal(rows[: expansion.base_size], before[: expansion.base_size])
 
@@ -103,7 +105,11 @@ def test_pieces_that_fit_into_the_padding_rows_mean_their_parts_too(store: Store
     """A model has more rows than its tokenizer has ids; the first new pieces take those rows."""
     config = train_config(store, model=ModelConfig(path=base, tokenizer="tokenizer/enar@v1"))
     grown = prepare_model(config, Places(base, folder(store, "enar"))).model.get_input_embeddings().weight
-    old = prepare_model(train_config(store, model=ModelConfig(path=base)), Places(base, base)).model.get_input_embeddings().weight
+    old = (
+        prepare_model(train_config(store, model=ModelConfig(path=base)), Places(base, base))
+        .model.get_input_embeddings()
+        .weight
+    )
     expansion = load_expansion(tokenizer(store, "enar"))
     inside = [piece for piece in expansion.pieces if expansion.base_size <= piece < len(old)]
     assert inside
@@ -121,7 +127,10 @@ def test_an_expansion_of_another_base_is_refused(store: Store, base: str, tmp_pa
 
 
 def test_a_tokenizer_that_expands_nothing_cannot_grow_a_model(store: Store, base: str) -> None:
-    with pytest.raises(DataError, match="the tokenizer of tokens/t@v1 is neither that of the model with 100 embedding rows nor an expansion"):
+    with pytest.raises(
+        DataError,
+        match="the tokenizer of tokens/t@v1 is neither that of the model with 100 embedding rows nor an expansion",
+    ):
         expansion_for(Places(base, folder(store, "en")), 100, "tokens/t@v1")
 
 
@@ -132,12 +141,22 @@ def test_the_models_own_tokenizer_needs_no_expansion(store: Store, base: str) ->
 
 def test_an_expansion_that_fits_into_the_padding_rows_still_gives_them_their_pieces(store: Store, base: str) -> None:
     """400 ids have 512 rows; 460 ids have no more, and the rows of the new ones were padding."""
-    few = TokenizerConfig(name="few", base="tokenizer/en@v1", corpus="corpus/tiny@v1", sources=("ar_text",), num_pieces=60,
-                          storage=StorageConfig(root=store.root.root))
+    few = TokenizerConfig(
+        name="few",
+        base="tokenizer/en@v1",
+        corpus="corpus/tiny@v1",
+        sources=("ar_text",),
+        num_pieces=60,
+        storage=StorageConfig(root=store.root.root),
+    )
     run_stage(TOKENIZER, few, no_run, lambda _: None)
     config = train_config(store, model=ModelConfig(path=base, tokenizer="tokenizer/few@v1"))
     grown = prepare_model(config, Places(base, folder(store, "few"))).model.get_input_embeddings().weight
-    old = prepare_model(train_config(store, model=ModelConfig(path=base)), Places(base, base)).model.get_input_embeddings().weight
+    old = (
+        prepare_model(train_config(store, model=ModelConfig(path=base)), Places(base, base))
+        .model.get_input_embeddings()
+        .weight
+    )
     expansion = load_expansion(tokenizer(store, "few"))
     assert len(grown) == len(old) == expansion.size == 512
     for piece, parts in expansion.pieces.items():
@@ -159,7 +178,9 @@ def test_tokens_of_the_models_own_tokenizer_are_taken(store: Store, base: str) -
 
 
 def test_tokens_of_another_tokenizer_are_refused(store: Store, base: str) -> None:
-    with pytest.raises(DataError, match=rf"tokens/t@v1 was encoded with another tokenizer than {base} \(400 and 400 pieces\)"):
+    with pytest.raises(
+        DataError, match=rf"tokens/t@v1 was encoded with another tokenizer than {base} \(400 and 400 pieces\)"
+    ):
         check_vocabulary(train_config(store, model=ModelConfig(path=base)), fake_tokens(store, "enar"), ())
 
 

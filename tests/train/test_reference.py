@@ -28,7 +28,9 @@ def test_every_document_of_every_row_is_scored_once(reader: RowReader, scorer: S
 
 
 @pytest.mark.parametrize("micro_rows", [1, 4, 1000])
-def test_the_size_of_a_batch_changes_nothing(micro_rows: int, reader: RowReader, scorer: Scorer, tmp_path: Path) -> None:
+def test_the_size_of_a_batch_changes_nothing(
+    micro_rows: int, reader: RowReader, scorer: Scorer, tmp_path: Path
+) -> None:
     with ProcessGroup(ALONE):
         one = score_reference(scorer, reader, 2, Location(str(tmp_path / "a")), ALONE)
         other = score_reference(scorer, reader, micro_rows, Location(str(tmp_path / "b")), ALONE)

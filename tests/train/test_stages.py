@@ -67,7 +67,9 @@ def test_the_model_is_a_folder_that_anybody_can_load(trained: Artifact) -> None:
 
     folder = trained.location.full_path
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith("<|im_start|>user")
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith(
+        "<|im_start|>user"
+    )
     assert model.generation_config.eos_token_id is not None
     assert model.config.vocab_size >= len(tokenizer)
 
@@ -80,22 +82,48 @@ def test_preferences_are_refused_where_text_is_trained(stage: Stage, store: Stor
 
 
 def test_text_is_refused_where_preferences_are_trained(store: Store, trained: Artifact) -> None:
-    config = replace(small(store, "preferences", name="t", model=ModelConfig(path="model/trained@v1")), tokens="tokens/documents@v1")
+    config = replace(
+        small(store, "preferences", name="t", model=ModelConfig(path="model/trained@v1")), tokens="tokens/documents@v1"
+    )
     with pytest.raises(ConfigError, match="tokens/documents@v1 holds documents"):
         run(DPO, config)
 
 
-@pytest.mark.parametrize(("changes", "error", "said"), [
-    ({"tokens": "tokens/none@v1"}, ArtifactError, "tokens/none@v1 does not exist"),
-    ({"tokens": "model/trained@v1"}, ConfigError, "expected a tokens, got model/trained@v1"),
-    ({"model": ModelConfig(path="model/none@v1")}, ArtifactError, r"model/none@v1 does not exist; models under .*: trained"),
-    ({"tokens": "tokens/en@v1"}, DataError, r"tokens/en@v1 was encoded with another tokenizer than tokenizer/tiny@v1"),
-    ({"mix": MixConfig(weights={"fr": 1.0})}, ConfigError, r"mix\.weights names fr, but the tokens hold ar_text, en_text"),
-    ({"mix": MixConfig(weights={"en_text": 1.0}, max_epochs=0.01)}, ConfigError, r"mix\.max_epochs is 0\.01"),
-    ({"cluster": ClusterConfig(num_workers=3)}, ConfigError, r"loop\.step_rows \(8\) must be a multiple of the number of workers \(3\)"),
-])
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"tokens": "tokens/none@v1"}, ArtifactError, "tokens/none@v1 does not exist"),
+        ({"tokens": "model/trained@v1"}, ConfigError, "expected a tokens, got model/trained@v1"),
+        (
+            {"model": ModelConfig(path="model/none@v1")},
+            ArtifactError,
+            r"model/none@v1 does not exist; models under .*: trained",
+        ),
+        (
+            {"tokens": "tokens/en@v1"},
+            DataError,
+            r"tokens/en@v1 was encoded with another tokenizer than tokenizer/tiny@v1",
+        ),
+        (
+            {"mix": MixConfig(weights={"fr": 1.0})},
+            ConfigError,
+            r"mix\.weights names fr, but the tokens hold ar_text, en_text",
+        ),
+        ({"mix": MixConfig(weights={"en_text": 1.0}, max_epochs=0.01)}, ConfigError, r"mix\.max_epochs is 0\.01"),
+        (
+            {"cluster": ClusterConfig(num_workers=3)},
+            ConfigError,
+            r"loop\.step_rows \(8\) must be a multiple of the number of workers \(3\)",
+        ),
+    ],
+)
 def test_what_cannot_train_is_refused_before_a_worker_starts(
-    changes: dict[str, Any], error: type[Exception], said: str, store: Store, trained: Artifact, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any],
+    error: type[Exception],
+    said: str,
+    store: Store,
+    trained: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lisan.train.launch.launch", lambda job: pytest.fail("a worker started"))
     with pytest.raises(error, match=said) as caught:
@@ -105,7 +133,9 @@ def test_what_cannot_train_is_refused_before_a_worker_starts(
     assert not (Path(store.root.root) / "checkpoints" / "refused").exists()
 
 
-def test_another_tokenizer_is_refused_even_when_its_ids_fit_into_the_models_rows(store: Store, trained: Artifact) -> None:
+def test_another_tokenizer_is_refused_even_when_its_ids_fit_into_the_models_rows(
+    store: Store, trained: Artifact
+) -> None:
     for name in ("en", "enar"):
         model = ModelConfig(path="model/trained@v1", tokenizer=f"tokenizer/{name}@v1")
         assert store.open(Ref.parse(f"tokens/{name}@v1")).facts["vocabulary_size"] < 640
@@ -113,18 +143,26 @@ def test_another_tokenizer_is_refused_even_when_its_ids_fit_into_the_models_rows
             run(CPT, replace(small(store, name="refused"), model=model, tokens=f"tokens/{name}@v1"))
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"tuning": TuningConfig(method=Method.lora)}, r"tuning=lora adapts a model; set model\.path"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"tuning": TuningConfig(method=Method.lora)}, r"tuning=lora adapts a model; set model\.path"),
+    ],
+)
 def test_an_impossible_training_is_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         TrainConfig(name="t", tokens="tokens/t@v1", model=ModelConfig(shape=SHAPE, tokenizer="t"), **values)
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"beta": 0}, "beta must be > 0"), ({"label_smoothing": 0.5}, r"label_smoothing in 0\.\.0\.5"), ({"label_smoothing": -0.1}, "got"),
-    ({"model": ModelConfig(shape=SHAPE, tokenizer="t")}, r"train_dpo needs model\.path"),
-])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"beta": 0}, "beta must be > 0"),
+        ({"label_smoothing": 0.5}, r"label_smoothing in 0\.\.0\.5"),
+        ({"label_smoothing": -0.1}, "got"),
+        ({"model": ModelConfig(shape=SHAPE, tokenizer="t")}, r"train_dpo needs model\.path"),
+    ],
+)
 def test_an_impossible_preference_training_is_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         DpoConfig(**{"name": "t", "tokens": "tokens/t@v1", "model": ModelConfig(path="model/t@v1"), **values})
@@ -152,7 +190,13 @@ def test_torchrun_tells_a_worker_who_it_is(environment: pytest.MonkeyPatch) -> N
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         environment.setenv(name, value)
     worker = worker_from_environment()
-    assert (worker.rank, worker.world_size, worker.local_rank, worker.device, worker.is_first) == (5, 8, 1, "cpu", False)
+    assert (worker.rank, worker.world_size, worker.local_rank, worker.device, worker.is_first) == (
+        5,
+        8,
+        1,
+        "cpu",
+        False,
+    )
 
 
 def test_a_process_group_lasts_as_long_as_its_run() -> None:

@@ -183,7 +183,8 @@ class Store:
         checkpoints = self.checkpoints(ref)
         started = checkpoints / DRAFT
         if ref.kind in (Kind.model, Kind.adapter):
-            if started.exists() and started.read_json()["fingerprint"] != mark:
+            has_progress = any(place.name != DRAFT for place in checkpoints.list())
+            if has_progress and started.exists() and started.read_json()["fingerprint"] != mark:
                 keys = differing_keys(started.read_json()["config"], plain)
                 raise ArtifactError(
                     f"{ref} is unfinished, with checkpoints of another config ({keys}); "
