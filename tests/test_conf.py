@@ -175,7 +175,7 @@ def test_the_command_line_wins_over_the_recipe() -> None:
             r"Could not find 'recipe/nothing'",
             marks=pytest.mark.xfail(
                 strict=True,
-                reason="conf/*.yaml say `optional recipe: null`, and Hydra then ignores a recipe that does not exist; drop `optional`",
+                reason="conf/*.yaml say `optional recipe: null`: Hydra ignores a recipe that does not exist; drop `optional`",
             ),
         ),
         (

@@ -63,7 +63,7 @@ class Recorder(SilentRun):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.steps.setdefault(step or 0, {}).update(metrics)
 
-    def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None:
+    def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None:  # noqa: ARG002
         self.checkpoints.append(step)
 
     def curve(self, name: str) -> list[float]:

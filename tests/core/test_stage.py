@@ -27,14 +27,14 @@ class Watcher(SilentRun):
         self.files: dict[str, bytes] = {}
         self.events: list[str] = []
 
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:  # noqa: ARG002
         self.metrics.update(metrics)
 
     def log_file(self, name: str, content: bytes) -> None:
         self.files[name] = content
 
     @contextmanager
-    def open(self, stage: Stage, config: Any, parents: tuple[Artifact, ...]) -> Iterator[Run]:
+    def open(self, stage: Stage, config: Any, parents: tuple[Artifact, ...]) -> Iterator[Run]:  # noqa: ARG002
         self.events.append(f"open {stage.job} {[str(parent.ref) for parent in parents]}")
         try:
             yield self

@@ -194,7 +194,7 @@ def test_processes_that_fetch_at_once_do_not_disturb_each_other(bucket: str) -> 
 LENIENT = MixConfig(max_epochs=100)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that dies."""
 
 
@@ -247,9 +247,9 @@ def test_a_run_with_checkpoints_on_an_object_store_resumes_bit_for_bit(
 
     def dies(metrics: Any, checkpoint: str | None) -> None:
         if metrics["step"] == 3:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         remote.train(tiny_store, config, replace(ALONE, report=dies))
     assert remote.train(tiny_store, config, ALONE) == [4, 5, 6]
     fetched = (Location(bucket) / "model").local_folder()

@@ -28,7 +28,7 @@ def test_a_trajectory_is_the_recorded_one(name: str, curve: str, found: Curves) 
     assert len(golden[curve]) == NUM_STEPS
     away = residuals(found[name][curve], golden[curve])
     worst = int(np.abs(away).argmax())
-    said = f"{curve} of {name} left its trajectory, at step {worst + 1} by {away[worst]:+.1e}, recorded with {golden['environment']}"
+    said = f"{curve} of {name} left its way at step {worst + 1} by {away[worst]:+.1e}, recorded with {golden['environment']}"
     assert abs(away[worst]) < STEP[curve], said
     assert abs(away.mean()) < MEAN[curve], f"{said}; mean signed residual {away.mean():+.1e}"
 

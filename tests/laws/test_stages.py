@@ -68,7 +68,7 @@ CASES: dict[str, tuple[Stage, Callable[[str, str], Any], dict[str, Any]]] = {
     "cpt": (CPT, lambda root, model: training(root, "documents", model), {"precision": Precision.bfloat16}),
     "sft": (SFT, lambda root, model: training(root, "conversations", model), {"precision": Precision.bfloat16}),
     "dpo": (DPO, lambda root, model: training(root, "preferences", model), {"beta": 0.3}),
-    "report": (EVALS, lambda root, model: evaluation(root, model), {"batch_rows": 3}),
+    "report": (EVALS, evaluation, {"batch_rows": 3}),
 }
 
 
@@ -106,7 +106,7 @@ def test_where_a_stage_runs_is_no_part_of_what_it_makes(root: str) -> None:
     assert run_stage(stage, elsewhere, no_run, lambda _: None).manifest == first.manifest
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """Stands for a process that dies."""
 
 
@@ -122,11 +122,11 @@ def test_a_crash_before_the_manifest_leaves_nothing_visible(
 
     def dies_at_the_manifest(place: Location, value: Any) -> None:
         if place.name == "manifest.json":
-            raise Crash
+            raise CrashError
         write(place, value)
 
     monkeypatch.setattr(Location, "write_json", dies_at_the_manifest)
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         run_stage(stage, config, no_run, lambda _: None)
     monkeypatch.undo()
     assert list(store.location(ref).walk())
@@ -139,11 +139,11 @@ def test_a_crash_before_the_manifest_leaves_nothing_visible(
 def test_leftovers_of_a_crash_are_no_part_of_the_next_artifact(root: str) -> None:
     def leaves_a_file(config: Any, draft: Draft, run: Run) -> dict[str, Any]:
         (draft.location / "rows" / "half.arrow").write_bytes(b"half")
-        raise Crash
+        raise CrashError
 
     stage, make, _ = CASES["tokens"]
     config = make(root, "")
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         run_stage(replace(stage, build=leaves_a_file), config, no_run, lambda _: None)
     artifact = run_stage(stage, config, no_run, lambda _: None)
     assert not any("half" in name for name in artifact.manifest["files"])
@@ -168,8 +168,8 @@ def test_checkpoints_of_another_config_are_never_resumed(
     root: str, base_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = training(root, "documents", base_model)
-    monkeypatch.setattr(Draft, "commit", lambda *_: (_ for _ in ()).throw(Crash()))
-    with pytest.raises(Crash):
+    monkeypatch.setattr(Draft, "commit", lambda *_: (_ for _ in ()).throw(CrashError()))
+    with pytest.raises(CrashError):
         run_stage(CPT, config, no_run, lambda _: None)
     monkeypatch.undo()
     with pytest.raises(

@@ -37,7 +37,7 @@ REORDERED_WEIGHT = 2e-5
 "The same for weights of size 0.2, absolute, with Adam at a rate of 5e-3."
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that dies."""
 
 
@@ -46,7 +46,7 @@ def killed_at(step: int) -> Any:
 
     def report(metrics: Any, checkpoint: str | None) -> None:
         if metrics["step"] == step:
-            raise Killed
+            raise KilledError
 
     return replace(ALONE, report=report)
 
@@ -69,7 +69,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
 ) -> None:
     config = train_config(tiny_store, kind, **tuning_of(method, base_model))
     whole = train_alone(tiny_store, config, tmp_path / "whole")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_alone(tiny_store, config, tmp_path / "cut", killed_at(3))
     assert not (tmp_path / "cut" / "model").exists()
     resumed = train_alone(tiny_store, config, tmp_path / "cut")
@@ -91,9 +91,9 @@ def test_steps_after_the_last_checkpoint_are_done_again_and_end_the_same(tiny_st
 
         plan = make_plan(reader.num_rows, config.mix, 48)
         yield from (reader.read(plan.rows(8 * step, 8 * step + 8)) for step in range(5))
-        raise Killed
+        raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run_worker(job, replace(ALONE, stream=dies_after_five_steps))
     resumed = train_alone(tiny_store, config, tmp_path / "cut")
     assert sorted(resumed.steps) == [4, 5, 6]
@@ -133,7 +133,7 @@ def pair(
         config = train_config(tiny_store, kind, **changes)
         runs[f"{kind} alone"] = train_alone(tiny_store, config, folder / kind / "alone")
         jobs[f"{kind} pair"] = make_job(tiny_store, config, folder / kind / "pair")
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             train_alone(tiny_store, config, folder / kind / "resumed", killed_at(3))
         jobs[f"{kind} resumed"] = make_job(tiny_store, config, folder / kind / "resumed")
     found = train_as_pair(list(jobs.values()), folder / "runs")

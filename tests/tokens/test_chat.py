@@ -27,13 +27,13 @@ class Template:
     def __init__(self, chat_template: str | None) -> None:
         self.chat_template = chat_template
 
-    def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
+    def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:  # noqa: ARG002
         from jinja2 import Template as Jinja
 
         assert self.chat_template is not None
         return Jinja(self.chat_template).render(messages=messages, add_generation_prompt=add_generation_prompt)
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:  # noqa: ARG002
         return [ord(letter) for letter in text]
 
 

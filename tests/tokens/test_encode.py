@@ -105,7 +105,7 @@ def test_what_is_not_there_is_refused(changes: dict[str, Any], error: Any, said:
 
 
 def test_rows_too_short_for_every_record_are_refused(store: Store) -> None:
-    with pytest.raises(DataError, match="gives no rows for ar_chats .* longer than context_length=8"):
+    with pytest.raises(DataError, match=r"gives no rows for ar_chats .* longer than context_length=8"):
         encode(store, RecordKind.conversations, context_length=8)
 
 

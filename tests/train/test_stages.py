@@ -1,7 +1,5 @@
 """The training stages: what is refused before a worker starts, and what the manifest tells."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -125,7 +123,7 @@ def test_what_cannot_train_is_refused_before_a_worker_starts(
     trained: Artifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lisan.train.launch.launch", lambda job: pytest.fail("a worker started"))
+    monkeypatch.setattr("lisan.train.launch.launch", lambda _: pytest.fail("a worker started"))
     with pytest.raises(error, match=said) as caught:
         run(CPT, replace(small(store, name="refused"), **changes))
     assert "\n" not in str(caught.value)
@@ -175,11 +173,11 @@ def test_a_gpu_that_is_not_there_is_refused(store: Store, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    yield monkeypatch
+    return monkeypatch
 
 
 def test_a_bare_process_is_the_only_worker(environment: pytest.MonkeyPatch) -> None:
@@ -203,11 +201,17 @@ def test_a_process_group_lasts_as_long_as_its_run() -> None:
     import torch.distributed as dist
 
     assert not dist.is_initialized()
-    with pytest.raises(ZeroDivisionError), ProcessGroup(Worker(threads=1)):
+    with ProcessGroup(Worker(threads=1)):
         assert dist.get_world_size() == 1
         with ProcessGroup(Worker()):
             pass
         assert dist.is_initialized()  # one that was there before stays
+    assert not dist.is_initialized()
+
+
+def test_a_process_group_ends_with_a_run_that_fails() -> None:
+    import torch.distributed as dist
+
+    with pytest.raises(ZeroDivisionError), ProcessGroup(Worker(threads=1)):
         raise ZeroDivisionError
     assert not dist.is_initialized()
-    assert os.environ.get("RANK") is None

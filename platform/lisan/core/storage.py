@@ -11,6 +11,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from lisan.core.errors import ConfigError
+from lisan.core.errors import ArtifactError, ConfigError
 
 
 def default_root() -> str:
@@ -43,6 +44,25 @@ def _open_root(root: str) -> tuple[pafs.FileSystem, str]:
             f"storage.root {root} cannot be opened: {error}; expected a path, s3://, gs:// or hdfs://"
         ) from error
     return file_system, path.rstrip("/")
+
+
+@contextmanager
+def writing(place: "Location", what: str) -> Iterator[None]:
+    """Turn whatever a library says when it cannot write into one sentence; a full disk speaks in many voices."""
+    try:
+        yield
+    except Exception as error:
+        free = f" ({shutil.disk_usage(_existing(place)).free / 1e6:,.0f} MB free there)" if place.is_local else ""
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ArtifactError(
+            f"{what} cannot be written to {place}{free}: {reason}; make room or set storage.root elsewhere, then run the same "
+            "command again"
+        ) from error
+
+
+def _existing(place: "Location") -> Path:
+    folder = Path(place.full_path)
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from lisan.core.artifact import hash_file
 from lisan.core.errors import TrainingError
-from lisan.core.storage import Location
+from lisan.core.storage import Location, writing
 from lisan.model.score import Scorer
 
 MARK = "checkpoint.json"
@@ -58,8 +58,8 @@ def save(scorer: Scorer, optimizer: Optimizer, step: int, folder: Location) -> C
     """Write the state after `step` steps; every rank calls it, and returns when the checkpoint is complete."""
     place = folder / f"step_{step:08d}"
     model_state, optimizer_state = get_state_dict(scorer, optimizer, options=OPTIONS)
-    with _workspace(place) as local:
-        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=local)
+    with writing(place, "the checkpoint"), _workspace(place) as local:
+        _save_shards({"model": model_state, "optimizer": optimizer_state}, local)
         if not place.is_local:
             place.upload(local)
     dist.barrier()
@@ -74,6 +74,13 @@ def save(scorer: Scorer, optimizer: Optimizer, step: int, folder: Location) -> C
     assert found is not None
     assert found.step == step
     return found
+
+
+def _save_shards(state: dict[str, Any], folder: Path) -> None:
+    try:
+        dcp.save(state, checkpoint_id=folder)
+    except CheckpointException as error:  # a BaseException, which nobody else would catch
+        raise OSError(_reason(error)) from error
 
 
 def load(scorer: Scorer, optimizer: Optimizer, checkpoint: Checkpoint) -> None:

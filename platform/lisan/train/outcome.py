@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from lisan.core.artifact import Artifact, Kind, Ref
 from lisan.core.errors import DataError
-from lisan.core.storage import Location
+from lisan.core.storage import Location, writing
 from lisan.model.adapter import attach_adapter, merge_adapter
 from lisan.model.embeddings import resize_embeddings
 from lisan.model.load import load_model, make_model, read_vocabulary_size, save_model
@@ -137,12 +137,13 @@ def write_model(config: Any, places: Places, scorer: Scorer, output: Location, w
         adapted.model.load_state_dict(state, strict=False)
         folder = Path(output.full_path) if output.is_local else Path(tempfile.mkdtemp(prefix="lisan-model-"))
         model = adapted.model
-        if adapted.wrapper is not None:
-            adapted.wrapper.save_pretrained(folder / "adapter")
-            model = merge_adapter(adapted.wrapper)
-        save_model(model, folder, config.save_precision.dtype)
-        copy_tokenizer(places.tokenizer, folder)
-        output.upload(folder)
+        with writing(output, "the model"):
+            if adapted.wrapper is not None:
+                adapted.wrapper.save_pretrained(folder / "adapter")
+                model = merge_adapter(adapted.wrapper)
+            save_model(model, folder, config.save_precision.dtype)
+            copy_tokenizer(places.tokenizer, folder)
+            output.upload(folder)
         if not output.is_local:
             shutil.rmtree(folder)
     dist.barrier()
