@@ -169,15 +169,7 @@ def test_the_command_line_wins_over_the_recipe() -> None:
         ("train_cpt", ["model.path=null"], r"model needs exactly one of path .* and shape"),
         ("train_cpt", ["model=nano"], r"exactly one of path"),
         ("train_cpt", ["model=nano", "model.path=null"], r"model\.tokenizer must be set"),
-        pytest.param(
-            "train_cpt",
-            ["recipe=nothing"],
-            r"Could not find 'recipe/nothing'",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="conf/*.yaml say `optional recipe: null`: Hydra ignores a recipe that does not exist; drop `optional`",
-            ),
-        ),
+        ("train_cpt", ["recipe=nothing"], r"Could not find 'recipe/nothing'"),
         (
             "train_cpt",
             ["cluster.num_workers=3", "cluster.num_nodes=2"],
@@ -222,15 +214,11 @@ def test_real_data_needs_the_folder_to_be_named(monkeypatch: pytest.MonkeyPatch)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="OmegaConf refuses a new entry of a dict of dataclasses by its dotted key; `+sources={web: ...}` works",
-)
 @pytest.mark.parametrize(
     ("job", "overrides"),
     [
-        ("run_evals", ["suite=none", "+tasks.mine.kind=bits_per_byte", "+tasks.mine.sources=[a]"]),
-        ("build_corpus", ["data=none", "+sources.web={format: jsonl, path: [/data/a.jsonl], language: ar}"]),
+        ("run_evals", ["suite=none", "+tasks={mine: {kind: bits_per_byte, sources: [a]}}"]),
+        ("build_corpus", ["data=none", "+sources={web: {format: jsonl, path: [/data/a.jsonl], language: ar}}"]),
     ],
 )
 def test_the_empty_groups_are_filled_as_their_comments_say(job: str, overrides: list[str]) -> None:

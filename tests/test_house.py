@@ -47,8 +47,6 @@ KNOWN_ONLY_TO = {
     "omegaconf": {"lisan/core/config.py"},
 }
 BANNED = re.compile(r"(^|_)(utils?|helpers?|managers?|handlers?|processors?|common|misc)(_|$)", re.IGNORECASE)
-ADJECTIVES = {"_common"}
-"Banned words that name a quality and no heap: the facts that two documents of the micro-world have in common."
 MAX_UPLOAD_BYTES = 5_000_000
 
 
@@ -147,7 +145,7 @@ def test_names_say_what_things_are(file: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
     )
     words = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in (*defined, file.stem, file.parent.name)]
-    assert not [word for word in words if BANNED.search(word) and word not in ADJECTIVES]
+    assert not [word for word in words if BANNED.search(word)]
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -19,7 +19,10 @@ def commands() -> list[list[str]]:
     """Return every command of README: those of its shell blocks and those in the running text."""
     blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    inline = [" ".join(text.split()) for text in re.findall(r"`([^`]*jobs/[a-z_]+\.py[^`]*)`", re.sub(r"```.*?```", "", README, flags=re.S))]
+    inline = [
+        " ".join(text.split())
+        for text in re.findall(r"`([^`]*jobs/[a-z_]+\.py[^`]*)`", re.sub(r"```.*?```", "", README, flags=re.S))
+    ]
     return [words for text in lines + inline if (words := shlex.split(text, comments=True))]
 
 

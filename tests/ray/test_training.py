@@ -85,22 +85,30 @@ def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(root / "model" / name / "v1" / "model.safetensors")
 
 
-def test_two_ray_workers_train_what_one_process_trains(root: Path) -> None:
-    steps = ["loop.num_steps=12", "loop.checkpoint_every=6"]
-    for name, cluster in (("alone", "local"), ("pair", "cpu2")):
-        done = job(root, "train_cpt", f"name={name}", f"cluster={cluster}", *TINY, *steps)
-        assert done.returncode == 0, done.stderr
-    alone, pair = weights(root, "alone"), weights(root, "pair")
+STEPS = ["loop.num_steps=30", "loop.checkpoint_every=5"]
+
+
+@pytest.fixture(scope="module")
+def pair(root: Path) -> dict[str, torch.Tensor]:
+    """The weights that two Ray workers make without a disturbance."""
+    done = job(root, "train_cpt", "name=pair", "cluster=cpu2", *TINY, *STEPS)
+    assert done.returncode == 0, done.stderr
+    return weights(root, "pair")
+
+
+def test_two_ray_workers_train_what_one_process_trains(root: Path, pair: dict[str, torch.Tensor]) -> None:
+    done = job(root, "train_cpt", "name=alone", "cluster=local", *TINY, *STEPS)
+    assert done.returncode == 0, done.stderr
+    alone = weights(root, "alone")
     # Gradients are summed in another order over two ranks; Adam turns that into differences of this size.
     assert max(float((alone[key] - pair[key]).abs().max()) for key in alone) < 2e-3
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(root: Path) -> None:
-    steps = ["loop.num_steps=60", "loop.checkpoint_every=10"]
-    whole = job(root, "train_cpt", "name=whole", "cluster=cpu2", *TINY, *steps)
-    assert whole.returncode == 0, whole.stderr
+def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(
+    root: Path, pair: dict[str, torch.Tensor]
+) -> None:
     process = subprocess.Popen(
-        command("train_cpt", "name=killed", "cluster=cpu2", *TINY, *steps),
+        command("train_cpt", "name=killed", "cluster=cpu2", *TINY, *STEPS),
         env=setting(root),
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
@@ -110,15 +118,15 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_ends_with_the_same_weights
     checkpoints = root / "checkpoints" / "killed" / "v1"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step_*/checkpoint.json")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (root / "model" / "killed" / "v1" / "manifest.json").exists()
-    again = job(root, "train_cpt", "name=killed", "cluster=cpu2", *TINY, *steps)
+    again = job(root, "train_cpt", "name=killed", "cluster=cpu2", *TINY, *STEPS)
     assert again.returncode == 0, again.stderr
     assert "resumed at step" in again.stdout
-    first, second = weights(root, "whole"), weights(root, "killed")
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    killed = weights(root, "killed")
+    assert all(torch.equal(pair[key], killed[key]) for key in pair)
 
 
 def test_more_workers_than_the_cluster_has_is_refused_in_one_sentence(root: Path) -> None:
@@ -163,11 +171,26 @@ def test_a_submitted_job_trains_leaves_its_artifacts_and_tells_the_truth(root: P
             *overrides,
         )
 
+    def submit_when_ready(*overrides: str) -> subprocess.CompletedProcess[str]:
+        """Submit as soon as the dashboard and its agent are up, which is some seconds after the head."""
+        deadline = time.monotonic() + 90
+        while True:
+            done = submit(*overrides)
+            if "submitted successfully" in done.stdout or time.monotonic() > deadline:
+                return done
+            time.sleep(2)
+
     run("ray", "get-auth-token", "--generate")
-    started = run("ray", "start", "--head", "--port", "6391", "--disable-usage-stats")
-    assert started.returncode == 0, started.stderr
+    # --block keeps the cluster the test's own: `ray stop` would end every Ray of the machine.
+    head = subprocess.Popen(
+        [str(scripts / "ray"), "start", "--head", "--port", "6391", "--disable-usage-stats", "--block"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        done = submit(*TINY[1:], "loop.num_steps=4", "loop.checkpoint_every=4")
+        done = submit_when_ready(*TINY[1:], "loop.num_steps=4", "loop.checkpoint_every=4")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "succeeded" in done.stdout
         assert weights(root, "tiny")
@@ -175,4 +198,5 @@ def test_a_submitted_job_trains_leaves_its_artifacts_and_tells_the_truth(root: P
         assert failed.returncode != 0
         assert "did you mean optim.peak_lr?" in failed.stdout
     finally:
-        run("ray", "stop", "--force")
+        head.terminate()
+        head.wait(timeout=60)

@@ -107,7 +107,7 @@ def comparison(teller: Teller) -> Text:
     told = [fact for _ in range(3) for fact in teller.by_attribute[teller.told.draw().topic].draw_some(2)]
     pairs = zip(told[::2], told[1::2], strict=False)
     sentences = [_contrast(teller, first, second) for first, second in pairs]
-    shared, common = _common(teller)
+    shared, common = _shared_fact(teller)
     return Text(" ".join([*sentences, *shared]), (*told[: 2 * (len(told) // 2)], *common))
 
 
@@ -117,7 +117,7 @@ def _contrast(teller: Teller, first: Fact, second: Fact) -> str:
     return teller.rng.choice(teller.wordings.contrasts).format(first=beginning, second=end)
 
 
-def _common(teller: Teller) -> tuple[list[str], list[Fact]]:
+def _shared_fact(teller: Teller) -> tuple[list[str], list[Fact]]:
     attribute = teller.rng.choice(tuple(teller.wordings.both))
     first = teller.by_attribute[attribute].draw()
     if attribute == "currency" and first.value.name("en") not in _SHARED_CURRENCIES:
