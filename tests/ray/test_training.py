@@ -159,7 +159,7 @@ def test_a_submitted_job_trains_leaves_its_artifacts_and_tells_the_truth(root: P
             "job",
             "submit",
             "--address",
-            "http://127.0.0.1:8265",
+            "http://127.0.0.1:8275",
             "--working-dir",
             ".",
             "--",
@@ -183,7 +183,19 @@ def test_a_submitted_job_trains_leaves_its_artifacts_and_tells_the_truth(root: P
     run("ray", "get-auth-token", "--generate")
     # --block keeps the cluster the test's own: `ray stop` would end every Ray of the machine.
     head = subprocess.Popen(
-        [str(scripts / "ray"), "start", "--head", "--port", "6391", "--disable-usage-stats", "--block"],
+        [
+            str(scripts / "ray"),
+            "start",
+            "--head",
+            "--port",
+            "6391",
+            "--disable-usage-stats",
+            "--block",
+            "--dashboard-port",
+            "8275",
+            "--dashboard-agent-listen-port",
+            "52399",
+        ],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
