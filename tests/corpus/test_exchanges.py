@@ -161,3 +161,10 @@ def test_true_and_false_are_the_two_choices_of_a_statement() -> None:
 
 def test_choices_lose_the_word_question() -> None:
     assert lay(Layout.choices, {"query": "Question: Why?", "choices": ["a", "b"], "gold": 0})["question"] == "Why?"
+
+
+def test_turns_of_one_side_in_a_row_are_joined() -> None:
+    from lisan.corpus.exchanges import _dialogue
+
+    turns = _dialogue("\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d")
+    assert [(turn.role, turn.content) for turn in turns] == [("user", "a"), ("assistant", "b\n\nc"), ("user", "d")]

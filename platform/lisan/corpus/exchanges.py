@@ -64,7 +64,7 @@ def _turns(messages: Any, field: str) -> tuple[Turn, ...]:
         if role not in _ROLE_NAMES or not isinstance(content, str):
             raise BadRowError(f"a message in field {field} has no known role and text, its role is {role!r}")
         turns.append(Turn(_ROLE_NAMES[role], content.strip()))
-    return tuple(turns)
+    return _join(turns)
 
 
 def lay_messages(row: Any, source: SourceConfig) -> Iterable[Fields]:
@@ -119,7 +119,17 @@ _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 def _dialogue(text: str) -> tuple[Turn, ...]:
     parts = _SPEAKER.split(f"\n\n{text.strip()}")[1:]
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return tuple(Turn("user" if speaker == "Human" else "assistant", said.strip()) for speaker, said in pairs)
+    return _join(Turn("user" if speaker == "Human" else "assistant", said.strip()) for speaker, said in pairs)
+
+
+def _join(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """Join what one side says in several turns in a row: no chat template renders that faithfully."""
+    joined: list[Turn] = []
+    for turn in turns:
+        if joined and joined[-1].role == turn.role and turn.role in ("user", "assistant"):
+            turn = Turn(turn.role, f"{joined.pop().content}\n\n{turn.content}".strip())  # noqa: PLW2901
+        joined.append(turn)
+    return tuple(joined)
 
 
 def lay_dialogue_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:

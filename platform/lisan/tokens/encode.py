@@ -47,6 +47,10 @@ class EncodeConfig(StageConfig):
             raise ConfigError(f"packing.overflow=split cuts a {self.kind} record in two; set packing.overflow=drop")
 
 
+COUNTS = ("rows", "tokens", "targets", "documents", "items", "dropped", "truncated", "split")
+"What encoding a block counts."
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """One shard of the corpus, to become one shard of rows."""
@@ -133,11 +137,18 @@ def _run(job: _Job, blocks: list[Block]) -> Iterator[tuple[Block, dict[str, int]
     dataset = ray.data.from_items([{"place": place} for place in range(len(blocks))], override_num_blocks=len(blocks))
     encoded = dataset.map(_encode_row, fn_kwargs={"job": job, "blocks": blocks}, num_cpus=0.5)
     for row in encoded.iter_rows():
+        if error := row.pop("error"):
+            raise DataError(error)
         yield blocks[row.pop("place")], row
 
 
 def _encode_row(row: dict[str, Any], job: _Job, blocks: list[Block]) -> dict[str, Any]:
-    return {"place": row["place"], **job(blocks[row["place"]])}
+    """Encode one block; what users can cause travels as a sentence, without Ray's trace around it."""
+    counts = dict.fromkeys(COUNTS, 0)
+    try:
+        return {"place": row["place"], "error": "", **job(blocks[row["place"]])}
+    except DataError as error:
+        return {"place": row["place"], "error": f"{blocks[row['place']].source}: {error}", **counts}
 
 
 def _add(total: dict[str, Any], block: Block, counts: dict[str, int]) -> None:
