@@ -1,7 +1,8 @@
 """Every stage by its job's name, and the pipeline that runs a recipe's stages in order.
 
 In: a recipe, a list of steps that each say what one would type for that job. Out: its artifacts. Always: all steps
-are composed and checked before the first one runs, and what exists is skipped. The job files and the demo are the
+are composed before the first one runs (each is checked against the artifacts it reads when its turn comes), and what
+exists is skipped. The job files and the demo are the
 callers.
 """
 

@@ -80,8 +80,3 @@ def _quiet_data() -> None:
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-
-
-def disconnect() -> None:
-    """Leave the cluster, and end it when this process started it."""
-    ray.shutdown()

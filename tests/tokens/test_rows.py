@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from lisan.core.artifact import Artifact, Ref, Store
-from lisan.core.errors import DataError
 from lisan.core.storage import Location
 from lisan.tokens.labels import Example
 from lisan.tokens.packing import Row
-from lisan.tokens.rows import RowReader, Rows, check_fits, rows_from_table, write_rows
+from lisan.tokens.rows import RowReader, rows_from_table, write_rows
 
 LENGTH = 8
 
@@ -86,15 +85,7 @@ def test_a_part_is_a_micro_batch(tokens: Artifact) -> None:
     part = rows.part(1, 3)
     assert (len(part), part.row_ids.tolist()) == (2, [5, 6])
     assert np.array_equal(part.labels, rows.labels[1:3])
-    with_logps = Rows(rows.row_ids, rows.input_ids, rows.labels, rows.doc_lens, ((1.0,), (2.0,), (3.0,), (4.0,)))
-    assert with_logps.part(2, 4).reference_logps == ((3.0,), (4.0,))
 
 
 def test_rows_of_no_records_are_an_empty_file(tmp_path: Path) -> None:
     assert write_rows(Location(str(tmp_path)) / "rows" / "none.arrow", [], LENGTH, 0)["rows"] == 0
-
-
-def test_tokens_that_a_model_has_no_row_for_are_refused(tokens: Artifact) -> None:
-    check_fits(tokens, 640, "model/m@v1")
-    with pytest.raises(DataError, match=r"tokens/t@v1 .* 640 pieces but model/m@v1 has 600 embedding rows"):
-        check_fits(tokens, 600, "model/m@v1")

@@ -39,7 +39,7 @@ class ClusterConfig:
     use_gpu: bool = False
     cpus_per_worker: float = 1.0
     threads_per_worker: int = 0
-    "Compute threads of a worker; 0 leaves the choice to torch."
+    "Compute threads of a worker; 0 leaves the choice to torch, and on CPU shares the node's cores among its workers."
     address: str | None = None
     "Ray cluster to join; null joins the one this job runs in, or starts one on this machine."
     max_failures: int = 3
@@ -68,9 +68,6 @@ class StageConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-
-
-EXECUTION_FIELDS = ("storage", "tracking", "cluster")
 
 
 class Run(Protocol):

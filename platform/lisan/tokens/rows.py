@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lisan.core.artifact import Artifact
-from lisan.core.errors import DataError
 from lisan.core.storage import Location
 from lisan.tokens.labels import Ids
 from lisan.tokens.packing import Row, lay_out
@@ -34,21 +33,17 @@ class Rows:
     "[R, T], IGNORE_INDEX where nothing is trained"
     doc_lens: tuple[tuple[int, ...], ...]
     "Lengths of the documents of each row; what they leave of T is padding."
-    reference_logps: tuple[tuple[float, ...], ...] | None = None
-    "Log-probability of each document's labels under the reference model; preference training attaches it."
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     def part(self, start: int, stop: int) -> "Rows":
         """Return rows start..stop, a micro batch."""
-        logps = None if self.reference_logps is None else self.reference_logps[start:stop]
         return Rows(
             self.row_ids[start:stop],
             self.input_ids[start:stop],
             self.labels[start:stop],
             self.doc_lens[start:stop],
-            logps,
         )
 
 
@@ -170,13 +165,3 @@ def _matrix(column: pa.ChunkedArray, length: int) -> Ids:
     array = column.combine_chunks()
     values = array.flatten() if not isinstance(array, pa.ChunkedArray) else pa.concat_arrays(array.chunks).flatten()
     return np.asarray(values.to_numpy(zero_copy_only=False), np.int32).reshape(-1, length)
-
-
-def check_fits(artifact: Artifact, vocabulary_size: int, model: str) -> None:
-    """Refuse tokens that the model has no row for."""
-    largest = artifact.facts["vocabulary_size"]
-    if largest > vocabulary_size:
-        raise DataError(
-            f"{artifact.ref} was encoded with a vocabulary of {largest:,} pieces but {model} has {vocabulary_size:,} embedding "
-            "rows; name the expanded tokenizer in model.tokenizer, or encode again with the model's own"
-        )

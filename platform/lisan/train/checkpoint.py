@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
@@ -141,8 +140,3 @@ def _digest(files: dict[str, dict[str, Any]]) -> str:
 
     lines = "".join(f"{name} {facts['sha256']}\n" for name, facts in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def seed_everything(seed: int, rank: int) -> None:
-    """Seed what dropout draws from; a step draws from (seed, step), so that resuming needs no generator state."""
-    torch.manual_seed(seed + rank)

@@ -17,7 +17,7 @@ from lisan.model.adapter import LoraConfig
 from lisan.model.load import ModelConfig
 from lisan.model.parallel import Precision, shard
 from lisan.model.score import Batch, Scorer
-from lisan.tokens.mix import MixConfig, make_plan
+from lisan.tokens.mix import MixConfig, Plan, make_plan
 from lisan.tokens.rows import RowReader, Rows
 from lisan.train import objectives
 from lisan.train.loop import Course, LoopConfig, check_rows, train
@@ -90,10 +90,13 @@ class TrainJob:
     output: Location
     run: Run
 
-    def num_steps(self, reader: RowReader) -> int:
-        weights = self.config.mix.weights
-        rows = sum(count for source, count in reader.num_rows.items() if not weights or weights.get(source))
-        return self.config.loop.steps(rows)
+
+def plan_run(config: TrainConfig, reader: RowReader) -> tuple[int, Plan]:
+    """Return how many steps the run takes and which rows it reads; ConfigError when the rows cannot feed the mix."""
+    weights = config.mix.weights
+    num_rows = sum(count for source, count in reader.num_rows.items() if not weights or weights.get(source))
+    num_steps = config.loop.steps(num_rows)
+    return num_steps, make_plan(reader.num_rows, config.mix, num_steps * config.loop.step_rows)
 
 
 def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
@@ -113,8 +116,7 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
 
 def make_course(job: TrainJob, reader: RowReader, scorer: Scorer, worker: Worker) -> Course:
     config = job.config
-    num_steps = job.num_steps(reader)
-    plan = make_plan(reader.num_rows, config.mix, num_steps * config.loop.step_rows)
+    num_steps, plan = plan_run(config, reader)
     objective: Callable[[Scorer, Batch, Rows], objectives.Loss] = _causal_lm
     count = objectives.count_labels
     if isinstance(config, DpoConfig):

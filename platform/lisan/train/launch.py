@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from lisan.core.errors import ConfigError, LisanError, TrainingError
-from lisan.tokens.mix import make_plan
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import next_step
-from lisan.train.job import TrainJob, run_worker
+from lisan.train.job import TrainJob, plan_run, run_worker
 from lisan.train.worker import Worker, worker_from_environment
 
 
@@ -41,8 +40,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     connect(cluster)
     _check_capacity(cluster)
     reader = RowReader(job.tokens)
-    num_steps = job.num_steps(reader)
-    plan = make_plan(reader.num_rows, config.mix, num_steps * config.loop.step_rows)
+    num_steps, plan = plan_run(config, reader)
     stream = StreamPlan(job.tokens, plan, config.loop.step_rows, num_steps, partial(next_step, job.checkpoints))
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
     place = job.checkpoints

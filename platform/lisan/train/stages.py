@@ -10,12 +10,11 @@ from typing import Any
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage
-from lisan.tokens.mix import make_plan
 from lisan.tokens.rows import RowReader
-from lisan.train.job import DpoConfig, TrainConfig, TrainJob
+from lisan.train.job import DpoConfig, TrainConfig, TrainJob, plan_run
 from lisan.train.launch import launch
 from lisan.train.loop import check_rows
-from lisan.train.outcome import Places, check_vocabulary, open_places
+from lisan.train.outcome import check_vocabulary, open_places
 
 
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
@@ -28,9 +27,9 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     if not (draft.location / "config.json").exists():
         raise DataError(f"{draft.ref} trained without leaving a model; see the workers' log")
     reader = RowReader(tokens)
-    num_steps = job.num_steps(reader)
+    num_steps, plan = plan_run(config, reader)
     num_rows = num_steps * config.loop.step_rows
-    epochs = make_plan(reader.num_rows, config.mix, num_rows).epochs(num_rows)
+    epochs = plan.epochs(num_rows)
     mix = {source: round(passes * reader.num_rows[source]) * reader.context_length for source, passes in epochs.items()}
     return {
         **metrics,
@@ -62,9 +61,7 @@ def check(config: TrainConfig, store: Store) -> None:
         )
     parents = tuple(store.open(ref) for ref in parents_of(config))
     check_vocabulary(config, tokens, parents)
-    job = TrainJob(config, tokens, Places("", ""), store.root, store.root, None)  # type: ignore[arg-type]
-    reader = RowReader(tokens)
-    make_plan(reader.num_rows, config.mix, job.num_steps(reader) * config.loop.step_rows)
+    plan_run(config, RowReader(tokens))
 
 
 def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
