@@ -20,8 +20,8 @@ from lisan.corpus.dedup import KEYS, find_removals
 from lisan.corpus.records import SCHEMAS, RecordKind
 
 SLICE_ROWS = 1024
-ROW_GROUP_BYTES = 48 << 20
-"In memory, so that a group stays under 64 MB."
+ROW_GROUP_BYTES = 8 << 20
+"In memory. Rows made while training read documents at random places, and every read decodes a whole group (8 MB: 10-20 ms)."
 
 EXTRA = [
     ("_split", pa.string()),
