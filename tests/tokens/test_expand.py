@@ -1,15 +1,17 @@
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bilingual import ARABIC, BASES, ENGLISH, build, settings, write_base, write_corpus
+from bilingual import ALL_BASES, ARABIC, BASES, ENGLISH, SENTENCEPIECE_BASES, build, settings, write_base, write_corpus
 
 from lisan.core.artifact import Kind, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.corpus.records import Document
 from lisan.tokens.expand import Gates, load_expansion, load_tokenizer, sample_texts
+from lisan.tokens.neighbours import read_neighbours
 
 
 @pytest.fixture
@@ -43,6 +45,80 @@ def test_facts_tell_what_was_gained_and_that_nothing_was_lost(root: Path, base: 
     assert ratio == pytest.approx(facts["factor"], abs=1e-3)
     assert facts["fertility_protected_before"] == facts["fertility_protected_after"]
     assert facts["num_new"] == 60 + 3
+    assert (facts["changed_code_ratio"], facts["lost_ratio"]) == (0, 0)
+
+
+def test_the_curve_starts_at_the_base_and_ends_at_the_last_piece(root: Path, base: str) -> None:
+    curve = build(root, base=base).facts["learning_curve"]
+    pieces, fertilities = zip(*curve, strict=True)
+    assert (pieces[0], pieces[-1]) == (0, 60)
+    assert list(pieces) == sorted(set(pieces))
+    assert list(fertilities) == sorted(fertilities, reverse=True)
+    assert fertilities[0] > 2 * fertilities[-1]
+
+
+def test_the_stage_ends_with_one_line_that_says_it_all(
+    root: Path, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(root, base=base)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        r"  target: \d+\.\d\d -> \d\.\d\d tokens per word \(\d\.\d\dx fewer\), effective context x\d\.\d\d, "
+        "protected text unchanged",
+        said,
+    )
+
+
+SENTENCEPIECE_ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+@pytest.mark.parametrize("name", sorted(SENTENCEPIECE_BASES))
+def test_a_sentencepiece_base_is_expanded_with_pieces_of_its_own_kind(name: str, root: Path, tmp_path: Path) -> None:
+    place = write_base(tmp_path / "base", ALL_BASES[name](), SENTENCEPIECE_ROLES)
+    artifact = build(root, base=place, num_pieces=50, min_count=1, gates=Gates(min_factor=0 if name == "t5" else 1.5))
+    before, after, expansion = load_tokenizer(place), load_tokenizer(artifact), load_expansion(artifact)
+    assert all(before(text)["input_ids"] == after(text)["input_ids"] for text in ENGLISH)
+    assert all(after.decode(after(text)["input_ids"], skip_special_tokens=True) == text for text in ARABIC[:3])
+    assert len(expansion.new_ids) == 50 + 3
+    assert len(after.get_added_vocab()) == len(before.get_added_vocab()) + 3
+    assert {role: getattr(after, role) for role in SENTENCEPIECE_ROLES} == SENTENCEPIECE_ROLES
+    assert all(expansion.pieces.values())
+
+
+def test_a_base_that_cannot_read_the_target_says_what_to_set(root: Path, tmp_path: Path) -> None:
+    place = write_base(tmp_path / "base", ALL_BASES["t5"](), SENTENCEPIECE_ROLES)
+    with pytest.raises(
+        DataError, match=r"takes only 0\.\d\d times fewer tokens; .*, or set gates.min_factor=0, as the base"
+    ):
+        build(root, base=place)
+
+
+def test_the_expansion_of_an_expansion_equals_one_of_both_sizes(root: Path, base: str) -> None:
+    build(root, base=base, name="half", num_pieces=30)
+    twice = load_tokenizer(build(root, base="tokenizer/half@v1", name="twice", num_pieces=30))
+    once = load_tokenizer(build(root, base=base, name="once", num_pieces=60))
+    assert set(twice.get_vocab()) == set(once.get_vocab())
+    assert [twice.tokenize(text) for text in ARABIC] == [once.tokenize(text) for text in ARABIC]
+
+
+def test_learning_stops_at_the_fertility_that_is_wanted(root: Path, base: str) -> None:
+    facts = build(root, base=base, num_pieces=None, target_fertility=5.0).facts
+    curve = dict(facts["learning_curve"])
+    assert 0 < facts["num_new"] - 3 < max(curve)
+    assert facts["fertility_target_after"] < facts["fertility_target_before"]
+    shorter = build(root, base=base, num_pieces=None, target_fertility=4.0, version="v2").facts
+    assert shorter["num_new"] > facts["num_new"]
+
+
+def test_code_sources_are_measured(tmp_path: Path, base: str) -> None:
+    write_corpus(tmp_path, {"ar": ARABIC, "en": ENGLISH, "code": [ENGLISH[3]]})
+    facts = build(tmp_path, base=base, code_sources=("code",)).facts
+    assert facts["fertility_code_before"] == facts["fertility_code_after"]
+
+
+def test_a_special_token_that_is_a_piece_is_refused(root: Path, base: str) -> None:
+    with pytest.raises(DataError, match=r"special_tokens: 'e' is an ordinary piece of base .*, which text may hold"):
+        build(root, base=base, special_tokens=("e",))
 
 
 def test_the_expansion_names_new_ids_with_their_old_pieces_and_padded_rows(root: Path, base: str) -> None:
@@ -102,7 +178,7 @@ def test_too_small_a_gain_leaves_nothing_visible(root: Path, base: str) -> None:
 
 def test_a_special_token_that_is_an_english_word_breaks_the_gate(root: Path, base: str) -> None:
     with pytest.raises(DataError, match=r"gates.max_changed_ratio is 1e-05 but 0\.\d+ of protected tokens changed"):
-        build(root, base=base, special_tokens=("<|im_start|>", "<|im_end|>", "the"))
+        build(root, base=base, special_tokens=("the",))
     assert versions(root) == []
 
 
@@ -117,10 +193,10 @@ def test_text_without_the_target_script_is_refused(root: Path, base: str) -> Non
 
 
 def test_another_kind_of_base_is_refused_before_anything_is_read(root: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "unigram"
+    folder = tmp_path / "words"
     folder.mkdir()
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram"}, "added_tokens": []}))
-    with pytest.raises(DataError, match="is a Unigram tokenizer, expected byte-level BPE"):
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordLevel"}, "added_tokens": []}))
+    with pytest.raises(DataError, match="is a WordLevel tokenizer, expected byte-level BPE"):
         build(root, base=str(folder))
     assert not (root / "tokenizer").exists()
 
@@ -141,10 +217,18 @@ def test_a_source_that_the_corpus_lacks_is_refused_at_once(root: Path, base: str
     [
         ({"sources": ()}, "sources must name at least one"),
         ({"num_pieces": 0}, "num_pieces must be >= 1, got 0"),
+        ({"base": "b", "num_pieces": None}, "one of num_pieces, target_fertility, knee says .*, got none; set one"),
+        ({"base": "b", "knee": 15}, "one of .*, got num_pieces=60 and knee=15; set one and the others to null"),
+        (
+            {"base": "b", "num_pieces": None, "target_fertility": 0.5},
+            "target_fertility must be >= 1 token per word, got 0.5",
+        ),
+        ({"base": "b", "num_pieces": None, "knee": -1}, "knee must be > 0 tokens in a million words, got -1"),
+        ({"base": "b", "num_pieces": None, "knee": 1, "max_pieces": 0}, "max_pieces must be >= 1, got 0"),
+        ({"num_pieces": None, "knee": 15}, "num_pieces must be set when base is null"),
         ({"num_pieces": 100}, r"num_pieces of a new tokenizer .* must be >= 260, got 100"),
         ({"base": "b", "pad_to_multiple": 0}, "pad_to_multiple must be >= 1, got 0"),
-        ({"base": "b", "special_tokens": ()}, r"special_tokens must hold <\|im_start\|>, got none"),
-        ({"num_pieces": 999, "eos_token": "</s>"}, "special_tokens must hold </s>"),
+        ({"num_pieces": 999, "chat_template": "alpaca"}, "chat_template must be one of chatml, .*, got 'alpaca'"),
         ({"num_pieces": 999, "gates": Gates(min_factor=2)}, "gates.min_factor is 2 but base is null"),
     ],
 )
@@ -175,3 +259,12 @@ def test_a_corpus_under_the_limit_is_taken_whole() -> None:
 
 def test_a_document_over_the_limit_is_cut_at_a_character() -> None:
     assert sample_texts([Document("a", "ب" * 10, "ar", "ar")], 5, 0) == ["بب"]
+
+
+def test_neighbours_of_new_pieces_are_looked_for_on_both_languages(root: Path, base: str) -> None:
+    made = build(root, base=base, neighbours=4)
+    found = read_neighbours(made.location.local_folder(), made.facts["hash"])
+    assert made.facts["with_neighbours"] == len(found) > 0
+    assert made.facts["with_neighbours"] + made.facts["without_neighbours"] == made.facts["num_new"]
+    with pytest.raises(ConfigError, match="base is null"):
+        build(root, base=None, num_pieces=300, neighbours=4)

@@ -6,9 +6,10 @@ import pytest
 from bilingual import DIVERSE, ENGLISH, SPECIAL
 from transformers import AutoTokenizer
 
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import DataError
 from lisan.tokens import bpe, tokenizer
-from lisan.tokens.tokenizer import Expansion, load_expansion, load_tokenizer, read_roles, read_template, write_expansion
+from lisan.tokens.template import read_template
+from lisan.tokens.tokenizer import Expansion, load_expansion, load_tokenizer, read_roles, write_expansion
 
 ROLES = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
 EXPANSION = Expansion(
@@ -49,7 +50,7 @@ def test_roles_and_template_travel_with_the_folder(folder: Path) -> None:
     turns = [{"role": role, "content": content} for role, content in said]
     rendered = opened.apply_chat_template(turns, tokenize=False)
     assert rendered == (
-        "<|im_start|>system\nس<|im_end|>\n<|im_start|>user\na\nb<|im_end|>\n<|im_start|>assistant\n ok <|im_end|>\n"
+        "<|im_start|>system\nس<|im_end|>\n<|im_start|>user\na\nb<|im_end|>\n<|im_start|>assistant\nok<|im_end|>\n"
     )
     prompt = opened.apply_chat_template(turns[:2], tokenize=False, add_generation_prompt=True)
     assert rendered.startswith(prompt)
@@ -84,22 +85,6 @@ def test_roles_are_read_from_both_ways_of_writing_them(tmp_path: Path) -> None:
     config = {"eos_token": {"content": "</s>", "lstrip": False}, "pad_token": None, "bos_token": "<s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert read_roles(tmp_path) == {"eos_token": "</s>", "bos_token": "<s>"}
-
-
-def test_the_bases_own_template_is_kept_on_request(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    assert read_template("base", folder) == "{{ messages[0].content }}"
-
-
-def test_an_unknown_template_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="chat_template must be one of base, chatml, got 'alpaca'"):
-        read_template("alpaca", None)
-
-
-def test_a_base_without_a_template_has_none_to_keep(folder: Path) -> None:
-    (folder / "chat_template.jinja").unlink()
-    with pytest.raises(ConfigError, match="chat_template=base needs a base with one chat template"):
-        read_template("base", folder)
 
 
 def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:

@@ -1,105 +1,70 @@
 """Continue byte-pair encoding where a base tokenizer stopped: pure Python on word counts, no tokenizer object.
 
-In: distinct words as ids of the base, how often each occurs, and the bytes of every id. Out: merges in order, each
-making one new piece. Always: every piece is new and every merge's parts exist before it, so that appended after the
-base's own merges they are applied in exactly this order, and only to text that holds a character of the target scripts.
-`tokens/expand.py` is the caller.
+In: distinct words as ids of the base, how often each occurs, and the spelling of every id. Out: merges in order, each
+making one new piece, and the tokens that each saves. Always: every piece is new and every merge's parts exist before it,
+so that appended after the base's own merges they are applied in exactly this order, and only to text that holds a
+character of the target scripts. `tokens/growth.py` is the caller.
 """
 
 import heapq
-import unicodedata
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from itertools import pairwise
-
-from lisan.core.errors import ConfigError
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import AnyStr
 
 Merge = tuple[int, int]
 _SHIFT = 32
 _MASK = (1 << _SHIFT) - 1
 
 
-class Script:
-    """Characters of the target scripts, by the words of their Unicode names (`arabic`, `tifinagh`, `devanagari`)."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learned:
+    """New pieces in the order of their ids: characters that the base lacks, then merges by what each saves."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        wanted = {name.upper() for name in names}
-        found: set[str] = set()
-        owners: dict[bytes, bool] = {}
-        self.characters: set[str] = set()
-        is_ours = False
-        for character in map(chr, range(0x80, 0x20000)):
-            words = set(unicodedata.name(character, "").replace("-", " ").split())
-            if not words:
-                continue
-            # U+060B AFGHANI SIGN and U+FDFC RIAL SIGN lie among Arabic letters and belong to them.
-            is_ours = not wanted.isdisjoint(words) or (is_ours and unicodedata.category(character) == "Sc")
-            found |= wanted & words
-            if is_ours:
-                self.characters.add(character)
-            encoded = character.encode()
-            for length in range(1, len(encoded)):
-                owners[encoded[:length]] = owners.get(encoded[:length], True) and is_ours
-        if missing := sorted(wanted - found):
-            raise ConfigError(
-                f"scripts: no character of Unicode has {missing[0]} in its name; use names such as arabic or tifinagh"
-            )
-        self.prefixes = frozenset(prefix for prefix, is_ours in owners.items() if is_ours)
-        "First bytes that no character of another script has."
+    characters: tuple[str, ...] = ()
+    merges: tuple[Merge, ...]
+    savings: tuple[int, ...]
+    "Tokens of the sample that each merge saves."
+    num_words: int
+    "Whitespace words of the sample that hold a character of the target."
+    base_tokens: int
+    "Tokens that the base takes for what the target's characters make up of these words."
+    start_tokens: int
+    "The same with the characters and without a merge."
 
-    def occurs_in(self, text: str) -> bool:
-        return not self.characters.isdisjoint(text)
+    def __len__(self) -> int:
+        return len(self.characters) + len(self.merges)
 
-    def owns(self, piece: bytes) -> bool:
-        """Tell whether a piece can occur only in text of these scripts.
+    def first(self, num_pieces: int) -> "Learned":
+        """Return what learning would have stopped at; never fewer than the characters."""
+        num_merges = max(0, num_pieces - len(self.characters))
+        return replace(self, merges=self.merges[:num_merges], savings=self.savings[:num_merges])
 
-        It may begin inside a character (the base cuts there too), must then hold or begin one of these scripts, and
-        holds no other non-ASCII character: `"` and `é` of the protected languages are never part of a new piece.
-        """
-        start = 0
-        while start < len(piece) and 0x80 <= piece[start] < 0xC0:
-            start += 1
-        body, tail = _cut_tail(piece[start:])
-        others = [character for character in body.decode("utf-8", "replace") if character > "\x7f"]
-        if tail and tail not in self.prefixes:
-            return False
-        return bool(tail or others) and all(character in self.characters for character in others)
-
-
-@lru_cache(maxsize=4)
-def script(names: tuple[str, ...]) -> Script:
-    return Script(names)
-
-
-def _cut_tail(data: bytes) -> tuple[bytes, bytes]:
-    """Split off the character that the last bytes begin and do not finish."""
-    for back in range(1, min(4, len(data) + 1)):
-        byte = data[-back]
-        if byte >= 0xC0:
-            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return (data[:-back], data[-back:]) if back < length else (data, b"")
-        if byte < 0x80:
-            break
-    return data, b""
+    def fertilities(self) -> list[float]:
+        """Return tokens per word on the sample after the characters and after each merge."""
+        left = accumulate(self.savings, lambda tokens, saved: tokens - saved, initial=self.start_tokens)
+        return [tokens / max(1, self.num_words) for tokens in left]
 
 
 def learn_merges(
     words: list[list[int]],
     counts: Sequence[int],
-    pieces: Sequence[bytes],
+    pieces: Sequence[AnyStr],
     num_merges: int,
-    owns: Callable[[bytes], bool],
+    owns: Callable[[AnyStr], bool],
     min_count: int = 2,
-) -> list[Merge]:
+) -> tuple[list[Merge], list[int]]:
     """Merge the most frequent pair again and again; ids of new pieces go on from `len(pieces)`.
 
-    `words` is consumed (merged in place). Ties go to the pair with the lower ids, so that the result depends on nothing
-    but the input. Stops early when no pair of the target scripts occurs `min_count` times.
+    Returns the merges and how many tokens each saves: its count, less what overlaps in runs such as `aaa`. `words` is
+    consumed (merged in place). Ties go to the pair with the lower ids, so that the result depends on nothing but the
+    input. Stops early when no pair of the target scripts occurs `min_count` times.
     """
     known = list(pieces)
     taken = set(known)
     table = _PairTable(words, counts, min_count, lambda left, right: owns(known[left] + known[right]))
     merges: list[Merge] = []
+    savings: list[int] = []
     while len(merges) < num_merges and (pair := table.pop()) is not None:
         piece = known[pair[0]] + known[pair[1]]
         if piece in taken:
@@ -107,9 +72,9 @@ def learn_merges(
             continue
         known.append(piece)
         taken.add(piece)
-        table.merge(pair, len(known) - 1)
+        savings.append(table.merge(pair, len(known) - 1))
         merges.append(pair)
-    return merges
+    return merges, savings
 
 
 class _PairTable:
@@ -155,9 +120,13 @@ class _PairTable:
                 heapq.heappush(self.heap, (-count, key))
         return None
 
-    def merge(self, pair: Merge, piece: int) -> None:
-        """Replace the pair by `piece` in every word that holds it, and count the pairs this makes and unmakes."""
+    def merge(self, pair: Merge, piece: int) -> int:
+        """Replace the pair by `piece` in every word that holds it, and count the pairs this makes and unmakes.
+
+        Returns how many tokens of the sample that saves.
+        """
         left, right = pair
+        saved = 0
         fresh: dict[int, int] = {}
         fresh_places: dict[int, list[int]] = {}
         for index in self.places.pop(left << _SHIFT | right):
@@ -179,8 +148,10 @@ class _PairTable:
                     self._change(piece << _SHIFT | word[place], times, fresh)
                     fresh_places.setdefault(piece << _SHIFT | word[place], []).append(index)
                 done.append(piece)
+            saved += (len(word) - len(done)) * times
             self.words[index] = done
         self._add(fresh, fresh_places)
+        return saved
 
     def _change(self, key: int, times: int, fresh: dict[int, int]) -> None:
         if key in self.counts:

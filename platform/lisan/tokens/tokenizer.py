@@ -1,25 +1,28 @@
 """A tokenizer on storage: the Hugging Face folder that training, evaluation and vLLM open, and what expansion added.
 
-In: a finished `tokenizer.json`, the special tokens' roles, a chat template. Out: a folder that `AutoTokenizer` loads,
-with `expansion.json` beside it. Always: what is loaded gives the ids that `tokenizer.json` states, whatever model it
-lies next to. `tokens/expand.py` writes; every later stage reads through `load_tokenizer`.
+In: a finished `tokenizer.json`, the special tokens' roles, a chat template; a base may also be a bare `tokenizer.model`.
+Out: a folder that `AutoTokenizer` loads, with `expansion.json` beside it. Always: what is loaded gives the ids that
+`tokenizer.json` states, whatever model it lies next to. `tokens/expand.py` writes; every later stage reads through
+`load_tokenizer`.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Artifact
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import DataError
+from lisan.tokens import sentencepiece
+from lisan.tokens.spec import open_spec
 
 TOKENIZER = "tokenizer.json"
+SENTENCEPIECE = "tokenizer.model"
 EXPANSION = "expansion.json"
 TEMPLATE = "chat_template.jinja"
-ROLES = ("bos_token", "eos_token", "pad_token")
+ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +30,7 @@ class Expansion:
     """What a tokenizer has that its base has not; all that is needed to resize a model for it."""
 
     method: str
-    "`continued_bpe` for an expansion, `bpe` for a tokenizer learned from nothing."
+    "`continued_bpe`, `continued_sentencepiece_bpe` or `continued_unigram` for an expansion; `bpe` learned from nothing."
     base: str | None
     base_hash: str | None
     "sha256 of the base's tokenizer.json."
@@ -52,7 +55,34 @@ def load_tokenizer(place: Artifact | Path | str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     folder = tokenizer_folder(place.location.local_folder() if isinstance(place, Artifact) else place)
-    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    if (folder / TOKENIZER).exists():
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    opened = open_spec(json.loads(read_definition(folder)))
+    return PreTrainedTokenizerFast(tokenizer_object=opened, chat_template=_own_template(folder), **read_roles(folder))
+
+
+def _own_template(folder: Path) -> Any:
+    if (folder / TEMPLATE).exists():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    return _read_json(folder / "tokenizer_config.json").get("chat_template")
+
+
+def read_definition(folder: Path) -> bytes:
+    """Return tokenizer.json, or what a folder's tokenizer.model says in its terms."""
+    if (folder / TOKENIZER).exists():
+        return (folder / TOKENIZER).read_bytes()
+    model = sentencepiece.read_model((folder / SENTENCEPIECE).read_bytes(), folder)
+    is_llama = model.model_type == sentencepiece.BPE
+    adds_bos = _read_json(folder / "tokenizer_config.json").get("add_bos_token", is_llama)
+    return dump_definition(sentencepiece.to_spec(model, bool(adds_bos)))
+
+
+def dump_definition(spec: Mapping[str, Any]) -> bytes:
+    return json.dumps(spec, ensure_ascii=False, indent=1).encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes()) if path.exists() else {}
 
 
 def load_expansion(place: Artifact | Path | str) -> Expansion:
@@ -68,13 +98,13 @@ def load_expansion(place: Artifact | Path | str) -> Expansion:
 def tokenizer_folder(place: Path | str) -> Path:
     """Return a local folder with the tokenizer files of a local folder or hub id."""
     name, folder = str(place), Path(place).expanduser()
-    if (folder / TOKENIZER).exists():
+    if _has_tokenizer(folder):
         return folder
     if folder.is_dir() or name.startswith((".", "/", "~")):
         raise DataError(f"tokenizer {name} holds no {TOKENIZER}; name a folder with one, a reference or a hub id")
     from huggingface_hub import snapshot_download
 
-    patterns = [TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", TEMPLATE]
+    patterns = [TOKENIZER, SENTENCEPIECE, "tokenizer_config.json", "special_tokens_map.json", TEMPLATE]
     try:
         fetched = Path(snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:
@@ -82,36 +112,27 @@ def tokenizer_folder(place: Path | str) -> Path:
         raise DataError(
             f"tokenizer {name} is no folder and not readable from the hub ({reason}); check the name or download it"
         ) from error
-    if not (fetched / TOKENIZER).exists():
+    if not _has_tokenizer(fetched):
         raise DataError(f"tokenizer {name} has no {TOKENIZER} on the hub; choose one with a fast tokenizer")
     return fetched
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / TOKENIZER).exists() or (folder / SENTENCEPIECE).exists()
 
 
 def read_roles(folder: Path) -> dict[str, str]:
     """Return the special tokens that a base declares, by role; a bare tokenizer.json declares none."""
     declared: dict[str, str] = {}
+    if not (folder / TOKENIZER).exists() and (folder / SENTENCEPIECE).exists():
+        declared |= sentencepiece.read_roles(sentencepiece.read_model((folder / SENTENCEPIECE).read_bytes(), folder))
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        raw = json.loads((folder / name).read_bytes()) if (folder / name).exists() else {}
+        raw = _read_json(folder / name)
         for role in ROLES:
             token = raw.get(role)
             if token:
                 declared[role] = token["content"] if isinstance(token, Mapping) else str(token)
     return declared
-
-
-def read_template(name: str, folder: Path | None) -> str:
-    """Return the Jinja source of one of our templates, or of the base's own for `base`."""
-    files = (resources.files(__package__) / "templates").iterdir()
-    shipped = {file.name.removesuffix(".jinja"): file for file in files}
-    if name in shipped:
-        return shipped[name].read_text(encoding="utf-8")
-    if name != "base":
-        raise ConfigError(f"chat_template must be one of {', '.join(sorted([*shipped, 'base']))}, got {name!r}")
-    template = load_tokenizer(folder).chat_template if folder is not None else None
-    if not isinstance(template, str):
-        known = ", ".join(sorted(shipped))
-        raise ConfigError(f"chat_template=base needs a base with one chat template of its own; set one of {known}")
-    return template
 
 
 def write_folder(folder: Path, spec: Mapping[str, Any], roles: Mapping[str, str], template: str) -> str:
@@ -126,7 +147,7 @@ def write_folder(folder: Path, spec: Mapping[str, Any], roles: Mapping[str, str]
         "clean_up_tokenization_spaces": False,
         "model_max_length": int(1e30),
     }
-    data = json.dumps(spec, ensure_ascii=False, indent=1).encode()
+    data = dump_definition(spec)
     (folder / TOKENIZER).write_bytes(data)
     for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", dict(roles))):
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
