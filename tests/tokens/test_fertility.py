@@ -1,15 +1,23 @@
+import re
+
+import numpy as np
 import pytest
-from bilingual import ARABIC, ENGLISH
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from bilingual import ARABIC, DIVERSE, ENGLISH
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lisan.core.errors import DataError
 from lisan.tokens import bpe
 from lisan.tokens.fertility import (
+    WORD_BINS,
     Comparison,
     FertilityRow,
     changed_ratio,
+    count_changed_lines,
     count_continuations,
+    count_word_tokens,
     measure,
     pool,
     single_byte_table,
@@ -35,7 +43,7 @@ def word_tokenizer(text: str) -> PreTrainedTokenizerFast:
 
 def row(**changes: int) -> FertilityRow:
     values = {"num_words": 10, "num_bytes": 60, "num_tokens": 20, "num_continuations": 10, "num_single_bytes": 5}
-    return FertilityRow(source="ar", language="ar", **{**values, **changes})
+    return FertilityRow(source="ar", language="ar", word_tokens=(4, 6), **{**values, **changes})
 
 
 def test_one_token_a_byte_is_counted_exactly() -> None:
@@ -71,7 +79,72 @@ def test_a_token_of_whitespace_continues_nothing() -> None:
 
 def test_spelt_bytes_are_found_in_byte_level_and_in_sentencepiece_form() -> None:
     backend = Tokenizer(models.WordLevel({"<0xD9>": 0, "<0x41>": 1, "Ø": 2, "a": 3, "ØØ": 4}, "?"))
-    assert single_byte_table(wrap(backend)).tolist() == [True, False, True, False, False]
+    assert single_byte_table(wrap(backend)).tolist() == [True, False, False, False, False]
+    backend.decoder = decoders.ByteLevel()
+    assert single_byte_table(wrap(backend)).tolist() == [False, False, True, False, False]
+
+
+@given(st.text(st.sampled_from("ab \n\u00a0باé"), max_size=12), st.lists(st.integers(0, 13)))
+def test_continuations_are_counted_as_one_by_one(text: str, starts: list[int]) -> None:
+    heads = {match.start() for match in re.finditer(r"\S+", text)}
+    slow, previous = 0, -1
+    for start in starts:
+        slow += start < len(text) and not text[start].isspace() and (start not in heads or start == previous)
+        previous = start
+    assert count_continuations(text, starts) == slow
+
+
+def word_tokens(text: str, *spans: tuple[int, int], spaces: tuple[int, ...] = ()) -> list[int]:
+    is_space = np.isin(np.arange(len(spans)), spaces)
+    return count_word_tokens(text, np.array(spans).reshape(-1, 2), is_space).tolist()
+
+
+def test_a_token_belongs_to_the_word_it_holds_a_character_of() -> None:
+    assert word_tokens("the book", (0, 3), (3, 8)) == [1, 1]
+    assert word_tokens("the book", (0, 2), (2, 3), (4, 8)) == [2, 1]
+    assert word_tokens("باب", (0, 1), (0, 1), (1, 3)) == [3]
+
+
+def test_white_space_belongs_to_no_word_but_one_space_of_its_own_to_the_next() -> None:
+    assert word_tokens("a\n\nb", (0, 1), (1, 3), (3, 4)) == [1, 1]
+    assert word_tokens("a b", (0, 1), (1, 2), (2, 3), spaces=(1,)) == [1, 2]
+    assert word_tokens("a b ", (0, 1), (1, 3), (3, 4), spaces=(2,)) == [1, 1]
+
+
+def test_a_word_read_as_part_of_the_one_before_counts_as_one_token() -> None:
+    assert word_tokens("of the sea", (0, 6), (6, 10)) == [1, 1, 1]
+
+
+def test_a_very_long_word_goes_to_the_last_bin() -> None:
+    measured = measure(byte_tokenizer(), ["a" * (WORD_BINS + 9)])
+    assert (measured.word_tokens[-1], measured.word_percentile(0.5)) == (1, WORD_BINS)
+
+
+@pytest.mark.parametrize("text", [*DIVERSE, *ARABIC, *ENGLISH])
+def test_every_whitespace_word_is_in_one_bin(text: str) -> None:
+    measured = measure(byte_tokenizer(), [text])
+    assert sum(measured.word_tokens) == measured.num_words == len(text.split())
+    assert measured.num_changed_lines == 0
+
+
+def test_whole_words_and_percentiles_are_read_off_the_bins() -> None:
+    measured = measure(byte_tokenizer(), ["a bb c dddd"])
+    # The space before b, c and d is a byte of its own.
+    assert measured.word_tokens[:5] == (1, 1, 1, 0, 1)
+    assert measured.whole_word_ratio == 0.25
+    assert [measured.word_percentile(ratio) for ratio in (0.25, 0.5, 0.75, 0.76, 1.0)] == [1, 2, 3, 5, 5]
+
+
+def test_lines_that_decoding_does_not_give_back_are_counted() -> None:
+    backend = byte_tokenizer().backend_tokenizer
+    backend.normalizer = normalizers.NFC()
+    measured = measure(wrap(backend), ["cafe\u0301\ncafé\nx", "e\u0301"])
+    assert (measured.num_lines, measured.num_changed_lines) == (4, 2)
+
+
+def test_a_line_that_is_lost_counts_once() -> None:
+    assert count_changed_lines("a\nb\nc", "a\nb\nc") == 0
+    assert count_changed_lines("a\nb\nc", "a\nb") == 1
 
 
 def test_no_text_gives_zeros_and_no_division_by_zero() -> None:
@@ -82,6 +155,11 @@ def test_no_text_gives_zeros_and_no_division_by_zero() -> None:
 def test_rows_pool_by_their_counts_and_not_by_their_ratios() -> None:
     pooled = pool([row(num_words=1, num_tokens=10), row(num_words=9, num_tokens=9)], "all")
     assert pooled.fertility == 1.9
+
+
+def test_the_bins_of_words_are_pooled_one_by_one() -> None:
+    rows = [measure(byte_tokenizer(), [text], language="en") for text in ("a b", "cc", "")]
+    assert pool(rows, "all") == measure(byte_tokenizer(), ["a b", "cc", ""], "all", "en")
 
 
 def test_pooling_nothing_is_one_sentence() -> None:
@@ -115,4 +193,5 @@ def test_a_plain_row_carries_counts_and_rounded_ratios() -> None:
         "bytes_per_token": 3.0,
         "continuation_ratio": 0.5,
         "single_byte_ratio": 0.25,
+        "whole_word_ratio": 0.4,
     }

@@ -1,23 +1,32 @@
-"""Line charts as inline SVG.
+"""Line and bar charts as inline SVG.
 
-In: steps and values. Out: an SVG element as text, which takes its colours from the page around it. Always: the same
-numbers give the same text. `page` is the caller.
+In: steps and values, or values by group and series. Out: an SVG element as text, which takes its colours from the page
+around it. Always: the same numbers give the same text. `page` and `fertility_page` are the callers.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 30
 MAX_POINTS = 400
+NUM_COLOURS = 8
+"Colours for series in `style.css.jinja`."
+BAR_WIDTH, GROUP_GAP = 9.0, 14.0
+"The least room for a bar, and what lies between two groups."
+VALUE_WIDTH = 19.0
+"The room that the number above a bar needs."
+LETTER_WIDTH = 6.2
+SHRINK = 0.85
+"How far a wide chart may shrink on the page."
 
 
 def line_chart(steps: Sequence[int], values: Sequence[float], label: str) -> str:
     """Draw values over steps; long series are thinned by averaging, values that are not finite are left out."""
     points = thin([(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)])
     if not points:
-        return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="no {escape(label)} recorded"></svg>'
+        return _no_chart(label)
     x_ticks = ticks(points[0][0], points[-1][0], 5)
     y_ticks = ticks(min(value for _, value in points), max(value for _, value in points), 4, outer=True)
     x_range, y_range = (points[0][0], points[-1][0]), (y_ticks[0], y_ticks[-1])
@@ -28,14 +37,63 @@ def line_chart(steps: Sequence[int], values: Sequence[float], label: str) -> str
     grid = [_y_tick(tick, _y(tick, y_range)) for tick in y_ticks]
     grid += [_x_tick(tick, _x(tick, x_range)) for tick in x_ticks]
     title = f"{label} from {points[0][1]:.3f} at step {points[0][0]} to {points[-1][1]:.3f} at step {points[-1][0]}"
-    return "".join(
-        [
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>',
-            *grid,
-            f'<polygon class="area" points="{area}"/><polyline class="line" points="{line}"/>',
-            f'<circle class="end" cx="{placed[-1][0]:.1f}" cy="{placed[-1][1]:.1f}" r="3.5"/></svg>',
+    end = f'<circle class="end" cx="{placed[-1][0]:.1f}" cy="{placed[-1][1]:.1f}" r="3.5"/>'
+    return _svg(title, [*grid, f'<polygon class="area" points="{area}"/><polyline class="line" points="{line}"/>', end])
+
+
+def bar_chart(groups: Sequence[str], series: Mapping[str, Sequence[float | None]], label: str) -> str:
+    """Draw a bar for every series in every group, from zero up; what is missing or not finite leaves its place empty.
+
+    The chart grows wider than others when its bars or the groups' names need it.
+    """
+    known = [value for values in series.values() for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return _no_chart(label)
+    step = _group_width(groups, len(series))
+    bar = (step - GROUP_GAP) / len(series)
+    width = LEFT + RIGHT + step * len(groups)
+    y_ticks = ticks(min(0.0, *known), max(known), 5, outer=True)
+    y_range = (y_ticks[0], y_ticks[-1])
+    parts = [_y_tick(tick, _y(tick, y_range), width) for tick in y_ticks]
+    centres = [LEFT + step * (place + 0.5) for place in range(len(groups))]
+    parts += [_x_label(group, centre) for group, centre in zip(groups, centres, strict=True)]
+    for index, (name, values) in enumerate(series.items()):
+        shift = bar * (index - len(series) / 2)
+        named = [f"{name}, {group}" for group in groups]
+        bars = [
+            _bar(centre + shift, bar, value, y_range, title)
+            for centre, value, title in zip(centres, values, named, strict=True)
         ]
-    )
+        parts += [f'<g style="{colour(index)}">', *bars, "</g>"]
+    return _svg(f"{label}: {len(series)} bars for each of {', '.join(groups)}", parts, width)
+
+
+def curve_chart(series: Mapping[str, Sequence[tuple[float, float]]], label: str) -> str:
+    """Draw the (x, y) points of several series over each other."""
+    points = {name: [point for point in line if all(map(math.isfinite, point))] for name, line in series.items()}
+    every = [point for line in points.values() for point in line]
+    if not every:
+        return _no_chart(label)
+    x_range = (min(x for x, _ in every), max(x for x, _ in every))
+    y_ticks = ticks(min(y for _, y in every), max(y for _, y in every), 4, outer=True)
+    y_range = (y_ticks[0], y_ticks[-1])
+    parts = [_y_tick(tick, _y(tick, y_range)) for tick in y_ticks]
+    parts += [_x_tick(tick, _x(tick, x_range)) for tick in ticks(*x_range, 5)]
+    for index, (name, line) in enumerate(points.items()):
+        placed = [(_x(x, x_range), _y(y, y_range)) for x, y in sorted(line)]
+        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        dots = "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in placed)
+        parts.append(
+            f'<g style="{colour(index)}"><title>{escape(name)}</title><polyline class="curve" points="{drawn}"/>{dots}</g>'
+        )
+    return _svg(f"{label}: {', '.join(series)}", parts)
+
+
+def colour(index: int) -> str:
+    """Return the style that gives a series its colour; after the last one they come again, paler."""
+    base = f"var(--s{index % NUM_COLOURS})"
+    again = index // NUM_COLOURS
+    return f"--colour:{base if not again else f'color-mix(in srgb,{base} {max(25, 100 - 45 * again)}%,var(--card))'}"
 
 
 def thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -73,10 +131,41 @@ def _y(value: float, span: tuple[float, float]) -> float:
     return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - span[0]) / ((span[1] - span[0]) or 1)
 
 
-def _y_tick(tick: float, y: float) -> str:
-    line = f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return f'{line}<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+def _y_tick(tick: float, y: float, width: float = WIDTH) -> str:
+    line = f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    return f'{line}<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:,g}</text>'
 
 
 def _x_tick(tick: float, x: float) -> str:
-    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{tick:,g}</text>'
+    return _x_label(f"{tick:,g}", x)
+
+
+def _x_label(text: str, x: float) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(text)}</text>'
+
+
+def _group_width(groups: Sequence[str], num_bars: int) -> float:
+    named = max(len(group) for group in groups) * LETTER_WIDTH + 8
+    return max((WIDTH - LEFT - RIGHT) / len(groups), num_bars * BAR_WIDTH + GROUP_GAP, named)
+
+
+def _bar(x: float, width: float, value: float | None, y_range: tuple[float, float], title: str) -> str:
+    if value is None or not math.isfinite(value):
+        return ""
+    top, floor = sorted((_y(value, y_range), _y(0.0, y_range)))
+    shape = f'x="{x + 0.5:.1f}" y="{top:.1f}" width="{width - 1:.1f}" height="{floor - top:.1f}"'
+    text = f'<text class="value" x="{x + width / 2:.1f}" y="{top - 3:.1f}" text-anchor="middle">{value:.3g}</text>'
+    name = escape(f"{title}: {value:.4g}")
+    return f'<rect class="block" {shape}><title>{name}</title></rect>{text if width >= VALUE_WIDTH else ""}'
+
+
+def _no_chart(label: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="no {escape(label)} recorded"></svg>'
+
+
+def _svg(title: str, parts: Iterable[str], width: float = WIDTH) -> str:
+    """Close a chart; one that is wider than the others is scrolled before its letters become too small."""
+    least = "" if width <= WIDTH else f' style="min-width:{SHRINK * width:.0f}px"'
+    box = f'viewBox="0 0 {width:g} {HEIGHT}"'
+    name = escape(title)
+    return f'<svg {box} role="img"{least} aria-label="{name}"><title>{name}</title>{"".join(parts)}</svg>'

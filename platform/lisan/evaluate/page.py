@@ -10,11 +10,11 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from lisan.evaluate.charts import line_chart
+from lisan.evaluate.charts import NUM_COLOURS, line_chart
+from lisan.evaluate.render import render_template
 
 
 class Better(StrEnum):
@@ -90,8 +90,6 @@ class Page:
     "Lines of small print: command, machine, commit."
 
 
-NUM_COLOURS = 8
-"Colours for sources in the template."
 SECONDS = Column(key="seconds", label="seconds", decimals=0)
 
 
@@ -175,29 +173,21 @@ def write_page(page: Page, out: Path) -> Path:
 
 
 def render_page(page: Page) -> str:
-    import jinja2
-
     columns = list(page.columns) or guess_columns(page.rows)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lisan", "evaluate"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("page.html.jinja").render(
+    return render_template(
+        "page.html.jinja",
         page=page,
         bars=[_bars(column, page.rows) for column in columns],
-        table=_table(page),
+        table=lay_out_table(page.rows, page.columns),
         curves=[(curve, line_chart(curve.steps, curve.values, curve.label)) for curve in page.curves],
         mixes=_mixes(page.mixes),
         replies=_by_language(page.replies),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def _table(page: Page) -> dict[str, object]:
-    shown, rows = _shown(page.rows, page.columns), page.rows
+def lay_out_table(rows: Sequence[ModelRow], columns: Sequence[Column] = ()) -> dict[str, object]:
+    """Return what the template's table shows: columns, and rows of (text, error, whether it is the best)."""
+    shown = _shown(rows, columns)
     body = [
         (row, [(format_value(row, column), _error(row, column), is_best(row, column, rows)) for column in shown])
         for row in rows
