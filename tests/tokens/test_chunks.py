@@ -28,8 +28,8 @@ def chunks(tmp_path: Path) -> Chunks:
 
 
 def ids(reader: ChunkReader, number: int) -> tuple[int, list[str]]:
-    source, records = reader.read(number)
-    return source, [record.id for record in records]
+    source, table = reader.read(number)
+    return source, table["text"].to_pylist()
 
 
 def test_chunks_hold_every_record_once_in_order(chunks: Chunks) -> None:
@@ -38,7 +38,7 @@ def test_chunks_hold_every_record_once_in_order(chunks: Chunks) -> None:
     found = [ids(reader, number) for number in range(7)]
     assert [source for source, _ in found] == [0] * 5 + [1] * 2
     assert [len(records) for _, records in found] == [4, 4, 2, 4, 3, 4, 1]
-    expected = [f"{source}-{index}" for source, sizes in SIZES.items() for index in range(sum(sizes))]
+    expected = [document(source, index).text for source, sizes in SIZES.items() for index in range(sum(sizes))]
     assert [name for _, records in found for name in records] == expected
 
 

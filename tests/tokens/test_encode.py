@@ -1,17 +1,21 @@
 """The stage that turns a corpus into packed rows, in this process."""
 
+import pickle
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
 import pytest
-from tiny import CONTEXT, document, encode
+from tiny import CONTEXT, document, encode, write_part
 
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.corpus.records import RecordKind
-from lisan.tokens.encode import EncodeConfig, tokenizer_hash
-from lisan.tokens.packing import Overflow, PackingConfig
+from lisan.core.stage import ClusterConfig, StorageConfig
+from lisan.corpus.records import Conversation, RecordKind, Turn
+from lisan.tokens import blocks
+from lisan.tokens.chat import template_hash
+from lisan.tokens.encode import EncodeConfig, open_tokenizer, tokenizer_hash, tokenizer_place
+from lisan.tokens.packing import Overflow, PackingConfig, Strategy
 from lisan.tokens.rows import RowReader
 
 
@@ -50,7 +54,88 @@ def test_the_facts_are_what_is_in_the_files(store: Store, tokenizer: Any) -> Non
     assert facts["targets"] == int((rows.labels >= 0).sum())
     assert facts["padding_ratio"] == pytest.approx(1 - facts["tokens"] / (len(reader) * CONTEXT), abs=1e-5)
     assert facts["vocabulary_size"] == len(tokenizer)
-    assert facts["sources"]["ar_text"]["language"] == "ar"
+    assert "template_hash" not in facts
+    arabic = facts["sources"]["ar_text"]
+    assert arabic["language"] == "ar"
+    assert arabic["padding_ratio"] == pytest.approx(1 - arabic["tokens"] / (arabic["rows"] * CONTEXT), abs=1e-5)
+
+
+def test_what_a_template_renders_is_in_the_facts_of_chats(store: Store, tokenizer: Any) -> None:
+    for kind in (RecordKind.conversations, RecordKind.preferences):
+        assert encode(store, kind).facts["template_hash"] == template_hash(tokenizer)
+
+
+def test_a_large_file_becomes_several_shards_that_hold_it_once(
+    store: Store, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2000)
+    tokens = encode(store, RecordKind.documents, context_length=128)
+    assert len(tokens.facts["sources"]["ar_text"]["shards"]) > 2
+    expected = sorted(document(source, index).text for source in ("ar_text", "en_text") for index in range(80))
+    assert sorted(documents_of(tokens, tokenizer)) == expected
+
+
+@pytest.mark.ray
+def test_the_rows_are_the_same_on_two_workers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2000)
+    alone = encode(store, RecordKind.documents)
+    started = not ray.is_initialized()
+    if started:
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        spread = encode(store, RecordKind.documents, version="v2", cluster=ClusterConfig(num_workers=2))
+        with pytest.raises(DataError, match=r"^record b-1 of broken: turn 3: two assistant turns in a row"):
+            encode(
+                broken_store(store),
+                RecordKind.conversations,
+                corpus="corpus/broken@v1",
+                cluster=ClusterConfig(num_workers=2),
+            )
+    finally:
+        if started:
+            ray.shutdown()
+    assert spread.manifest["files"] == alone.manifest["files"]
+    assert spread.facts["sources"] == alone.facts["sources"]
+    assert [*spread.facts["sources"]["ar_text"]["shards"]] == [*alone.facts["sources"]["ar_text"]["shards"]]
+
+
+def broken_store(store: Store) -> Store:
+    """Add a corpus in which the second of three conversations has two replies in a row."""
+    good, bad = (Turn("user", "a"), Turn("assistant", "b")), Turn("assistant", "c")
+    records = [
+        Conversation(f"b-{index}", (*good, *([bad] if index == 1 else [])), "broken", "en") for index in range(3)
+    ]
+    draft = store.begin(Ref.parse("corpus/broken@v1"), {}, ())
+    write_part(draft.location, RecordKind.conversations, "broken", "train", records)
+    draft.commit({"sources": {"broken": {"language": "en"}}})
+    return store
+
+
+def test_a_source_without_records_is_refused(store: Store) -> None:
+    draft = store.begin(Ref.parse("corpus/empty@v1"), {}, ())
+    write_part(draft.location, RecordKind.documents, "none", "train", [])
+    draft.commit({"sources": {"none": {"language": "en"}}})
+    with pytest.raises(DataError, match=r"corpus/empty@v1 holds no record of none \(documents, train\); leave it out"):
+        encode(store, RecordKind.documents, corpus="corpus/empty@v1")
+
+
+def test_every_node_finds_the_tokenizer_of_an_artifact(store: Store, tmp_path: Path) -> None:
+    """What travels is where the artifact lies, not the cache of the process that planned."""
+    parents = tuple(store.open(Ref.parse(ref)) for ref in ("corpus/tiny@v1", "tokenizer/tiny@v1"))
+    config = EncodeConfig(name="t", corpus="corpus/tiny@v1", tokenizer="tokenizer/tiny@v1")
+    place = pickle.loads(pickle.dumps(tokenizer_place(config, parents)))
+    assert place == parents[1].location
+    assert len(open_tokenizer(place)) == parents[1].facts["num_ids"]
+
+
+def test_a_folder_of_this_machine_is_refused_on_several_nodes(store: Store) -> None:
+    folder = store.open(Ref.parse("tokenizer/tiny@v1")).location.full_path
+    cluster = ClusterConfig(num_workers=2, num_nodes=2)
+    storage = StorageConfig(root=f"file://{store.root.root}")
+    with pytest.raises(ConfigError, match=r"is a folder of this machine but cluster\.num_nodes is 2; name an artifact"):
+        encode(store, RecordKind.documents, version="v3", tokenizer=folder, cluster=cluster, storage=storage)
 
 
 def test_sources_and_split_are_chosen(store: Store, tokenizer: Any) -> None:
@@ -117,6 +202,10 @@ def test_rows_too_short_for_every_record_are_refused(store: Store) -> None:
         (
             {"kind": RecordKind.preferences, "packing": PackingConfig(overflow=Overflow.split)},
             r"cuts a preferences record in two",
+        ),
+        (
+            {"kind": RecordKind.conversations, "packing": PackingConfig(strategy=Strategy.concat)},
+            r"packing.strategy=concat cuts conversations wherever a row ends",
         ),
     ],
 )

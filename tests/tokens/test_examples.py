@@ -3,18 +3,20 @@
 from typing import Any
 
 import pytest
-from tiny import conversation, document, preference, question
+from tiny import MAKERS, SUFFIX, conversation, document, preference, question
 
-from lisan.corpus.records import Document
-from lisan.tokens.examples import encode_records, encode_texts
+from lisan.core.errors import DataError
+from lisan.corpus.records import Conversation, Document, RecordKind, Turn, to_table
+from lisan.tokens.examples import encode_records, encode_table, encode_texts
 from lisan.tokens.labels import IGNORE_INDEX, Example
 
 
 class WithoutBegin:
     """The same tokenizer without a begin mark."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.bos_token_id, self.eos_token_id, self._tokenizer = None, tokenizer.eos_token_id, tokenizer._tokenizer
+    def __init__(self, tokenizer: Any, has_end: bool = True) -> None:
+        self.bos_token_id, self.eos_token_id = None, tokenizer.eos_token_id if has_end else None
+        self._tokenizer = tokenizer._tokenizer
 
 
 def test_a_document_is_its_text_between_begin_and_end(tokenizer: Any) -> None:
@@ -40,6 +42,28 @@ def test_special_tokens_in_a_text_do_not_end_it_twice(tokenizer: Any) -> None:
     [[empty]] = encode_texts(tokenizer, [""])
     assert empty.input_ids.tolist() == [tokenizer.bos_token_id, tokenizer.eos_token_id]
     assert list(encode_texts(tokenizer, [])) == []
+
+
+def test_a_tokenizer_without_an_end_mark_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="declares no eos_token"):
+        list(encode_texts(WithoutBegin(tokenizer, has_end=False), ["one"]))
+
+
+@pytest.mark.parametrize("kind", [RecordKind.documents, RecordKind.conversations, RecordKind.preferences])
+def test_a_table_is_encoded_as_its_records(kind: RecordKind, tokenizer: Any) -> None:
+    maker, source = MAKERS[kind], f"ar_{SUFFIX[kind]}"
+    records = [maker(source, index) for index in range(9)]
+    by_table = [
+        [part.labels.tolist() for part in item] for item in encode_table(tokenizer, to_table(records, kind), kind)
+    ]
+    assert by_table == [[part.labels.tolist() for part in item] for item in encode_records(tokenizer, records)]
+    assert len(by_table) == 9
+
+
+def test_a_refusal_names_the_record(tokenizer: Any) -> None:
+    twice = Conversation("c-7", (Turn("user", "a"), Turn("assistant", "b"), Turn("assistant", "c")), "s", "en")
+    with pytest.raises(DataError, match=r"record c-7 of s: turn 3: two assistant turns in a row"):
+        list(encode_records(tokenizer, [twice]))
 
 
 def test_batches_change_nothing(tokenizer: Any) -> None:

@@ -36,7 +36,7 @@ def tokens(tmp_path: Path) -> Artifact:
             assert counts == {"rows": size, "tokens": 5 * size, "targets": 3 * size, "documents": 2 * size}
             names[name] = size
             first += size
-        facts[source] = {"language": source[:2], "rows": sum(shards), "shards": names}
+        facts[source] = {"language": source[:2], "rows": sum(shards), "tokens": 5 * sum(shards), "shards": names}
     return draft.commit({"sources": facts, "context_length": LENGTH, "vocabulary_size": 640})
 
 

@@ -35,7 +35,7 @@ def maker(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Se
         pq.write_table(table, tmp_path / f"{source}.parquet", row_group_size=16)
         parts[source] = ((f"{source}.parquet", size),)
     chunks = Chunks(Location(str(tmp_path)), RecordKind.documents, parts, 4)
-    plan = make_plan(chunks.num_chunks, MixConfig(max_epochs=100, seed=5), 100)
+    plan = make_plan(chunks.num_chunks, MixConfig(max_epochs=100, seed=5), 100, 1)
     return SegmentMaker(chunks, plan, partial(_same, tokenizer), 64, PackingConfig(), (1.0, 1.0, 1.0))
 
 
@@ -52,9 +52,9 @@ def test_a_segment_holds_the_tokens_of_its_chunks_and_no_other(maker: SegmentMak
     for number in range(3):
         expected: Counter[int] = Counter()
         for chunk in maker.plan.rows(number * 10, number * 10 + 10).tolist():
-            for record in reader.read(chunk)[1]:
+            for text in reader.read(chunk)[1]["text"].to_pylist():
                 begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-                ids = tokenizer.encode(record.text, add_special_tokens=False)
+                ids = tokenizer.encode(text, add_special_tokens=False)
                 expected.update([*begin, *ids, tokenizer.eos_token_id])
         found = sum((tokens_of(row) for _, row in maker.segment(number, reader)), Counter())
         assert found == expected
@@ -62,7 +62,11 @@ def test_a_segment_holds_the_tokens_of_its_chunks_and_no_other(maker: SegmentMak
 
 def test_every_row_holds_documents_of_the_source_that_its_id_names(maker: SegmentMaker, tokenizer: Any) -> None:
     texts = [
-        {record.text for chunk in range(first, first + count) for record in maker.chunks.reader().read(chunk)[1]}
+        {
+            text
+            for chunk in range(first, first + count)
+            for text in maker.chunks.reader().read(chunk)[1]["text"].to_pylist()
+        }
         for first, count in ((0, 23), (23, 15), (38, 8))
     ]
     reader = maker.chunks.reader()

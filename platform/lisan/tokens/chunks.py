@@ -1,6 +1,6 @@
 """Records by number: a corpus cut into chunks of neighbours, any of which can be read at any time.
 
-In: the files of a corpus with their numbers of records. Out: the records of a chunk. Always: a chunk lies in one file;
+In: the files of a corpus with their numbers of records. Out: the records of a chunk, as a table. Always: a chunk lies in one file;
 its number is its place in the sources laid end to end in alphabetical order, so that a `Plan` can be made over chunks as
 over rows. Neighbours are read together because a Parquet row group is decoded whole.
 """
@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +17,11 @@ import pyarrow.parquet as pq
 from lisan.core.artifact import Artifact
 from lisan.core.storage import Location
 from lisan.corpus.reader import shard_paths
-from lisan.corpus.records import Record, RecordKind, from_table
+from lisan.corpus.records import RecordKind
+from lisan.tokens.blocks import columns_of, read_footer
 
+CHUNK_RECORDS = 64
+"Neighbours that share a place in the plan: fewer mix better, more let a decoded row group serve longer."
 CACHE_BYTES = 256 << 20
 "Decoded row groups that a process keeps; chunks of one group come up again and again."
 
@@ -27,14 +29,15 @@ Parts = Mapping[str, tuple[tuple[str, int], ...]]
 "Files and their numbers of records, by source."
 
 
-def list_parts(corpus: Artifact, kind: RecordKind, sources: Iterable[str], split: str) -> dict[str, list[list[Any]]]:
-    """Return the files of the sources with their numbers of records, as a manifest holds them."""
+def list_parts(corpus: Artifact, kind: RecordKind, sources: Iterable[str], split: str) -> Parts:
+    """Return the files of the sources with their numbers of records."""
 
     def count(path: str) -> int:
-        place = corpus.location / path
-        return int(pq.read_metadata(place.file_system.open_input_file(place.full_path)).num_rows)
+        return int(read_footer(corpus.location, path).num_rows)
 
-    return {source: [[path, count(path)] for path in shard_paths(corpus, kind, source, split)] for source in sources}
+    return {
+        source: tuple((path, count(path)) for path in shard_paths(corpus, kind, source, split)) for source in sources
+    }
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Chunks:
         """Return the number of chunks of each source, alphabetically."""
         return {source: sum(self._chunks_of(size) for _, size in self.parts[source]) for source in self.sources}
 
+    def num_records(self, source: str) -> int:
+        return sum(size for _, size in self.parts[source])
+
     def reader(self) -> "ChunkReader":
         return ChunkReader(self)
 
@@ -73,13 +79,12 @@ class ChunkReader:
         self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
         self._cached_bytes = 0
 
-    def read(self, number: int) -> tuple[int, list[Record]]:
-        """Return the index of the chunk's source and its records."""
+    def read(self, number: int) -> tuple[int, pa.Table]:
+        """Return the index of the chunk's source and its records as a table."""
         file = bisect_right(self._starts, number) - 1
         source, path, size = self._files[file]
         start = (number - self._starts[file]) * self.chunks.chunk_records
-        table = self._slice(path, start, min(size, start + self.chunks.chunk_records))
-        return source, list(from_table(table, self.chunks.kind))
+        return source, self._slice(path, start, min(size, start + self.chunks.chunk_records))
 
     def _slice(self, path: str, start: int, stop: int) -> pa.Table:
         """Return records start..stop of a file, from the row groups they lie in."""
@@ -101,7 +106,8 @@ class ChunkReader:
     def _group(self, path: str, group: int) -> pa.Table:
         key = path, group
         if key not in self._groups:
-            table = self._file(path)[0].read_row_group(group, use_threads=False)
+            columns = columns_of(self.chunks.kind)
+            table = self._file(path)[0].read_row_group(group, columns=columns, use_threads=False)
             self._groups[key] = table
             self._cached_bytes += table.nbytes
             while self._cached_bytes > CACHE_BYTES and len(self._groups) > 1:

@@ -1,27 +1,33 @@
 """The `encode_tokens` stage: records to packed rows of token ids, on Ray Data or in this process.
 
 In: a corpus and a tokenizer. Out: a `tokens` artifact (see rows.py). Always: the same rows whatever the number of
-workers, because a block of records is encoded and packed by itself and written under its own number.
+workers, because a block of records is encoded and packed by itself and written under its own number. One process a core
+is the fast way: the threads of one tokenizer wait for each other at its word cache.
 """
 
+import pickle
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from lisan.core.artifact import Artifact, Draft, Kind, Ref
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
+from lisan.core.errors import ConfigError, DataError, LisanError
 from lisan.core.stage import Run, Stage, StageConfig
 from lisan.core.storage import Location
-from lisan.corpus.reader import list_sources, shard_paths
-from lisan.corpus.records import RecordKind, from_table
-from lisan.tokens.examples import encode_records
-from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, pack
+from lisan.corpus.reader import list_sources
+from lisan.corpus.records import RecordKind
+from lisan.tokens.blocks import Block, plan_blocks, read_block
+from lisan.tokens.chat import template_hash
+from lisan.tokens.chunks import CHUNK_RECORDS, Chunks, list_parts
+from lisan.tokens.examples import encode_table
+from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, Strategy, pack
 from lisan.tokens.rows import write_rows
-from lisan.tokens.tokenizer import TOKENIZER, digest, load_tokenizer, tokenizer_folder
+from lisan.tokens.segments import estimate_rows
+from lisan.tokens.tokenizer import digest, load_tokenizer, read_definition, tokenizer_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,28 +43,33 @@ class EncodeConfig(StageConfig):
     context_length: int = 1024
     "Tokens per row."
     packing: PackingConfig = field(default_factory=PackingConfig)
+    store_rows: bool = True
+    "False stores none and makes them while training runs: for corpora too large to tokenise first."
+    chunk_records: int = CHUNK_RECORDS
+    "Neighbouring records that are read together where rows are made while training runs."
 
     def __post_init__(self) -> None:
         if self.context_length < 8:
             raise ConfigError(f"context_length must be >= 8, got {self.context_length}")
-        if self.kind is RecordKind.questions:
-            raise ConfigError("kind=questions is for evaluation and is never trained on")
-        if self.kind is not RecordKind.documents and self.packing.overflow is Overflow.split:
-            raise ConfigError(f"packing.overflow=split cuts a {self.kind} record in two; set packing.overflow=drop")
+        check_packing(self.kind, self.packing)
+        if self.store_rows and self.chunk_records != CHUNK_RECORDS:
+            raise ConfigError("chunk_records has no effect on stored rows; set store_rows=false or leave it out")
+        if not self.store_rows and self.kind is RecordKind.preferences:
+            raise ConfigError("store_rows=false makes no rows of preferences, whose reference pass needs them stored")
 
 
-COUNTS = ("rows", "tokens", "targets", "documents", "items", "dropped", "truncated", "split")
-"What encoding a block counts."
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One shard of the corpus, to become one shard of rows."""
-
-    source: str
-    index: int
-    path: str
-    "Below the corpus."
+def check_packing(kind: RecordKind, packing: PackingConfig) -> None:
+    """Refuse to train on what is for evaluation, and to cut what must stay whole."""
+    if kind is RecordKind.questions:
+        raise ConfigError("kind=questions is for evaluation and is never trained on")
+    if kind is RecordKind.documents:
+        return
+    if packing.strategy is Strategy.concat:
+        raise ConfigError(
+            f"packing.strategy=concat cuts {kind} wherever a row ends; set packing.strategy to best_fit or window"
+        )
+    if packing.overflow is Overflow.split:
+        raise ConfigError(f"packing.overflow=split cuts a {kind} record in two; set packing.overflow=drop")
 
 
 def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, Any]:  # noqa: ARG001  a stage is called with it
@@ -67,41 +78,87 @@ def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, 
     chosen = config.sources or tuple(languages)
     if not chosen:
         raise DataError(f"{corpus.ref} holds no {config.kind}")
-    blocks = [
-        Block(source, index, f"{config.kind}/{source}/{config.split}/{path.rpartition('/')[2]}")
-        for source in chosen
-        for index, path in enumerate(shard_paths(corpus, config.kind, source, config.split))
-    ]
     job = _Job(config, tokenizer_place(config, draft.parents), corpus.location, draft.location)
-    done: dict[str, dict[str, Any]] = {source: {"language": languages[source], "shards": {}} for source in chosen}
-    start, total = time.monotonic(), 0
-    for count, (block, counts) in enumerate(_run(job, blocks), 1):
-        _add(done[block.source], block, counts)
-        total += counts["tokens"]
-        print(
-            f"  {count}/{len(blocks)} {block.source}: {counts['rows']:,} rows, {total:,} tokens, "
-            f"{total / (time.monotonic() - start):,.0f} tokens/s",
-            flush=True,
-        )
-    empty = [source for source, counts in done.items() if not counts.get("rows")]
-    if empty:
-        raise DataError(
-            f"{corpus.ref} gives no rows for {empty[0]} ({config.kind}, {config.split}); every record was dropped "
-            f"or longer than context_length={config.context_length}"
-        )
+    found = _store_rows(job, corpus, chosen) if config.store_rows else _estimate_rows(job, corpus, chosen)
     tokenizer = open_tokenizer(job.tokenizer)
-    rows, tokens = (sum(counts[key] for counts in done.values()) for key in ("rows", "tokens"))
+    is_chat = config.kind is not RecordKind.documents
+    rows, tokens, targets = (sum(facts[key] for facts in found.values()) for key in ("rows", "tokens", "targets"))
     return {
-        "sources": done,
+        "sources": {source: {"language": languages[source], **found[source]} for source in chosen},
         "rows": rows,
         "tokens": tokens,
-        "targets": sum(counts["targets"] for counts in done.values()),
-        "padding_ratio": round(1 - tokens / (rows * config.context_length), 5),
+        "targets": targets,
+        "padding_ratio": _padding(rows, tokens, config),
         "context_length": config.context_length,
         "record_kind": config.kind.value,
         "vocabulary_size": len(tokenizer),
         "tokenizer_hash": tokenizer_hash(job.tokenizer),
+        **({"template_hash": template_hash(tokenizer)} if is_chat else {}),
+        **({} if config.store_rows else {"chunk_records": config.chunk_records}),
     }
+
+
+def _store_rows(job: "_Job", corpus: Artifact, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Encode and pack every block; return the facts of each source."""
+    config = job.config
+    blocks = [block for source in sources for block in plan_blocks(corpus, config.kind, source, config.split)]
+    counts = _watch(_run(job, blocks), len(blocks))
+    return {source: _sum_source(source, counts, config, corpus.ref) for source in sources}
+
+
+def _estimate_rows(job: "_Job", corpus: Artifact, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Look at a sample of every source, and note what its rows will be made from."""
+    config = job.config
+    parts = list_parts(corpus, config.kind, sources, config.split)
+    chunks = Chunks(corpus.location, config.kind, parts, config.chunk_records)
+    counts = estimate_rows(chunks, open_tokenizer(job.tokenizer), config.context_length, config.packing)
+    if empty := [source for source in sources if not counts[source]["rows"]]:
+        raise DataError(
+            f"{corpus.ref} gives no rows for {empty[0]} ({config.kind}, {config.split}); leave it out of sources"
+        )
+    return {source: {**counts[source], "parts": parts[source]} for source in sources}
+
+
+def _watch(results: Iterable[tuple[Block, dict[str, int]]], num_blocks: int) -> dict[Block, dict[str, int]]:
+    """Collect the counts of blocks, saying a line for each."""
+    counts: dict[Block, dict[str, int]] = {}
+    start, total = time.monotonic(), 0
+    for block, found in results:
+        counts[block] = found
+        total += found["tokens"]
+        print(
+            f"  {len(counts)}/{num_blocks} {block.source}: {found['rows']:,} rows, {total:,} tokens, "
+            f"{total / (time.monotonic() - start):,.0f} tokens/s",
+            flush=True,
+        )
+    return counts
+
+
+def _sum_source(
+    source: str, counts: Mapping[Block, Mapping[str, int]], config: EncodeConfig, corpus: Ref
+) -> dict[str, Any]:
+    """Add the counts of a source's blocks up; DataError when no row came of them."""
+    mine = sorted((block for block in counts if block.source == source), key=lambda block: block.index)
+    total = sum((Counter(counts[block]) for block in mine), Counter[str]())
+    if not total["items"]:
+        raise DataError(
+            f"{corpus} holds no record of {source} ({config.kind}, {config.split}); leave it out of sources, or build the "
+            "corpus with more of it"
+        )
+    if not total["rows"]:
+        raise DataError(
+            f"{corpus} gives no rows for {source} ({config.kind}, {config.split}); every record was dropped "
+            f"or longer than context_length={config.context_length}"
+        )
+    return {
+        **{key: total[key] for key in counts[mine[0]]},
+        "padding_ratio": _padding(total["rows"], total["tokens"], config),
+        "shards": {block.shard: counts[block]["rows"] for block in mine if counts[block]["rows"]},
+    }
+
+
+def _padding(rows: int, tokens: int, config: EncodeConfig) -> float:
+    return round(1 - tokens / (rows * config.context_length), 5)
 
 
 @dataclass(frozen=True)
@@ -109,70 +166,81 @@ class _Job:
     """What a block needs to be encoded anywhere."""
 
     config: EncodeConfig
-    tokenizer: str
+    tokenizer: Location | str
     corpus: Location
     out: Location
 
     def __call__(self, block: Block) -> dict[str, int]:
         tokenizer = open_tokenizer(self.tokenizer)
-        file = self.corpus / block.path
-        table = pq.read_table(file.full_path, filesystem=file.file_system)
         counts = PackingCounts()
-        items = encode_records(tokenizer, from_table(table, self.config.kind))
+        items = encode_table(tokenizer, read_block(self.corpus, block, self.config.kind), self.config.kind)
         rows = pack(items, self.config.context_length, self.config.packing, counts)
-        place = self.out / "rows" / block.source / f"shard-{block.index:05d}.arrow"
+        place = self.out / "rows" / block.source / block.shard
         written = write_rows(place, rows, self.config.context_length, tokenizer.pad_token_id or 0)
         return {**written, **asdict(counts)}
 
 
-def _run(job: _Job, blocks: list[Block]) -> Iterator[tuple[Block, dict[str, int]]]:
-    if job.config.cluster.num_workers == 0:
+def _run(job: _Job, blocks: Sequence[Block]) -> Iterator[tuple[Block, dict[str, int]]]:
+    """Yield every block with its counts, from this process or from Ray Data tasks, one a worker at a time."""
+    cluster = job.config.cluster
+    if cluster.num_workers == 0 or not blocks:
         yield from ((block, job(block)) for block in blocks)
         return
     import ray
 
     from lisan.session import connect
 
-    connect(job.config.cluster)
-    dataset = ray.data.from_items([{"place": place} for place in range(len(blocks))], override_num_blocks=len(blocks))
-    encoded = dataset.map(_encode_row, fn_kwargs={"job": job, "blocks": blocks}, num_cpus=0.5)
+    connect(cluster)
+    # The largest first, so that no worker ends on a long one alone.
+    ordered = sorted(blocks, key=lambda block: block.num_bytes, reverse=True)
+    dataset = ray.data.from_items(
+        [{"block": pickle.dumps(block)} for block in ordered], override_num_blocks=len(ordered)
+    )
+    tasks = ray.data.TaskPoolStrategy(size=min(cluster.num_workers, len(ordered)))
+    encoded = dataset.map(
+        _encode_block, fn_kwargs={"job": job}, compute=tasks, num_cpus=min(1.0, cluster.cpus_per_worker)
+    )
     for row in encoded.iter_rows():
-        if error := row.pop("error"):
-            raise DataError(error)
-        yield blocks[row.pop("place")], row
+        block, result = pickle.loads(row["result"])
+        if isinstance(result, LisanError):
+            raise result
+        yield block, result
 
 
-def _encode_row(row: dict[str, Any], job: _Job, blocks: list[Block]) -> dict[str, Any]:
+def _encode_block(row: dict[str, Any], job: _Job) -> dict[str, bytes]:
     """Encode one block; what users can cause travels as a sentence, without Ray's trace around it."""
-    counts = dict.fromkeys(COUNTS, 0)
+    block = pickle.loads(row["block"])
     try:
-        return {"place": row["place"], "error": "", **job(blocks[row["place"]])}
-    except DataError as error:
-        return {"place": row["place"], "error": f"{blocks[row['place']].source}: {error}", **counts}
+        return {"result": pickle.dumps((block, job(block)))}
+    except LisanError as error:
+        return {"result": pickle.dumps((block, error))}
 
 
-def _add(total: dict[str, Any], block: Block, counts: dict[str, int]) -> None:
-    for key, value in counts.items():
-        total[key] = total.get(key, 0) + int(value)
-    if counts["rows"]:
-        total["shards"][f"shard-{block.index:05d}.arrow"] = int(counts["rows"])
-
-
-def tokenizer_place(config: EncodeConfig, parents: Iterable[Artifact]) -> str:
+def tokenizer_place(config: EncodeConfig, parents: Iterable[Artifact]) -> Location | str:
+    """Return where every node finds the tokenizer: an artifact's location, or what the config names."""
     for parent in parents:
         if parent.ref.kind in (Kind.tokenizer, Kind.model):
-            return str(parent.location.local_folder())
+            return parent.location
     return config.tokenizer
 
 
+def open_tokenizer(place: Location | str) -> Any:
+    return _load(str(_local(place)))
+
+
 @lru_cache(maxsize=2)
-def open_tokenizer(place: str) -> Any:
+def _load(place: str) -> Any:
     return load_tokenizer(place)
 
 
-def tokenizer_hash(place: str) -> str:
-    """Return the sha256 of the tokenizer.json of a local folder or hub id."""
-    return digest((tokenizer_folder(place) / TOKENIZER).read_bytes())
+def _local(place: Location | str) -> Path | str:
+    """Return a folder of this machine, fetched when the tokenizer lies on an object store, or the hub id as it is."""
+    return place.local_folder() if isinstance(place, Location) else place
+
+
+def tokenizer_hash(place: Location | str) -> str:
+    """Return the sha256 of the tokenizer.json of an artifact, a local folder or a hub id."""
+    return digest(read_definition(tokenizer_folder(_local(place))))
 
 
 def _parents(config: EncodeConfig) -> tuple[Ref, ...]:
@@ -180,4 +248,12 @@ def _parents(config: EncodeConfig) -> tuple[Ref, ...]:
     return (Ref.parse(config.corpus, Kind.corpus), *tokenizer)
 
 
-TOKENS = Stage("encode_tokens", Kind.tokens, EncodeConfig, _parents, encode_tokens)
+def _check(config: EncodeConfig, store: Store) -> None:  # noqa: ARG001  the signature of every check
+    if config.cluster.num_nodes > 1 and Path(config.tokenizer).expanduser().is_dir():
+        raise ConfigError(
+            f"tokenizer {config.tokenizer} is a folder of this machine but cluster.num_nodes is {config.cluster.num_nodes}; "
+            "name an artifact or a hub id, which every node can fetch"
+        )
+
+
+TOKENS = Stage("encode_tokens", Kind.tokens, EncodeConfig, _parents, encode_tokens, _check)

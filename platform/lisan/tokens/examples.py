@@ -5,44 +5,65 @@ the id at its own position or is IGNORE_INDEX; the loss does the shifting; the f
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from itertools import groupby, islice
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 
-from lisan.corpus.records import Conversation, Document, Preference, Record
-from lisan.tokens.chat import encode_conversation, encode_reply
+from lisan.core.errors import DataError
+from lisan.corpus.records import Conversation, Document, Preference, Record, RecordKind, from_table
+from lisan.tokens.chat import check_template, encode_conversation, encode_reply
 from lisan.tokens.labels import IGNORE_INDEX, Example, Item
+
+BATCH_TEXTS = 64
+"Of documents that are tokenised at once: few enough for their ids to stay in the cache of a core."
+
+
+def encode_table(tokenizer: Any, table: pa.Table, kind: RecordKind) -> Iterator[Item]:
+    """Encode the records of a table; of documents the column `text` alone, without making a record of each."""
+    if kind is RecordKind.documents:
+        return encode_texts(tokenizer, table["text"].to_pylist())
+    return encode_records(tokenizer, from_table(table, kind))
 
 
 def encode_records(tokenizer: Any, records: Iterable[Record]) -> Iterator[Item]:
-    """Encode records of one kind, documents in batches."""
-    texts: list[str] = []
-    for record in records:
-        match record:
-            case Document():
-                texts.append(record.text)
-                if len(texts) == 512:
-                    yield from encode_texts(tokenizer, texts)
-                    texts = []
-            case Conversation():
-                yield (encode_conversation(tokenizer, record.turns),)
-            case Preference():
-                yield (
-                    encode_reply(tokenizer, record.prompt, record.chosen),
-                    encode_reply(tokenizer, record.prompt, record.rejected),
-                )
-            case _:
-                raise TypeError(f"{type(record).__name__} is not trained on")
-    yield from encode_texts(tokenizer, texts)
+    """Encode records, documents in batches."""
+    for kind, some in groupby(records, type):
+        if kind is Document:
+            yield from encode_texts(tokenizer, (cast(Document, record).text for record in some))
+        else:
+            yield from (_encode_turns(tokenizer, record) for record in some)
 
 
-def encode_texts(tokenizer: Any, texts: list[str]) -> Iterator[Item]:
+def _encode_turns(tokenizer: Any, record: Record) -> Item:
+    """Encode what is said in turns; a refusal names the record."""
+    if not isinstance(record, Conversation | Preference):
+        raise TypeError(f"{type(record).__name__} is not trained on")
+    check_template(tokenizer)
+    try:
+        if isinstance(record, Conversation):
+            return (encode_conversation(tokenizer, record.turns),)
+        return tuple(encode_reply(tokenizer, record.prompt, reply) for reply in (record.chosen, record.rejected))
+    except DataError as error:
+        raise DataError(f"record {record.id} of {record.source}: {error}") from error
+
+
+def encode_texts(tokenizer: Any, texts: Iterable[str]) -> Iterator[Item]:
     """Encode documents: begin mark (where the tokenizer has one), text, end mark; everything after the first is trained."""
-    if not texts:
-        return
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    for encoding in tokenizer._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-        ids = np.array([*begin, *encoding.ids, tokenizer.eos_token_id], np.int32)
-        labels = ids.copy()
-        labels[0] = IGNORE_INDEX
-        yield (Example(ids, labels),)
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if end is None:
+        raise DataError(
+            "the tokenizer declares no eos_token to end a document with; add one to its tokenizer_config.json"
+        )
+    waiting = iter(texts)
+    while batch := list(islice(waiting, BATCH_TEXTS)):
+        for encoding in tokenizer._tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            pieces = encoding.ids
+            pieces.append(end)
+            if begin is not None:
+                pieces.insert(0, begin)
+            ids = np.array(pieces, np.int32)
+            labels = ids.copy()
+            labels[0] = IGNORE_INDEX
+            yield (Example(ids, labels),)

@@ -5,11 +5,10 @@ Always: a row id is its place in the sources laid end to end in alphabetical ord
 machine.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from functools import cache, lru_cache
+from itertools import accumulate, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,12 @@ import pyarrow as pa
 from lisan.core.artifact import Artifact
 from lisan.core.storage import Location
 from lisan.tokens.labels import Ids
-from lisan.tokens.packing import Row, lay_out
+from lisan.tokens.packing import Row, lay_out_rows
+
+BATCH_ROWS = 64
+"Rows of a batch on storage, all but the last."
+KNOWN_BATCHES = 4096
+"Batches a reader keeps open: some megabytes, for the rows themselves stay in the mapped file."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +63,28 @@ def row_schema(context_length: int) -> pa.Schema:
 
 
 def write_rows(location: Location, rows: Iterable[Row], context_length: int, pad_id: int) -> dict[str, int]:
-    """Write rows as one Arrow file of batches of 64; return counts of rows, tokens and targets."""
+    """Write rows as one Arrow file of batches; return counts of rows, tokens and targets."""
     schema = row_schema(context_length)
     counts = {"rows": 0, "tokens": 0, "targets": 0, "documents": 0}
     location.file_system.create_dir(location.full_path.rpartition("/")[0], recursive=True)
+    waiting = iter(rows)
     with location.file_system.open_output_stream(location.full_path) as sink, pa.ipc.new_file(sink, schema) as writer:
-        for group in _groups(rows, 64):
-            laid = [lay_out(row, context_length, pad_id) for row in group]
-            labels = np.stack([labels for _, labels in laid])
-            writer.write_batch(
-                _batch(np.stack([ids for ids, _ in laid]), labels, [row.doc_lens for row in group], schema)
-            )
+        while group := list(islice(waiting, BATCH_ROWS)):
+            input_ids, labels = lay_out_rows(group, context_length, pad_id)
+            doc_lens = [row.doc_lens for row in group]
+            writer.write_batch(_batch(input_ids, labels, doc_lens, schema))
             counts["rows"] += len(group)
-            counts["tokens"] += sum(sum(row.doc_lens) for row in group)
+            counts["tokens"] += sum(map(sum, doc_lens))
             counts["targets"] += int((labels >= 0).sum())
-            counts["documents"] += sum(len(row.examples) for row in group)
+            counts["documents"] += sum(map(len, doc_lens))
     return counts
+
+
+def lay_out_table(rows: Sequence[Row], row_ids: Sequence[int], context_length: int, pad_id: int) -> pa.Table:
+    """Return rows that lie nowhere in the form that travels, with their ids."""
+    input_ids, labels = lay_out_rows(rows, context_length, pad_id)
+    batch = _batch(input_ids, labels, [row.doc_lens for row in rows], row_schema(context_length))
+    return pa.Table.from_batches([batch]).append_column("row_id", pa.array(row_ids, pa.int64()))
 
 
 def _batch(input_ids: Ids, labels: Ids, doc_lens: list[list[int]], schema: pa.Schema) -> pa.RecordBatch:
@@ -87,17 +97,6 @@ def _batch(input_ids: Ids, labels: Ids, doc_lens: list[list[int]], schema: pa.Sc
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    group: list[Row] = []
-    for row in rows:
-        group.append(row)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
 class RowReader:
     """Random access to the rows of a `tokens` artifact; shards on an object store are fetched once, then mapped."""
 
@@ -107,17 +106,23 @@ class RowReader:
         self.sources: tuple[str, ...] = tuple(sorted(facts["sources"]))
         self.languages = {source: facts["sources"][source]["language"] for source in self.sources}
         self.num_rows = {source: int(facts["sources"][source]["rows"]) for source in self.sources}
+        self.num_tokens = {source: int(facts["sources"][source]["tokens"]) for source in self.sources}
         shards = [
             (source, name, rows) for source in self.sources for name, rows in facts["sources"][source]["shards"].items()
         ]
         self._names = [f"rows/{source}/{name}" for source, name, _ in shards]
         self._starts = [0, *accumulate(rows for _, _, rows in shards)]
-        self._location = artifact.location
-        self._tables: dict[int, pa.Table] = {}
+        self._artifact, self._location = artifact, artifact.location
+        self._shard = cache(self._open_shard)
+        self._batch = lru_cache(maxsize=KNOWN_BATCHES)(self._read_batch)
         self._source_ends = list(accumulate(self.num_rows[source] for source in self.sources))
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def __reduce__(self) -> tuple[type["RowReader"], tuple[Artifact]]:
+        """Travel as the artifact; the files are opened where they are read."""
+        return RowReader, (self._artifact,)
 
     def first_row(self, source: str) -> int:
         index = self.sources.index(source)
@@ -129,25 +134,29 @@ class RowReader:
 
     def read_table(self, row_ids: Sequence[int] | npt.NDArray[np.int64]) -> pa.Table:
         """Return the rows with their ids as an Arrow table, in the order asked for."""
-        slices = []
-        for row_id in row_ids:
-            shard = bisect_right(self._starts, row_id) - 1
-            slices.append(self._shard(shard).slice(int(row_id) - self._starts[shard], 1))
-        table = pa.concat_tables(slices).combine_chunks()
-        return table.append_column("row_id", pa.array(np.asarray(row_ids, np.int64)))
+        wanted = np.asarray(row_ids, np.int64)
+        shards = np.searchsorted(self._starts, wanted, side="right") - 1
+        places = wanted - np.asarray(self._starts)[shards]
+        rows = [self._row(*place) for place in zip(shards.tolist(), places.tolist(), strict=True)]
+        table = pa.Table.from_batches([pa.concat_batches(rows)])
+        return table.append_column("row_id", pa.array(wanted))
 
     def read(self, row_ids: Sequence[int] | npt.NDArray[np.int64]) -> Rows:
         return rows_from_table(self.read_table(row_ids))
 
-    def _shard(self, index: int) -> pa.Table:
-        if index not in self._tables:
-            place = self._location / self._names[index]
-            if place.is_local:
-                source: Any = pa.memory_map(place.full_path)
-            else:
-                source = pa.BufferReader(place.read_bytes())
-            self._tables[index] = pa.ipc.open_file(source).read_all()
-        return self._tables[index]
+    def _row(self, shard: int, place: int) -> pa.RecordBatch:
+        """Return one row of a shard without a copy. A slice of the whole shard would look through all of its batches."""
+        number, offset = divmod(place, self._batch(shard, 0).num_rows)
+        return self._batch(shard, number).slice(offset, 1)
+
+    def _read_batch(self, shard: int, number: int) -> pa.RecordBatch:
+        """Return a batch of a shard; all but the last have as many rows as the first."""
+        return self._shard(shard).get_batch(number)
+
+    def _open_shard(self, index: int) -> pa.RecordBatchFileReader:
+        place = self._location / self._names[index]
+        source = pa.memory_map(place.full_path) if place.is_local else pa.BufferReader(place.read_bytes())
+        return pa.ipc.open_file(source)
 
 
 def rows_from_table(table: pa.Table) -> Rows:

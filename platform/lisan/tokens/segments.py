@@ -7,25 +7,30 @@ anywhere, twice, by any number of workers; the id of a row says which row comes 
 resumed from the id alone.
 """
 
+import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from lisan.core.errors import DataError
 from lisan.core.seed import derive_seed, stream
-from lisan.corpus.records import Record
 from lisan.tokens.chunks import ChunkReader, Chunks
-from lisan.tokens.examples import encode_records
-from lisan.tokens.mix import Plan
-from lisan.tokens.packing import PackingConfig, PackingCounts, Row, pack
+from lisan.tokens.examples import encode_table
+from lisan.tokens.mix import MixConfig, MixStageConfig, Plan, make_plan
+from lisan.tokens.packing import PackingConfig, PackingCounts, Row, fit, pack
+from lisan.tokens.rows import lay_out_table
 
 SEGMENT_CHUNKS = 64
 "64 chunks of 64 documents are about 2 million tokens: two seconds of a core, and under 1 % of padding where it ends."
+
+SAMPLE_CHUNKS = 8
+"Of each source, read to learn how many rows it will give."
 
 # A row id, from the highest bit: segment 32, index 20, source 10, last of its segment 1. A position has the first two.
 _SOURCE_BITS, _INDEX_BITS = 10, 20
@@ -41,9 +46,13 @@ def split_position(position: int) -> tuple[int, int]:
     return position >> _INDEX_BITS, position & (1 << _INDEX_BITS) - 1
 
 
+def position_of(row: int) -> int:
+    return row >> _INDEX_SHIFT
+
+
 def position_after(row: int) -> int:
     """Return the position of the row that follows."""
-    position = row >> _INDEX_SHIFT
+    position = position_of(row)
     return (position >> _INDEX_BITS) + 1 << _INDEX_BITS if row & 1 else position + 1
 
 
@@ -55,7 +64,7 @@ def source_indices(row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def find_break(position: int, row_ids: Iterable[int]) -> int | None:
     """Return the first place at which rows do not follow each other from `position` on; None when all do."""
     for place, row in enumerate(row_ids):
-        if row >> _INDEX_SHIFT != position:
+        if position_of(row) != position:
             return place
         position = position_after(row)
     return None
@@ -88,10 +97,10 @@ class SegmentMaker:
         records = self._records(number, reader)
         if not records:
             raise DataError(f"segment {number} of the corpus holds no records; check the weights of the mix")
-        tokenizer, counts = self.tokenizer(), PackingCounts()
+        tokenizer, kind, counts = self.tokenizer(), self.chunks.kind, PackingCounts()
         packed = {
-            source: pack(encode_records(tokenizer, part), self.context_length, self.packing, counts)
-            for source, (part, _) in records.items()
+            source: pack(encode_table(tokenizer, table, kind), self.context_length, self.packing, counts)
+            for source, (table, _) in records.items()
         }
         expected = {source: num_chunks * self.rows_per_chunk[source] for source, (_, num_chunks) in records.items()}
         rows = interleave(packed, expected, stream(self.plan.seed, "interleave", number))
@@ -101,17 +110,69 @@ class SegmentMaker:
         if index < 0:
             raise DataError(f"no record of segment {number} fits context_length={self.context_length}; raise it")
 
-    def _records(self, number: int, reader: ChunkReader) -> dict[int, tuple[list[Record], int]]:
+    def table(self, rows: Sequence[tuple[int, Row]]) -> pa.Table:
+        """Return rows in the form that travels, with their ids."""
+        return lay_out_table([row for _, row in rows], [number for number, _ in rows], self.context_length, self.pad_id)
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer().pad_token_id or 0
+
+    def _records(self, number: int, reader: ChunkReader) -> dict[int, tuple[pa.Table, int]]:
         """Return the records of each source, shuffled, and the number of chunks they come from."""
-        found: dict[int, tuple[list[Record], int]] = {}
+        found: dict[int, list[pa.Table]] = {}
         first = number * SEGMENT_CHUNKS
         for chunk in self.plan.rows(first, first + SEGMENT_CHUNKS).tolist():
-            source, records = reader.read(chunk)
-            before, count = found.get(source, ([], 0))
-            found[source] = before + records, count + 1
-        for source, (records, _) in found.items():
-            random.Random(derive_seed(self.plan.seed, "segment", number, source)).shuffle(records)
-        return found
+            source, table = reader.read(chunk)
+            found.setdefault(source, []).append(table)
+        return {source: (self._shuffle(tables, number, source), len(tables)) for source, tables in found.items()}
+
+    def _shuffle(self, tables: list[pa.Table], number: int, source: int) -> pa.Table:
+        table = pa.concat_tables(tables)
+        generator = np.random.default_rng(derive_seed(self.plan.seed, "segment", number, source))
+        return table.take(generator.permutation(table.num_rows))
+
+
+def estimate_rows(
+    chunks: Chunks, tokenizer: Any, context_length: int, packing: PackingConfig
+) -> dict[str, dict[str, int]]:
+    """Return rows, tokens and targets of each source, as SAMPLE_CHUNKS chunks spread over it tell."""
+    reader, first, found = chunks.reader(), 0, {}
+    for source, num_chunks in chunks.num_chunks.items():
+        numbers = np.unique(np.linspace(first, first + num_chunks - 1, SAMPLE_CHUNKS).astype(int))
+        table = pa.concat_tables([reader.read(number)[1] for number in numbers.tolist()])
+        items = fit(encode_table(tokenizer, table, chunks.kind), context_length, packing.overflow, PackingCounts())
+        sizes = [(len(example), int((example.labels >= 0).sum())) for item in items for example in item]
+        share = chunks.num_records(source) / table.num_rows
+        tokens, targets = (round(share * size) for size in map(sum, zip(*sizes, strict=True))) if sizes else (0, 0)
+        found[source] = {"rows": -(-tokens // context_length), "tokens": tokens, "targets": targets}
+        first += num_chunks
+    return found
+
+
+def plan_chunks(
+    num_chunks: Mapping[str, int], num_rows: Mapping[str, int], mix: MixConfig, num_steps: int, step_rows: int
+) -> tuple[Plan, int]:
+    """Plan a run over chunks, and tell how many of them it takes.
+
+    Weights count tokens, so that the share of a source is its weight over what a chunk of it holds; a stage begins about where
+    its step does, to a segment.
+    """
+    make_plan(num_rows, mix, num_steps, step_rows)  # says what is wrong in terms of rows and steps
+    sizes = {source: num_rows[source] / count for source, count in num_chunks.items()}
+    begun, place = 0, 0.0
+    stages: dict[str, MixStageConfig] = {}
+    rate = 1.0
+    for name, from_step, weights in mix.parts():
+        place = max(place + (from_step - begun) * step_rows / rate, len(stages))
+        given = weights or num_rows
+        shares = {source: given.get(source, 0.0) / size for source, size in sizes.items()}
+        rate = sum(given.get(source, 0.0) for source in sizes) / sum(shares.values())
+        stages[name.split(".")[-2]] = MixStageConfig(from_step=math.ceil(place), weights=shares)
+        begun = from_step
+    num_places = math.ceil(place + (num_steps - begun) * step_rows / rate) + 1
+    plan = make_plan(num_chunks, MixConfig(stages=stages, max_epochs=math.inf, seed=mix.seed), num_places, 1)
+    return plan, num_places
 
 
 def interleave(
