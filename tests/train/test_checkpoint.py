@@ -76,17 +76,20 @@ def test_a_fresh_optimizer_takes_the_saved_moments(folder: Location) -> None:
 
 def test_the_latest_finished_checkpoint_is_found(folder: Location) -> None:
     assert checkpoint.find_latest(folder) is None
-    assert checkpoint.next_step(folder) == 0
+    assert checkpoint.next_start(folder) == (0, 0)
     scorer, optimizer = trained()
     for step in (5, 100, 20):
-        (folder / f"step_{step:08d}" / "checkpoint.json").write_json({"step": step, "bytes": 1, "sha256": "x"})
-    assert checkpoint.next_step(folder) == 100
-    assert checkpoint.save(scorer, optimizer, 101, folder).step == checkpoint.next_step(folder) == 101
+        (folder / f"step_{step:08d}" / "checkpoint.json").write_json(
+            {"step": step, "bytes": 1, "sha256": "x", "position": 8 * step}
+        )
+    assert checkpoint.next_start(folder) == (100, 800)
+    assert checkpoint.save(scorer, optimizer, 101, folder, {"position": 808}).step == 101
+    assert checkpoint.next_start(folder) == (101, 808)
 
 
 def test_a_checkpoint_without_its_mark_is_ignored_and_overwritten(folder: Location) -> None:
     (folder / "step_00000009" / "leftover").write_bytes(b"half")
-    assert checkpoint.next_step(folder) == 0
+    assert checkpoint.next_start(folder) == (0, 0)
     scorer, optimizer = trained()
     saved = checkpoint.save(scorer, optimizer, 9, folder)
     assert not (saved.location / "leftover").exists()
@@ -111,6 +114,17 @@ def test_the_mark_is_written_last_with_hashes_of_all_files(folder: Location, mon
     assert {name: facts["bytes"] for name, facts in mark["files"].items()} == files
     assert saved.num_bytes == sum(files.values())
     assert saved.digest == mark["sha256"]
+
+
+def test_facts_are_kept_beside_the_state_and_change_nothing_in_it(folder: Location) -> None:
+    scorer, optimizer = trained()
+    plain = checkpoint.save(scorer, optimizer, 1, folder)
+    saved = checkpoint.save(scorer, optimizer, 2, folder, {"read": {"ar": {"rows": 3}}})
+    assert "read" not in plain.facts
+    assert saved.facts["read"] == {"ar": {"rows": 3}}
+    found = checkpoint.find_latest(folder)
+    assert found == saved
+    checkpoint.load(scorer, optimizer, saved)
 
 
 def test_the_digest_is_of_the_contents(folder: Location) -> None:

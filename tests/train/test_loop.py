@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from tiny import ALONE, make_job, train_alone, train_config
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, TrainingError
-from lisan.tokens.mix import MixConfig, make_plan
-from lisan.tokens.rows import RowReader, Rows
+from lisan.tokens.mix import MixConfig
+from lisan.tokens.order import open_order
+from lisan.tokens.rows import Rows
 from lisan.train.course import LoopConfig
 from lisan.train.job import run_worker
-from lisan.train.loop import check_rows, next_rows, rank_rows
-from lisan.train.worker import Worker
+from lisan.train.loop import check_rows, next_rows
+from lisan.train.throughput import Meter
 
 
 @pytest.mark.parametrize(
@@ -73,22 +75,17 @@ class Along:
     """A course of the tiny documents, as far as rows are concerned."""
 
     def __init__(self, store: Store, step_rows: int) -> None:
-        self.reader = RowReader(store.open(Ref.parse("tokens/documents@v1")))
-        self.plan = make_plan(self.reader.num_rows, MixConfig(), 100)
+        tokens = store.open(Ref.parse("tokens/documents@v1"))
+        self.order = open_order(tokens, MixConfig(), 12, step_rows)
         self.config = LoopConfig(step_rows=step_rows, micro_rows=1)
 
-
-def test_the_ranks_of_a_step_share_its_rows(tiny_store: Store) -> None:
-    course: Any = Along(tiny_store, 8)
-    for step in range(5):
-        shares = [rank_rows(course, Worker(rank=rank, world_size=4), step) for rank in range(4)]
-        assert [len(share) for share in shares] == [2, 2, 2, 2]
-        assert np.array_equal(np.concatenate(shares), course.plan.rows(8 * step, 8 * step + 8))
+    def step(self, step: int) -> Rows:
+        return next(self.order.read(step * self.order.step_rows, 0, 1))
 
 
 def test_rows_that_the_plan_does_not_name_stop_the_run(tiny_store: Store) -> None:
     course: Any = Along(tiny_store, 4)
-    right = course.reader.read(course.plan.rows(4, 8))
+    right = course.step(1)
     assert next_rows(iter([right]), course, ALONE, 1) is right
     with pytest.raises(
         TrainingError, match=r"step 2 of rank 0 expected rows \[.*\]\.\.\. and received rows .*out of order"
@@ -102,10 +99,9 @@ def test_a_stream_is_trained_on_like_rows_read_directly(tiny_store: Store, tmp_p
     config = train_config(tiny_store, loop={"num_steps": 3})
     direct = train_alone(tiny_store, config, tmp_path / "direct")
     course: Any = Along(tiny_store, 8)
-    plan = make_plan(course.reader.num_rows, config.mix, 24)
 
     def stream() -> Iterator[Rows]:
-        return (course.reader.read(plan.rows(8 * step, 8 * step + 8)) for step in range(3))
+        return (course.step(step) for step in range(3))
 
     streamed = train_alone(tiny_store, config, tmp_path / "streamed", replace(ALONE, stream=stream))
     assert streamed.curve("loss") == direct.curve("loss")
@@ -116,7 +112,7 @@ def test_a_step_without_a_trained_token_is_refused(tiny_store: Store, tmp_path: 
 
     def unlabelled() -> Iterator[Rows]:
         for step in range(6):
-            rows = course.reader.read(course.plan.rows(8 * step, 8 * step + 8))
+            rows = course.step(step)
             yield replace(rows, labels=np.full_like(rows.labels, -100))
 
     with pytest.raises(TrainingError, match="no row of step 0 has a trained token"):
@@ -136,7 +132,7 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_and_names_step_and_rows(
 
 def test_metrics_are_logged_at_intervals_and_at_the_end(tiny_store: Store, tmp_path: Path) -> None:
     run = train_alone(tiny_store, train_config(tiny_store, loop={"num_steps": 5, "log_every": 2}), tmp_path)
-    assert sorted(run.steps) == [2, 4, 5]
+    assert sorted(step for step, metrics in run.steps.items() if "train/loss" in metrics) == [2, 4, 5]
     last = run.steps[5]
     assert {
         "train/loss",
@@ -145,7 +141,7 @@ def test_metrics_are_logged_at_intervals_and_at_the_end(tiny_store: Store, tmp_p
         "train/tokens_per_second",
         "train/data_wait_ratio",
         "train/loss/ar_text",
-        "train/epochs/en_text",
+        "train/language_loss/ar",
     } <= set(last)
     assert 0 <= last["train/data_wait_ratio"] <= 1
 
@@ -153,10 +149,28 @@ def test_metrics_are_logged_at_intervals_and_at_the_end(tiny_store: Store, tmp_p
 def test_the_loss_is_the_mean_of_its_sources_weighted_by_tokens(tiny_store: Store, tmp_path: Path) -> None:
     run = train_alone(tiny_store, train_config(tiny_store, loop={"num_steps": 1, "step_rows": 8}), tmp_path)
     course: Any = Along(tiny_store, 8)
-    rows = course.reader.read(make_plan(course.reader.num_rows, MixConfig(), 8).rows(0, 8))
-    counts = np.bincount(course.reader.source_of(rows.row_ids), (rows.labels[:, 1:] >= 0).sum(1), minlength=2)
-    by_source = [run.steps[1][f"train/loss/{source}"] for source in course.reader.sources]
+    rows = course.step(0)
+    counts = np.bincount(course.order.source_of(rows.row_ids), (rows.labels[:, 1:] >= 0).sum(1), minlength=2)
+    by_source = [run.steps[1][f"train/loss/{source}"] for source in course.order.sources]
     assert run.steps[1]["train/loss"] == pytest.approx(np.average(by_source, weights=counts), rel=1e-5)
+
+
+def test_the_loss_of_a_language_is_the_mean_of_its_sources_weighted_by_tokens() -> None:
+    reader: Any = SimpleNamespace(sources=("a", "b", "c", "d"), languages={"a": "ar", "b": "en", "c": "ar", "d": "fr"})
+    course: Any = SimpleNamespace(order=reader)
+    losses = Meter(course, ALONE, 0)._losses([10.0, 4.0, 2.0, 0.0], [2.0, 1.0, 4.0, 0.0])
+    assert losses == {"loss/a": 5, "loss/b": 4, "loss/c": 0.5, "language_loss/ar": 2, "language_loss/en": 4}
+
+
+def test_only_the_wait_for_rows_counts_as_waiting(tiny_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    meter = Meter(Along(tiny_store, 8), ALONE, 0)  # type: ignore[arg-type]
+    for step in range(3):
+        with meter.waiting(step):
+            next(clock)
+        next(clock)  # the step itself
+    assert (meter.step, meter._waited_s) == (2, 6)
 
 
 def test_checkpoints_are_made_at_intervals_and_at_the_end_and_old_ones_go(tiny_store: Store, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import SHAPE, encode, no_run, train_config
 
@@ -14,7 +15,8 @@ from lisan.core.stage import ClusterConfig, Stage, StorageConfig, run_stage
 from lisan.corpus.records import RecordKind
 from lisan.model.load import ModelConfig
 from lisan.tokens.expand import TOKENIZER, TokenizerConfig
-from lisan.tokens.mix import MixConfig
+from lisan.tokens.mix import MixConfig, make_plan
+from lisan.tokens.rows import RowReader
 from lisan.train.job import DpoConfig, Method, TrainConfig, TuningConfig
 from lisan.train.stages import CPT, DPO, SFT
 from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
@@ -52,8 +54,12 @@ def trained(store: Store) -> Artifact:
 
 def test_the_manifest_tells_what_was_trained(trained: Artifact, store: Store) -> None:
     facts = trained.facts
-    assert (facts["steps"], facts["tokens_seen"]) == (2, 2 * 8 * 64)
-    assert set(facts["mix"]) == set(facts["epochs"]) == {"ar_text", "en_text"}
+    reader = RowReader(store.open(Ref.parse("tokens/documents@v1")))
+    rows = reader.read(make_plan(reader.num_rows, MixConfig(), 2, 8).rows(0, 16))
+    tokens = np.bincount(reader.source_of(rows.row_ids), [sum(lens) for lens in rows.doc_lens])
+    assert facts["mix"] == dict(zip(("ar_text", "en_text"), tokens, strict=True))
+    assert (facts["steps"], facts["tokens_seen"]) == (2, sum(tokens))
+    assert sum(epochs * reader.num_rows[source] for source, epochs in facts["epochs"].items()) == pytest.approx(16)
     assert facts["loss"] > 0
     assert facts["checkpoint"]["step"] == 2
     assert facts["checkpoint"]["uri"] == str(store.checkpoints(trained.ref) / "step_00000002")

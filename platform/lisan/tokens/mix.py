@@ -1,118 +1,242 @@
 """The mix: from weights to a row order that any worker can compute for any step.
 
-In: rows per source, weights, a seed. Out: `Plan.rows(start, stop)`, the ids of rows start..stop of the run. Always: a
-pure function; the order does not depend on the number of workers; each block holds every source in exact proportion.
+In: rows per source, weights for the run and for stages of it, a seed. Out: `Plan.rows(start, stop)`, the ids of rows
+start..stop of the run. Always: a pure function; the order does not depend on the number of workers; each block holds
+every source in exact proportion; a source is read through, over all stages, before a row of it comes again.
 Block-deterministic mixture after Levanter: resume is one integer. Weights count tokens, because rows have one length.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lisan.core.errors import ConfigError
 from lisan.core.seed import derive_seed
+from lisan.tokens.permutation import permute, scramble
 
 BLOCK_ROWS = 1000
 "Rows in which every weight is met to one row; 0.1 % is the finest weight."
+EPOCH_KEY = np.uint64(0x9E3779B97F4A7C15)
+"Odd, so that every epoch of a source has another key: the step of SplitMix64."
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixStageConfig:
+    from_step: int
+    "The first step with these weights; they hold until the next stage or the end."
+    weights: dict[str, float]
+    "Share of the tokens that each source gives; a source that is not named is not read."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixConfig:
     weights: dict[str, float] = field(default_factory=dict)
     "Share of the tokens that each source gives; empty takes every source in proportion to its size."
+    stages: dict[str, MixStageConfig] = field(default_factory=dict)
+    "Other weights from a step on, by a name of your choice: {anneal: {from_step: 800, weights: {books: 1}}}."
     max_epochs: float = 20.0
     "How often a source may repeat within the run; scarce target text bears 15-20 repetitions."
+    epoch_caps: dict[str, float] = field(default_factory=dict)
+    "Sources that may repeat more often or less often than max_epochs."
     seed: int = 0
 
     def __post_init__(self) -> None:
-        bad = {source: weight for source, weight in self.weights.items() if not weight >= 0}
-        if bad:
-            raise ConfigError(f"mix.weights must be >= 0, got {bad}")
-        if self.weights and sum(self.weights.values()) <= 0:
-            raise ConfigError("mix.weights sum to nothing; give at least one source a weight above 0")
+        for key, _, weights in self.parts():
+            _check_weights(key, weights)
+        if bad := {source: cap for source, cap in self.epoch_caps.items() if not cap > 0}:
+            raise ConfigError(f"mix.epoch_caps must be > 0, got {bad}; give a source weight 0 to leave it out")
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        before = -1
+        for name, stage in self.stages.items():
+            if not stage.weights:
+                raise ConfigError(f"mix.stages.{name}.weights is empty; give at least one source a weight above 0")
+            if stage.from_step <= before:
+                raise ConfigError(
+                    f"mix.stages.{name}.from_step must be > {before}, got {stage.from_step}; "
+                    "stages stand in the order they are trained in"
+                )
+            if stage.from_step == 0 and self.weights:
+                raise ConfigError(
+                    f"mix.stages.{name}.from_step is 0, so mix.weights would never be used; leave one of the two out"
+                )
+            before = stage.from_step
+
+    def parts(self) -> Iterator[tuple[str, int, dict[str, float]]]:
+        """Yield the key, the first step and the weights of each part of the run."""
+        if all(stage.from_step > 0 for stage in self.stages.values()):
+            yield "mix.weights", 0, self.weights
+        for name, stage in self.stages.items():
+            yield f"mix.stages.{name}.weights", stage.from_step, stage.weights
+
+    def reads(self, source: str) -> bool:
+        """Tell whether any part of the run reads the source."""
+        return any(not weights or weights.get(source, 0) > 0 for _, _, weights in self.parts())
+
+
+def _check_weights(key: str, weights: Mapping[str, float]) -> None:
+    if bad := {source: weight for source, weight in weights.items() if not 0 <= weight < math.inf}:
+        raise ConfigError(f"{key} must be >= 0, got {bad}")
+    if weights and sum(weights.values()) <= 0:
+        raise ConfigError(f"{key} sum to nothing; give at least one source a weight above 0")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the run with one set of weights."""
+
+    first_place: int
+    counts: tuple[int, ...]
+    "Rows of each source per block."
+    drawn: tuple[int, ...]
+    "Rows of each source that the parts before have read."
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The row order of a run."""
+    """The row order of a run; places beyond its end go on in the last phase."""
 
     sources: tuple[str, ...]
     first_rows: tuple[int, ...]
     num_rows: tuple[int, ...]
-    counts: tuple[int, ...]
-    "Rows of each source per block."
+    phases: tuple[Phase, ...]
     seed: int
 
-    @property
-    def block_rows(self) -> int:
-        return sum(self.counts)
-
-    def rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+    def rows(self, start: int, stop: int) -> Numbers:
         """Return the row ids at places start..stop of the run; any range, at once."""
-        first, last = start // self.block_rows, -(-stop // self.block_rows)
-        blocks = [self._block(block) for block in range(first, last)]
-        offset = first * self.block_rows
-        return np.concatenate([*blocks, np.empty(0, np.int64)])[start - offset : stop - offset].astype(np.int64)
+        parts = [np.empty(0, np.int64)]
+        while start < stop:
+            number, block, offset = self._locate(start)
+            phase_end = self.phases[number + 1].first_place if number + 1 < len(self.phases) else stop
+            ids = _block(self, number, block)[offset : offset + min(stop, phase_end) - start]
+            parts.append(ids)
+            start += len(ids)
+        return np.concatenate(parts)
 
-    def _block(self, block: int) -> npt.NDArray[np.int64]:
-        parts = [
-            first + self._draw(source, size, block * count, count)
-            for source, first, size, count in zip(
-                self.sources, self.first_rows, self.num_rows, self.counts, strict=True
-            )
-        ]
-        ids = np.concatenate(parts)
-        np.random.default_rng(derive_seed(self.seed, "block", block)).shuffle(ids)
-        return ids
-
-    def _draw(self, source: str, size: int, start: int, count: int) -> npt.NDArray[np.int64]:
-        """Return draws start..start+count of a source: epoch after epoch, each in an order of its own."""
-        draws = np.arange(start, start + count)
-        out = np.empty(count, np.int64)
-        for epoch in range(start // size, (start + count - 1) // size + 1 if count else 0):
-            order = np.random.default_rng(derive_seed(self.seed, source, epoch)).permutation(size)
-            here = draws // size == epoch
-            out[here] = order[draws[here] % size]
-        return out
+    def draws(self, num_places: int) -> tuple[int, ...]:
+        """Return how many rows of each source the first places of the run hold."""
+        number, block, offset = self._locate(num_places)
+        phase = self.phases[number]
+        begun = np.bincount(_pattern(self, number, block)[:offset], minlength=len(self.sources))
+        return tuple((np.array(phase.drawn) + np.array(phase.counts) * block + begun).tolist())
 
     def epochs(self, num_places: int) -> dict[str, float]:
-        """Return how often each source has been read after that many places of the run."""
-        share = num_places / self.block_rows
-        return {s: share * c / n for s, c, n in zip(self.sources, self.counts, self.num_rows, strict=True) if c}
+        """Return how often each source of the mix has been read after that many places of the run."""
+        counts = zip(*(phase.counts for phase in self.phases), strict=True)
+        draws = zip(self.sources, self.draws(num_places), self.num_rows, counts, strict=True)
+        return {source: drawn / size for source, drawn, size, count in draws if any(count)}
+
+    def _locate(self, place: int) -> tuple[int, int, int]:
+        """Return the phase of a place, its block there, and the place within the block."""
+        number = bisect_right(self.phases, place, key=lambda phase: phase.first_place) - 1
+        phase = self.phases[number]
+        return number, *divmod(place - phase.first_place, sum(phase.counts))
 
 
-def make_plan(num_rows: Mapping[str, int], config: MixConfig, num_places: int) -> Plan:
-    """Plan a run of `num_places` rows over `num_rows` rows per source (alphabetical, laid end to end).
+@lru_cache(maxsize=8)
+def _pattern(plan: Plan, number: int, block: int) -> Numbers:
+    """Return the index of the source at each place of a block."""
+    phase = plan.phases[number]
+    pattern = np.repeat(np.arange(len(plan.sources)), phase.counts)
+    np.random.default_rng(derive_seed(plan.seed, "block", phase.first_place, block)).shuffle(pattern)
+    return pattern
 
-    Raises ConfigError for a source that does not exist and for one that the run would repeat too often.
+
+@lru_cache(maxsize=8)
+def _block(plan: Plan, number: int, block: int) -> Numbers:
+    """Return the row ids of a block.
+
+    The places of a source take its draws in order, so that a block which a stage cuts short leaves no draw out.
+    """
+    phase, pattern = plan.phases[number], _pattern(plan, number, block)
+    starts = np.array(phase.drawn) + np.array(phase.counts) * block
+    draws = np.empty_like(pattern)
+    draws[np.argsort(pattern, kind="stable")] = np.concatenate(
+        [np.arange(start, start + count) for start, count in zip(starts, phase.counts, strict=True)]
+    )
+    return np.array(plan.first_rows)[pattern] + _draw(plan, pattern, draws)
+
+
+def _draw(plan: Plan, pattern: Numbers, draws: Numbers) -> Numbers:
+    """Return which row of its source each draw takes: epoch after epoch, each in an order of its own."""
+    sizes = np.array(plan.num_rows)[pattern]
+    epochs, places = np.divmod(draws, sizes)
+    keys = np.array([derive_seed(plan.seed, source) for source in plan.sources], np.uint64)[pattern]
+    return permute(places, sizes, scramble(keys + EPOCH_KEY * epochs.astype(np.uint64)))
+
+
+def make_plan(num_rows: Mapping[str, int], config: MixConfig, num_steps: int, step_rows: int) -> Plan:
+    """Plan a run over `num_rows` rows per source (alphabetical, laid end to end), `step_rows` of them a step.
+
+    Raises ConfigError for a source that does not exist, for one that the run would repeat too often and for a stage
+    that the run does not reach.
     """
     sources = tuple(sorted(num_rows))
-    unknown = sorted(set(config.weights) - set(sources))
-    if unknown:
-        raise ConfigError(f"mix.weights names {unknown[0]}, but the tokens hold {', '.join(sources)}")
-    weights = np.array([config.weights.get(s, 0.0) if config.weights else num_rows[s] for s in sources], float)
-    sizes = np.array([num_rows[s] for s in sources])
-    if empty := [s for s, w, n in zip(sources, weights, sizes, strict=True) if w > 0 and n == 0]:
-        raise ConfigError(f"mix.weights.{empty[0]} is above 0 but the source has no rows")
-    counts = _apportion(weights / weights.sum(), BLOCK_ROWS)
-    firsts = tuple(int(x) for x in np.concatenate([[0], np.cumsum(sizes)[:-1]]))
-    plan = Plan(sources, firsts, tuple(int(n) for n in sizes), counts, config.seed)
-    for source, epochs in plan.epochs(num_places).items():
-        if epochs > config.max_epochs:
+    sizes = tuple(int(num_rows[source]) for source in sources)
+    _check_sources("mix.epoch_caps", config.epoch_caps, sources)
+    firsts = tuple(int(x) for x in np.cumsum((0, *sizes))[:-1])
+    plan = Plan(sources, firsts, sizes, (), config.seed)
+    for key, from_step, weights in config.parts():
+        if from_step >= num_steps:
             raise ConfigError(
-                f"the run would read {source} {epochs:.1f} times, mix.max_epochs is {config.max_epochs:g}; "
-                f"lower mix.weights.{source} or the number of steps, or raise the cap"
+                f"{key.replace('weights', 'from_step')} is {from_step} but the run ends after {num_steps} steps; "
+                "lower it, raise loop.num_steps or leave the stage out"
             )
+        counts = _counts(key, weights, num_rows)
+        place = from_step * step_rows
+        drawn = plan.draws(place) if plan.phases else (0,) * len(sources)
+        plan = replace(plan, phases=(*plan.phases, Phase(place, counts, drawn)))
+    _check_epochs(plan.epochs(num_steps * step_rows), config)
     return plan
 
 
+def _check_sources(key: str, named: Mapping[str, Any], sources: tuple[str, ...]) -> None:
+    if unknown := sorted(set(named) - set(sources)):
+        raise ConfigError(f"{key} names {unknown[0]}, but the tokens hold {', '.join(sources)}")
+
+
+def _counts(key: str, weights: Mapping[str, float], num_rows: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the rows of each source per block."""
+    sources = tuple(sorted(num_rows))
+    _check_sources(key, weights, sources)
+    if empty := [source for source in sources if weights.get(source, 0) > 0 and not num_rows[source]]:
+        raise ConfigError(f"{key}.{empty[0]} is above 0 but the source has no rows")
+    shares = np.array([weights.get(source, 0.0) if weights else num_rows[source] for source in sources], float)
+    if np.count_nonzero(shares) > BLOCK_ROWS:
+        raise ConfigError(f"{key} mix {np.count_nonzero(shares)} sources; {BLOCK_ROWS} is the most, join some of them")
+    return _apportion(shares / shares.sum(), BLOCK_ROWS)
+
+
+def _check_epochs(epochs: Mapping[str, float], config: MixConfig) -> None:
+    """Refuse a run that would read a source more often than it may be read."""
+    for source, read in epochs.items():
+        cap = config.epoch_caps.get(source, config.max_epochs)
+        if read > cap:
+            name = f"mix.epoch_caps.{source}" if source in config.epoch_caps else "mix.max_epochs"
+            raise ConfigError(
+                f"the run would read {source} {read:.4g} times, {name} is {cap:g}; "
+                "lower its weight or the number of steps, or raise the cap"
+            )
+
+
 def _apportion(shares: npt.NDArray[np.float64], total: int) -> tuple[int, ...]:
-    """Split `total` by shares in whole rows, the largest remainders first; a source with any share gets a row."""
-    exact = shares * total
-    counts = np.floor(exact).astype(int)
-    counts[(shares > 0) & (counts == 0)] = 1
-    for index in np.argsort(-(exact - counts), kind="stable")[: max(0, total - counts.sum())]:
-        counts[index] += 1
-    return tuple(int(count) for count in counts)
+    """Split `total` by shares in whole rows, the largest remainders first; a source with any share gets a row.
+
+    What the smallest sources get above their share is taken from those that then have the most above theirs.
+    """
+    exact = np.round(shares * total, 9)  # 0.29 * 100 is 28.999999999999996
+    counts = np.maximum(np.floor(exact), shares > 0).astype(int)
+    while counts.sum() < total:
+        counts[np.argmax(exact - counts)] += 1
+    while counts.sum() > total:
+        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
+    return tuple(counts.tolist())

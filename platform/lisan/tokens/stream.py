@@ -1,16 +1,18 @@
-"""Rows to training workers through Ray Data, in plan order.
+"""Rows to training workers through Ray Data, in the order of the run.
 
-In: a tokens artifact, a plan and the step to begin at. Out: for each worker an iterator of `Rows`, one batch a step.
-Always: worker r of n gets exactly the rows that the plan names for rank r, in order; the loop checks the ids it
-receives.
+In: an order and the position to begin at. Out: for each worker an iterator of `Rows`, one batch a step. Always: worker r
+of n gets exactly the rows of rank r, in order; the loop checks the ids it receives.
 
-A block holds one rank's rows of STEPS_PER_BLOCK steps, blocks leave in plan order (`preserve_order`), and the
-non-equal splitter deals block i to worker i mod n; so the order is exact without any shuffle or filter. Blocks begin
-at the step that training begins at, so a checkpoint may fall anywhere.
+Blocks leave in order (`preserve_order`), and the non-equal splitter deals block i to worker i mod n; so the order is exact
+without any shuffle or filter. Of stored rows a block holds one rank's rows of STEPS_PER_BLOCK steps. Rows that are made on
+the way come as they are packed; Ray Data cuts them into blocks of one rank's rows of one step. Blocks begin at the step
+that training begins at, so a checkpoint may fall anywhere.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -19,9 +21,9 @@ from ray.data import Datasource, ExecutionOptions, ReadTask
 from ray.data.block import BlockMetadata
 from ray.train import DataConfig
 
-from lisan.core.artifact import Artifact
-from lisan.tokens.mix import Plan
-from lisan.tokens.rows import RowReader, Rows, row_schema, rows_from_table
+from lisan.tokens.order import MadeRows, RowOrder, StoredRows
+from lisan.tokens.rows import BATCH_ROWS, Rows, row_schema, rows_from_table
+from lisan.tokens.segments import SegmentMaker, split_position
 
 STREAM = "rows"
 STEPS_PER_BLOCK = 8
@@ -29,21 +31,22 @@ STEPS_PER_BLOCK = 8
 BLOCKS_PER_TASK = 4
 "Blocks that one read task yields for each rank: enough to hide its start, few enough to begin at once."
 
+SPARE_SEGMENTS = 1.5
+"Tasks for this many times the segments that a run is expected to take, because its rows were estimated; the rest never starts."
+
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """What to send: the rows of steps `first_step()`..`num_steps`, `step_rows` of them in each."""
+    """What to send: the rows of an order from where a run stands to its end."""
 
-    artifact: Artifact
-    plan: Plan
-    step_rows: int
+    order: RowOrder
     num_steps: int
-    first_step: Callable[[], int]
-    "Asked at every (re)start of the worker group: the step after the last checkpoint."
+    start: Callable[[], tuple[int, int]]
+    "Asked at every (re)start of the worker group: step and position after the last checkpoint."
 
 
 class PlanSource(Datasource):
-    """Ray Data source that reads rows in plan order, one block a rank and step."""
+    """Ray Data source of rows in order, read or made by its tasks."""
 
     def __init__(self, stream: StreamPlan, world_size: int) -> None:
         super().__init__()
@@ -55,43 +58,65 @@ class PlanSource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        stream = self.stream
-        length = stream.artifact.facts["context_length"]
+        length = self.stream.order.context_length
         schema = row_schema(length).append(pa.field("row_id", pa.int64()))
-        task_steps = STEPS_PER_BLOCK * BLOCKS_PER_TASK
-        size = task_steps * stream.step_rows
+        size = STEPS_PER_BLOCK * BLOCKS_PER_TASK * self.stream.order.step_rows
         metadata = BlockMetadata(num_rows=size, size_bytes=size * length * 8, input_files=None, exec_stats=None)
-        # The last block runs past the end of training, so that every block has the same number of rows.
-        return [
-            ReadTask(
-                _Read(stream.artifact, stream.plan, stream.step_rows, self.world_size, start), metadata, schema=schema
-            )
-            for start in range(stream.first_step(), stream.num_steps, task_steps)
-        ]
+        return [ReadTask(task, metadata, schema=schema) for task in list_tasks(self.stream, self.world_size)]
+
+
+def list_tasks(stream: StreamPlan, world_size: int) -> Sequence[Callable[[], Iterable[pa.Table]]]:
+    """Return what runs in Ray workers, each to yield tables that follow those of the one before."""
+    (step, position), order = stream.start(), stream.order
+    if isinstance(order, StoredRows):
+        starts = range(step, stream.num_steps, STEPS_PER_BLOCK * BLOCKS_PER_TASK)
+        return [_Read(order, stream.num_steps, world_size, start) for start in starts]
+    assert isinstance(order, MadeRows)
+    segment, row = split_position(position)
+    left = order.num_segments * (stream.num_steps - step) / stream.num_steps
+    return [
+        _Make(order.maker, segment + place, 0 if place else row)
+        for place in range(math.ceil(SPARE_SEGMENTS * left) + 2)
+    ]
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One read task: runs in a Ray worker and yields a table per rank and step."""
+    """Read stored rows: yields a table per rank and STEPS_PER_BLOCK steps."""
 
-    artifact: Artifact
-    plan: Plan
-    step_rows: int
+    order: StoredRows
+    num_steps: int
     world_size: int
     first_step: int
 
     def __call__(self) -> Iterable[pa.Table]:
-        reader = RowReader(self.artifact)
-        share = self.step_rows // self.world_size
-        for block in range(BLOCKS_PER_TASK):
-            start = (self.first_step + block * STEPS_PER_BLOCK) * self.step_rows
-            steps = self.plan.rows(start, start + STEPS_PER_BLOCK * self.step_rows).reshape(STEPS_PER_BLOCK, -1)
+        step_rows = self.order.step_rows
+        share = step_rows // self.world_size
+        stop = min(self.first_step + BLOCKS_PER_TASK * STEPS_PER_BLOCK, self.num_steps)
+        # The last block runs past the end of training, so that every block has the same number of rows.
+        for start in range(self.first_step, stop, STEPS_PER_BLOCK):
+            rows = self.order.plan.rows(start * step_rows, (start + STEPS_PER_BLOCK) * step_rows)
+            steps = rows.reshape(STEPS_PER_BLOCK, -1)
             for rank in range(self.world_size):
-                yield reader.read_table(steps[:, rank * share : (rank + 1) * share].ravel())
+                yield self.order.reader.read_table(steps[:, rank * share : (rank + 1) * share].ravel())
+
+
+@dataclass(frozen=True)
+class _Make:
+    """Make the rows of one segment: yields a table per BATCH_ROWS of them."""
+
+    maker: SegmentMaker
+    segment: int
+    first_row: int
+
+    def __call__(self) -> Iterable[pa.Table]:
+        rows = islice(self.maker.segment(self.segment, self.maker.chunks.reader()), self.first_row, None)
+        while batch := list(islice(rows, BATCH_ROWS)):
+            yield self.maker.table(batch)
 
 
 class PlanDataConfig(DataConfig):
-    """Hand every worker its part of the plan. Built anew at each start, for whatever number of workers there is."""
+    """Hand every worker its part of the order. Built anew at each start, for whatever number of workers there is."""
 
     def __init__(self, stream: StreamPlan) -> None:
         super().__init__(enable_shard_locality=False)
@@ -100,14 +125,24 @@ class PlanDataConfig(DataConfig):
     def configure(
         self, datasets: Any, world_size: int, worker_handles: Any, worker_node_ids: Any, **kwargs: Any
     ) -> list[dict[str, Any]]:
-        source = PlanSource(self.stream, world_size)
+        source, share = PlanSource(self.stream, world_size), self.stream.order.step_rows // world_size
         dataset = ray.data.read_datasource(
             source, override_num_blocks=max(1, len(source.get_read_tasks(1))), num_cpus=0.5
         )
-        share = STEPS_PER_BLOCK * self.stream.step_rows // world_size
-        dataset = dataset.repartition(target_num_rows_per_block=share, strict=True)
+        if isinstance(self.stream.order, StoredRows):
+            dataset.context.target_max_block_size = self._block_bytes(share)
+        else:
+            dataset = dataset.repartition(target_num_rows_per_block=share, strict=True)
         dataset.context.execution_options = ExecutionOptions(preserve_order=True)
         return [{STREAM: split} for split in dataset.streaming_split(world_size, equal=False)]
+
+    def _block_bytes(self, share: int) -> int:
+        """Return the size above which Ray Data sends on what a read task has yielded, just below that of one block.
+
+        So every block leaves as it was made, without a second round of tasks to cut it. A row has 8 bytes a token and 4 a
+        document; Ray would cut a block at 1.5 times the size, which no row with documents of two tokens reaches.
+        """
+        return int(0.99 * STEPS_PER_BLOCK * share * self.stream.order.context_length * 8)
 
 
 def placeholder() -> Any:
@@ -115,9 +150,8 @@ def placeholder() -> Any:
     return ray.data.from_items([0])
 
 
-def iterate_rows(shard: Any) -> Iterator[Rows]:
-    """Yield one step's rows at a time from a worker's shard."""
+def iterate_rows(shard: Any, share: int) -> Iterator[Rows]:
+    """Yield one step's rows at a time, `share` of them, from a worker's shard."""
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         rows = rows_from_table(table)
-        share = len(rows) // STEPS_PER_BLOCK
-        yield from (rows.part(step * share, (step + 1) * share) for step in range(STEPS_PER_BLOCK))
+        yield from (rows.part(start, start + share) for start in range(0, len(rows), share))

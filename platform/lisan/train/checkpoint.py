@@ -1,4 +1,4 @@
-"""Resumable state on storage: weights, optimizer and one integer, the next step.
+"""Resumable state on storage: weights, optimizer and one integer, the next step; beside it what the run has read.
 
 In: a sharded model and its optimizer. Out: `step_00000100/` with DCP shards and `checkpoint.json`, written last.
 Always: a folder without `checkpoint.json` is ignored and overwritten; loading works on another number of workers;
@@ -7,7 +7,7 @@ every rank writes its own.
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ class Checkpoint:
     location: Location
     num_bytes: int
     digest: str
+    facts: dict[str, Any]
+    "What was saved with it: all that `checkpoint.json` holds."
 
 
 def find_latest(folder: Location) -> Checkpoint | None:
@@ -43,18 +45,20 @@ def find_latest(folder: Location) -> Checkpoint | None:
     for place in reversed(folder.list()):
         if place.name.startswith("step_") and (place / MARK).exists():
             facts = (place / MARK).read_json()
-            return Checkpoint(facts["step"], place, facts["bytes"], facts["sha256"])
+            return Checkpoint(facts["step"], place, facts["bytes"], facts["sha256"], facts)
     return None
 
 
-def next_step(folder: Location) -> int:
-    """Return the step at which a run in that folder goes on."""
+def next_start(folder: Location) -> tuple[int, int]:
+    """Return the step at which a run in that folder goes on, and the position of its data there."""
     latest = find_latest(folder)
-    return 0 if latest is None else latest.step
+    return (0, 0) if latest is None else (latest.step, latest.facts["position"])
 
 
-def save(scorer: Scorer, optimizer: Optimizer, step: int, folder: Location) -> Checkpoint:
-    """Write the state after `step` steps; every rank calls it, and returns when the checkpoint is complete."""
+def save(
+    scorer: Scorer, optimizer: Optimizer, step: int, folder: Location, facts: Mapping[str, Any] | None = None
+) -> Checkpoint:
+    """Write the state after `step` steps, and facts beside it; every rank calls it and returns when all is complete."""
     place = folder / f"step_{step:08d}"
     model_state, optimizer_state = get_state_dict(scorer, optimizer, options=OPTIONS)
     with writing(place, "the checkpoint"), _workspace(place) as local:
@@ -66,7 +70,13 @@ def save(scorer: Scorer, optimizer: Optimizer, step: int, folder: Location) -> C
         files = {file.relative_to(place): {"bytes": size, "sha256": hash_file(file)} for file, size in place.walk()}
         digest = _digest(files)
         (place / MARK).write_json(
-            {"step": step, "bytes": sum(f["bytes"] for f in files.values()), "sha256": digest, "files": files}
+            {
+                "step": step,
+                **(facts or {}),
+                "bytes": sum(f["bytes"] for f in files.values()),
+                "sha256": digest,
+                "files": files,
+            }
         )
     dist.barrier()
     found = find_latest(folder)

@@ -4,15 +4,16 @@ In: configs and a tokens artifact. Out: a `Course`, which the loop follows and t
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from lisan.core.errors import ConfigError
 from lisan.core.stage import Run
 from lisan.core.storage import Location
 from lisan.model.score import Batch, Scorer
-from lisan.tokens.mix import Plan
-from lisan.tokens.rows import RowReader, Rows
+from lisan.tokens.order import RowOrder
+from lisan.tokens.rows import Rows
+from lisan.train.guard import GuardConfig
 from lisan.train.objectives import Loss
 from lisan.train.optim import OptimConfig
 
@@ -32,6 +33,7 @@ class LoopConfig:
     keep_checkpoints: int = 2
     log_every: int = 10
     seed: int = 0
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
     def __post_init__(self) -> None:
         if self.num_steps < 0 or not self.num_epochs > 0:
@@ -54,9 +56,11 @@ class Course:
     config: LoopConfig
     optim: OptimConfig
     num_steps: int
-    reader: RowReader
-    plan: Plan
-    objective: Callable[[Scorer, Batch, Rows], Loss]
+    order: RowOrder
+    objective: Callable[..., Loss]
+    "Called with the scorer, a batch and its rows; with `kl` too where there is an anchor."
     count_targets: Callable[[Batch], int]
     checkpoints: Location
     run: Run
+    anchor: Callable[[Scorer, Sequence[Rows]], float] | None = None
+    "KTO's KL estimate of a step, from its micro batches."

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from lisan.core.errors import ConfigError, LisanError, TrainingError
-from lisan.tokens.rows import RowReader
-from lisan.train.checkpoint import next_step
+from lisan.train.checkpoint import next_start
 from lisan.train.job import TrainJob, plan_run, run_worker
 from lisan.train.worker import Worker, worker_from_environment
 
@@ -39,9 +38,8 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     config, cluster = job.config, job.config.cluster
     connect(cluster)
     _check_capacity(cluster)
-    reader = RowReader(job.tokens)
-    num_steps, plan = plan_run(config, reader)
-    stream = StreamPlan(job.tokens, plan, config.loop.step_rows, num_steps, partial(next_step, job.checkpoints))
+    num_steps, order = plan_run(config, job.tokens)
+    stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
     place = job.checkpoints
     parent = type(place)(place.root, place.path.rpartition("/")[0])
@@ -96,7 +94,7 @@ def _on_worker(job: TrainJob) -> dict[str, float]:
         threads=cluster.threads_per_worker
         or (0 if cluster.use_gpu else max(1, cores // context.get_local_world_size())),
         report=partial(_report, job),
-        stream=partial(iterate_rows, shard),
+        stream=partial(iterate_rows, shard, job.config.loop.step_rows // context.get_world_size()),
         retains=False,
     )
     return run_worker(job, worker)

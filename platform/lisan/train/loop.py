@@ -7,21 +7,30 @@ run stops; a run that is resumed computes what an uninterrupted one would have. 
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import torch
+import torch.distributed as dist
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from lisan.core.errors import ConfigError, TrainingError
+from lisan.core.errors import ConfigError, DataError, TrainingError
 from lisan.core.seed import derive_seed
-from lisan.model.score import Scorer, collate
+from lisan.model.score import Batch, Scorer, collate
 from lisan.tokens.rows import Rows
 from lisan.train import checkpoint
 from lisan.train.course import Course, LoopConfig
-from lisan.train.optim import learning_rate
+from lisan.train.guard import Guard
+from lisan.train.ledger import Ledger, flatten_read
+from lisan.train.objectives import Loss
+from lisan.train.optim import OptimConfig, learning_rate
 from lisan.train.throughput import Meter
 from lisan.train.worker import Worker, sum_over_ranks
+
+Books = tuple[Ledger, Guard]
+"What is opened from a checkpoint and closed with it."
+Measured = tuple[Rows, Loss, Batch]
 
 
 def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) -> dict[str, float]:
@@ -29,103 +38,119 @@ def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) 
 
     Raises TrainingError when the loss is not a number or the rows are not those of the plan.
     """
-    first = resume(scorer, optimizer, course, worker)
+    ledger, guard = books = Ledger(course.order), Guard(course.config.guard)
+    first = resume(scorer, optimizer, course, worker, books)
     meter = Meter(course, worker, first)
-    rows_by_step = iter(worker.stream()) if worker.stream else read_directly(course, worker, first)
+    rows_by_step = (
+        worker.stream() if worker.stream else course.order.read(ledger.position, worker.rank, worker.world_size)
+    )
+    grad_norm = math.nan
     scorer.train()
     for step in range(first, course.num_steps):
-        rows = next_rows(rows_by_step, course, worker, step)
-        meter.waited(step)
+        with meter.waiting(step):
+            rows = next_rows(rows_by_step, course, worker, step)
+        ledger.add(rows)
         # Dropout draws from the step, so a resumed run draws what the whole one did.
         torch.manual_seed(derive_seed(course.config.seed, "step", step, worker.rank))
         lr = learning_rate(step, course.num_steps, course.optim)
-        grad_norm = update(scorer, optimizer, rows, lr, course, meter)
+        measured, loss = accumulate(scorer, rows, course, meter)
+        norm = clip(optimizer, course.optim)
+        refusal = guard.refuse(step, loss, norm, partial(gather_row_ids, rows, worker))
+        if refusal:
+            meter.skip(refusal, guard.num_skipped)
+        else:
+            grad_norm = norm
+            take_step(optimizer, lr)
+            for one in measured:
+                meter.add(*one)
+        optimizer.zero_grad(set_to_none=True)
         done = step + 1
         if done % course.config.log_every == 0 or done == course.num_steps:
             meter.log(done, lr, grad_norm)
         if done % course.config.checkpoint_every == 0 or done == course.num_steps:
-            keep(scorer, optimizer, done, course, worker, meter.last)
+            saved = keep(scorer, optimizer, done, course, worker, books)
+            worker.report({"step": done, **meter.last}, str(saved.location))
     return meter.last
 
 
-def resume(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) -> int:
-    """Load the last checkpoint, if there is one, and return the step to go on with."""
+def resume(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker, books: Books) -> int:
+    """Load the last checkpoint and its books, if there is one, and return the step to go on with."""
     latest = checkpoint.find_latest(course.checkpoints)
     if latest is None:
         return 0
     checkpoint.load(scorer, optimizer, latest)
+    for book in books:
+        book.open(latest)
     if worker.is_first:
         print(f"  resumed at step {latest.step} of {course.num_steps}", flush=True)
     return latest.step
 
 
 def keep(
-    scorer: Scorer, optimizer: Optimizer, step: int, course: Course, worker: Worker, metrics: dict[str, float]
-) -> None:
-    """Write a checkpoint, tell the tracker and Ray, and let old ones go."""
-    saved = checkpoint.save(scorer, optimizer, step, course.checkpoints)
+    scorer: Scorer, optimizer: Optimizer, step: int, course: Course, worker: Worker, books: Books
+) -> checkpoint.Checkpoint:
+    """Write a checkpoint with the books so far, tell the tracker, and let old ones go."""
+    facts = {name: fact for book in books for name, fact in book.close().items()}
+    saved = checkpoint.save(scorer, optimizer, step, course.checkpoints, facts)
     if worker.is_first:
+        course.run.log_metrics(flatten_read(facts), step)
         course.run.log_checkpoint(step, str(saved.location), saved.num_bytes, saved.digest)
         if worker.retains:
             checkpoint.remove_old(course.checkpoints, course.config.keep_checkpoints)
-    worker.report({"step": step, **metrics}, str(saved.location))
-
-
-def rank_rows(course: Course, worker: Worker, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return the row ids of this rank at a step."""
-    step_rows = course.config.step_rows
-    share = step_rows // worker.world_size
-    start = step * step_rows + worker.rank * share
-    return course.plan.rows(start, start + share)
-
-
-def read_directly(course: Course, worker: Worker, first: int) -> Iterator[Rows]:
-    """Yield this rank's rows of every step from `first` on, from storage."""
-    for step in range(first, course.num_steps):
-        yield course.reader.read(rank_rows(course, worker, step))
+    return saved
 
 
 def next_rows(rows_by_step: Iterator[Rows], course: Course, worker: Worker, step: int) -> Rows:
     """Take the rows of a step and check that they are the planned ones."""
     rows = next(rows_by_step, None)
-    expected = rank_rows(course, worker, step)
-    if rows is None or not np.array_equal(rows.row_ids, expected):
-        got = "nothing" if rows is None else f"rows {rows.row_ids[:4].tolist()}..."
-        raise TrainingError(
-            f"step {step} of rank {worker.rank} expected rows {expected[:4].tolist()}... and received {got}; "
-            "the stream is out of order"
-        )
+    where = f"step {step} of rank {worker.rank}"
+    if rows is None:
+        raise TrainingError(f"{where} received nothing; the stream ended before the run")
+    try:
+        course.order.check(step, worker.rank, rows.row_ids)
+    except DataError as error:
+        raise TrainingError(f"{where} {error}; the stream is out of order") from error
     return rows
 
 
-def update(scorer: Scorer, optimizer: Optimizer, rows: Rows, lr: float, course: Course, meter: Meter) -> float:
-    """Do one optimizer step on this rank's rows and return the global gradient norm."""
+def accumulate(scorer: Scorer, rows: Rows, course: Course, meter: Meter) -> tuple[list[Measured], float]:
+    """Add up the gradients of this rank's rows; return what each micro batch made and the mean loss over all ranks."""
     micro = course.config.micro_rows
     parts = [rows.part(start, start + micro) for start in range(0, len(rows), micro)]
     batches = [collate(part.input_ids, part.labels, part.doc_lens) for part in parts]
-    num_targets = sum_over_ranks(torch.tensor([sum(map(course.count_targets, batches))], dtype=torch.float64))
-    if num_targets.item() == 0:
+    num_targets = sum_over_ranks(torch.tensor([sum(map(course.count_targets, batches))], dtype=torch.float64)).item()
+    if num_targets == 0:
         raise TrainingError(
             f"no row of step {meter.step} has a trained token; check the roles and labels of the tokens artifact"
         )
-    # FSDP averages gradients over ranks; the loss is a mean over all targets of all ranks.
-    scale = meter.world_size / num_targets.item()
+    objective = partial(course.objective, kl=course.anchor(scorer, parts)) if course.anchor else course.objective
+    measured: list[Measured] = []
     for part, batch in zip(parts, batches, strict=True):
-        loss = course.objective(scorer, batch.to(meter.device), part)
-        (loss.total * scale).backward()
-        meter.add(part, loss, batch)
+        loss = objective(scorer, batch.to(meter.device), part)
+        # FSDP averages gradients over ranks; the loss is a mean over all targets of all ranks.
+        (loss.total * (meter.world_size / num_targets)).backward()
+        measured.append((part, replace(loss, total=loss.total.detach()), batch))
+    total = sum_over_ranks(torch.stack([loss.total.double().cpu() for _, loss, _ in measured]).sum())
+    return measured, total.item() / num_targets
+
+
+def clip(optimizer: Optimizer, config: OptimConfig) -> float:
+    """Scale the gradients down to their largest norm and return the norm they had over all ranks."""
+    norm = clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), config.max_grad_norm)
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # type: ignore[operator]
+
+
+def gather_row_ids(rows: Rows, worker: Worker) -> list[int]:
+    """Return the row ids of a step from all ranks."""
+    shares: list[list[int]] = [[] for _ in range(worker.world_size)]
+    dist.all_gather_object(shares, rows.row_ids.tolist())
+    return [row_id for share in shares for row_id in share]
+
+
+def take_step(optimizer: Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
-    norm = clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), course.optim.max_grad_norm)
-    grad_norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # type: ignore[operator]
-    if not math.isfinite(grad_norm):
-        raise TrainingError(
-            f"gradient norm is {grad_norm} at step {meter.step}; lower optim.peak_lr or look at the rows "
-            f"{rows.row_ids[:8].tolist()}"
-        )
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return grad_norm
 
 
 def check_rows(config: LoopConfig, world_size: int) -> None:

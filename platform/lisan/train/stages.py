@@ -10,9 +10,10 @@ from typing import Any
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage
-from lisan.tokens.rows import RowReader
+from lisan.train.checkpoint import find_latest
 from lisan.train.job import DpoConfig, TrainConfig, TrainJob, plan_run
 from lisan.train.launch import launch
+from lisan.train.ledger import realised
 from lisan.train.loop import check_rows
 from lisan.train.outcome import check_vocabulary, open_places
 
@@ -26,27 +27,10 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     metrics = launch(job)
     if not (draft.location / "config.json").exists():
         raise DataError(f"{draft.ref} trained without leaving a model; see the workers' log")
-    reader = RowReader(tokens)
-    num_steps, plan = plan_run(config, reader)
-    num_rows = num_steps * config.loop.step_rows
-    epochs = plan.epochs(num_rows)
-    mix = {source: round(passes * reader.num_rows[source]) * reader.context_length for source, passes in epochs.items()}
-    return {
-        **metrics,
-        "steps": num_steps,
-        "tokens_seen": num_rows * reader.context_length,
-        "mix": mix,
-        "epochs": epochs,
-        "checkpoint": _last_checkpoint(job),
-    }
-
-
-def _last_checkpoint(job: TrainJob) -> dict[str, Any]:
-    from lisan.train.checkpoint import find_latest
-
     latest = find_latest(job.checkpoints)
     assert latest is not None
-    return {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
+    where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
+    return {**metrics, "steps": latest.step, **realised(latest.facts), "checkpoint": where}
 
 
 def check(config: TrainConfig, store: Store) -> None:
@@ -61,12 +45,13 @@ def check(config: TrainConfig, store: Store) -> None:
         )
     parents = tuple(store.open(ref) for ref in parents_of(config))
     check_vocabulary(config, tokens, parents)
-    plan_run(config, RowReader(tokens))
+    plan_run(config, tokens)
 
 
 def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
     refs = [Ref.parse(config.tokens, Kind.tokens)]
-    refs += [Ref.parse(text) for text in (config.model.path, config.model.tokenizer) if text and Ref.looks_like(text)]
+    named = (config.model.path, config.model.tokenizer, config.model.new_rows.donor)
+    refs += [Ref.parse(text) for text in named if text and Ref.looks_like(text)]
     return tuple(refs)
 
 
