@@ -18,8 +18,10 @@ from lisan.model.load import (
     read_vocabulary_size,
     save_model,
 )
+from lisan.model.new_rows import InitMethod, RowInitConfig
 
 CONFIG = ModelConfig(shape=SHAPE, tokenizer="t")
+RANDOM = RowInitConfig(method=InitMethod.random)
 
 
 def make(seed: int = 0, **shape: Any) -> Any:
@@ -94,6 +96,11 @@ def test_a_model_without_blocks_cannot_be_sharded() -> None:
         ({}, "exactly one of path .* and shape"),
         ({"path": "model/a@v1", "shape": SHAPE}, "exactly one of path .* and shape"),
         ({"shape": SHAPE}, r"model\.tokenizer must be set"),
+        ({"path": "org/model", "new_rows": RANDOM}, r"new_rows\.method=random has no effect without model\.tokenizer"),
+        (
+            {"shape": SHAPE, "tokenizer": "t", "new_rows": RANDOM},
+            "no effect on a model that starts from random weights",
+        ),
     ],
 )
 def test_an_impossible_model_is_refused(values: dict[str, Any], said: str) -> None:

@@ -11,16 +11,26 @@ import torch
 from tiny import SHAPE, no_run, train_config
 
 from lisan.core.artifact import Artifact, Ref, Store
-from lisan.core.errors import DataError
+from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.model.adapter import LoraConfig
 from lisan.model.load import ModelConfig, save_model
+from lisan.model.new_rows import InitMethod, RowInitConfig
 from lisan.tokens.chat import end_of_turn_id
 from lisan.tokens.encode import tokenizer_hash
 from lisan.tokens.expand import TOKENIZER, TokenizerConfig
 from lisan.tokens.tokenizer import load_expansion, load_tokenizer
 from lisan.train.job import Method, TuningConfig
-from lisan.train.outcome import Places, check_vocabulary, copy_tokenizer, expansion_for, open_places, prepare_model
+from lisan.train.outcome import (
+    Places,
+    check_vocabulary,
+    copy_tokenizer,
+    expansion_for,
+    open_places,
+    prepare_model,
+    settle_rows,
+)
+from lisan.train.stages import parents_of
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +125,90 @@ def test_pieces_that_fit_into_the_padding_rows_mean_their_parts_too(store: Store
     assert inside
     for piece in inside:
         assert torch.allclose(grown[piece], old[list(expansion.pieces[piece])].mean(0), atol=1e-6)
+
+
+def test_a_model_that_grew_says_how_its_rows_began(store: Store, base: str) -> None:
+    config = train_config(store, model=ModelConfig(path=base, tokenizer="tokenizer/enar@v1"))
+    places = Places(base, folder(store, "enar"))
+    manifest = prepare_model(config, places).new_rows
+    expansion = load_expansion(tokenizer(store, "enar"))
+    assert manifest is not None
+    assert (manifest.method, manifest.rows_before, manifest.rows_after) == (InitMethod.mean, 512, expansion.size)
+    assert (manifest.tokenizer_hash, manifest.base_tokenizer_hash) == (expansion.hash, expansion.base_hash)
+    assert tuple(manifest.pieces) == expansion.new_ids
+    assert prepare_model(train_config(store, model=ModelConfig(path=base)), Places(base, base)).new_rows is None
+
+
+def test_a_model_is_prepared_again_by_its_manifest(store: Store, base: str) -> None:
+    """Not by the config: what was prepared once is prepared the same, or not at all."""
+    places = Places(base, folder(store, "enar"))
+    random = RowInitConfig(method=InitMethod.random, seed=3)
+    config = train_config(store, model=ModelConfig(path=base, tokenizer="tokenizer/enar@v1", new_rows=random))
+    first = prepare_model(config, places)
+    other = train_config(store, model=ModelConfig(path=base, tokenizer="tokenizer/enar@v1"))
+    again = prepare_model(other, places, first.new_rows)
+    assert again.new_rows is first.new_rows
+    states = [prepared.model.state_dict() for prepared in (first, again)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_rows_that_an_adapter_should_have_left_alone_stop_the_merge(store: Store, base: str) -> None:
+    lora = TuningConfig(method=Method.lora, lora=LoraConfig(rank=2))
+    config = train_config(store, model=ModelConfig(path=base, tokenizer="tokenizer/enar@v1"), tuning=lora)
+    adapted = prepare_model(config, Places(base, folder(store, "enar")))
+    assert settle_rows(adapted) == [adapted.new_rows]
+    with torch.no_grad():
+        adapted.model.get_input_embeddings().weight[410] += 1
+    with pytest.raises(DataError, match="new rows of the input matrix as trained have sha256"):
+        settle_rows(adapted)
+
+
+def test_full_tuning_moves_its_rows_freely(store: Store, base: str) -> None:
+    config = train_config(store, model=ModelConfig(path=base, tokenizer="tokenizer/enar@v1"))
+    adapted = prepare_model(config, Places(base, folder(store, "enar")))
+    with torch.no_grad():
+        adapted.model.get_input_embeddings().weight[410] += 1
+    assert settle_rows(adapted) == [adapted.new_rows]
+
+
+def test_a_donor_is_found_among_the_parents(store: Store) -> None:
+    rows = RowInitConfig(method=InitMethod.donor, donor="model/donor@v1")
+    config = train_config(store, model=ModelConfig(path="org/model", tokenizer="tokenizer/enar@v1", new_rows=rows))
+    assert Ref.parse("model/donor@v1") in parents_of(config)
+    assert open_places(config, (tokenizer(store, "enar"),)) == Places(
+        "org/model", folder(store, "enar"), "model/donor@v1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "kind", "said"),
+    [
+        (
+            RowInitConfig(method=InitMethod.random),
+            "en",
+            ConfigError,
+            r"model\.new_rows\.method=random has no effect: .*no piece",
+        ),
+        (
+            RowInitConfig(method=InitMethod.similarity),
+            "enar",
+            DataError,
+            r"similarity, but .* holds no neighbours\.json",
+        ),
+        (
+            RowInitConfig(method=InitMethod.donor, donor="/no/donor"),
+            "enar",
+            DataError,
+            "tokenizer /no/donor holds no tokenizer",
+        ),
+    ],
+)
+def test_a_way_to_begin_rows_that_cannot_be_is_refused_before_a_worker_starts(
+    rows: RowInitConfig, name: str, kind: type[Exception], said: str, store: Store, base: str
+) -> None:
+    config = train_config(store, model=ModelConfig(path=base, tokenizer=f"tokenizer/{name}@v1", new_rows=rows))
+    with pytest.raises(kind, match=said):
+        check_vocabulary(config, fake_tokens(store, name), (tokenizer(store, name),))
 
 
 def test_an_expansion_of_another_base_is_refused(store: Store, base: str, tmp_path: Path) -> None:

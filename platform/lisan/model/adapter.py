@@ -1,13 +1,17 @@
-"""LoRA adapters: attach, merge. The only file that knows PEFT.
+"""LoRA adapters: attach, merge, read back. The only file that knows PEFT.
 
-In: a causal LM and a `LoraConfig`. Out: the same module with adapters in place. Always: a fresh adapter changes
-nothing, and the merged model computes what the adapted one did.
+In: a causal LM and a `LoraConfig`, or the folder of a finished adapter. Out: the same module with adapters in place. Always: a
+fresh adapter changes nothing, the merged model computes what the adapted one did, and an adapter that was trained over new
+rows finds the same rows again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lisan.core.errors import ConfigError
+from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,3 +56,24 @@ def attach_adapter(model: Any, config: LoraConfig) -> Any:
 def merge_adapter(wrapped: Any) -> Any:
     """Fold the adapters into the weights and return the plain model."""
     return wrapped.merge_and_unload()
+
+
+def write_adapter(wrapped: Any, folder: Path, new_rows: Sequence[NewRows]) -> None:
+    """Write the adapter alone, with the manifest of the rows that its base lacks.
+
+    PEFT would add both matrices of a vocabulary that grew, which no engine loads and the manifest makes unnecessary.
+    """
+    wrapped.save_pretrained(folder, save_embedding_layers=False)
+    write_new_rows(folder, new_rows)
+
+
+def read_adapter(model: Any, folder: Path) -> Any:
+    """Grow a base as the adapter's manifest says, where there is one, and put the finished adapter over it.
+
+    Raises DataError when the base is not the one that the adapter was trained over.
+    """
+    from peft import PeftModel
+
+    for manifest in read_new_rows(folder):
+        replay_new_rows(model, manifest)
+    return PeftModel.from_pretrained(model, str(folder))

@@ -1,39 +1,62 @@
-"""Embedding rows for new pieces, by explicit ids.
+"""The rows of the vocabulary, by explicit ids: grow the matrices, combine rows, know them by a hash.
 
-In: a model, the number of rows wanted, and for each new id the old ids it is made of. Out: the same model, resized.
-Always: old rows stay as they are to the last bit, tied matrices stay tied, and every new row is the mean of its old
-pieces.
+In: a model, the number of rows wanted, the ids of new rows and what to put there. Out: the same model, resized. Always: old
+rows stay as they are to the last bit, tied matrices stay tied, and sums go element by element in one order, so that every
+machine and every number of threads makes the same bits. `new_rows` is the caller.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from lisan.core.errors import DataError
 
-def resize_embeddings(model: Any, num_rows: int, pieces: Mapping[int, Sequence[int]]) -> None:
-    """Grow the input and output matrices to `num_rows` rows; rows that no piece names (padding) get the mean of all.
+Weights = Sequence[tuple[int, float]]
+"Ids and the weight of each."
 
-    Mean-of-pieces initialisation: Hewitt 2021, ALLaM 2024.
+
+def read_matrices(model: Any) -> dict[str, torch.Tensor]:
+    """Return the fp32 matrices [rows, hidden] that the vocabulary has: `input`, and `output` unless the two are one."""
+    layers = {"input": model.get_input_embeddings()} | (
+        {} if is_tied(model) else {"output": model.get_output_embeddings()}
+    )
+    return {name: cast(torch.Tensor, layer.weight).detach().float() for name, layer in layers.items()}
+
+
+def is_tied(model: Any) -> bool:
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def resize_embeddings(model: Any, num_rows: int, ids: Sequence[int], rows: Mapping[str, torch.Tensor]) -> None:
+    """Grow the matrices to `num_rows` rows and write `rows[matrix]` [ids, hidden] at `ids`.
+
+    An id may be one of the model's own rows: bases are padded. Rows beyond the model's own that no id names are padding,
+    and get the mean of all rows.
     """
-    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    model.set_input_embeddings(_grow(model.get_input_embeddings(), num_rows, pieces))
-    if is_tied:
+    was_tied = is_tied(model)
+    model.set_input_embeddings(_grow(model.get_input_embeddings(), num_rows, ids, rows["input"]))
+    if was_tied:
         model.tie_weights()
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     else:
-        model.set_output_embeddings(_grow(model.get_output_embeddings(), num_rows, pieces))
+        model.set_output_embeddings(_grow(model.get_output_embeddings(), num_rows, ids, rows["output"]))
     model.get_output_embeddings().out_features = num_rows
     model.config.vocab_size = num_rows
 
 
-def _grow(layer: nn.Module, num_rows: int, pieces: Mapping[int, Sequence[int]]) -> nn.Module:
+def _grow(layer: nn.Module, num_rows: int, ids: Sequence[int], new: torch.Tensor) -> nn.Module:
+    if getattr(layer, "bias", None) is not None:
+        raise DataError(
+            "the model's output layer has a bias, and a new piece would have none; choose a base without one"
+        )
     old = cast(torch.Tensor, layer.weight).detach()
-    rows = old.mean(0, keepdim=True).repeat(num_rows, 1)
+    rows = torch.empty(num_rows, old.shape[1], dtype=old.dtype)
     rows[: len(old)] = old
-    for new_id, old_ids in pieces.items():
-        rows[new_id] = old[list(old_ids)].mean(0)
+    rows[len(old) :] = mean_of_rows(old.float()).to(old.dtype)
+    rows[list(ids)] = new.to(old.dtype)
     grown: nn.Module
     if isinstance(layer, nn.Embedding):
         grown = nn.Embedding(num_rows, old.shape[1], padding_idx=layer.padding_idx, dtype=old.dtype)
@@ -41,3 +64,37 @@ def _grow(layer: nn.Module, num_rows: int, pieces: Mapping[int, Sequence[int]]) 
         grown = nn.Linear(old.shape[1], num_rows, bias=False, dtype=old.dtype)
     grown.weight = nn.Parameter(rows)
     return grown
+
+
+def mean_of_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Return the mean [hidden] of rows, summed by halves: a reduction's order is the library's, an addition's is ours."""
+    num_rows = len(rows)
+    while len(rows) > 1:
+        half = len(rows) // 2
+        folded = rows[:half] + rows[half : 2 * half]
+        if len(rows) % 2:
+            folded[0] += rows[-1]
+        rows = folded
+    return rows[0] / num_rows
+
+
+def combine_rows(matrix: torch.Tensor, parts: Sequence[Weights]) -> torch.Tensor:
+    """Return for each of `parts` the weighted sum of the matrix's rows, added in the order given.
+
+    Worked example: [(4, 0.5), (7, 0.5)] is the mean of rows 4 and 7.
+    """
+    found = torch.zeros(len(parts), matrix.shape[1])
+    for place in range(max(map(len, parts), default=0)):
+        longer = [index for index, part in enumerate(parts) if len(part) > place]
+        ids, weights = zip(*(parts[index][place] for index in longer), strict=True)
+        found[longer] += torch.tensor(weights)[:, None] * matrix[list(ids)]
+    return found
+
+
+def hash_rows(rows: Iterable[torch.Tensor]) -> str:
+    """Return the sha256 of the bytes of fp32 tensors, one after the other."""
+    digest = hashlib.sha256()
+    for tensor in rows:
+        assert tensor.dtype is torch.float32
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -5,7 +5,7 @@ Always: the same seed makes the same weights; text never enters this room, only 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError, DataError
+from lisan.model.new_rows import RowInitConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,8 @@ class ModelConfig:
     "Tokenizer that the finished model carries, when it is not the one it came with: tokenizer/name@version after expansion."
     init_std: float = 0.02
     "Standard deviation of random weights."
+    new_rows: RowInitConfig = field(default_factory=RowInitConfig)
+    "Where the embedding rows of pieces begin that `tokenizer` has and the model of `path` has not."
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.shape is None):
@@ -53,6 +56,15 @@ class ModelConfig:
             )
         if self.path is None and self.tokenizer is None:
             raise ConfigError("model.tokenizer must be set when a model starts from random weights")
+        if self.tokenizer is None and self.new_rows != RowInitConfig():
+            raise ConfigError(
+                f"model.new_rows.method={self.new_rows.method} has no effect without model.tokenizer; name the expanded tokenizer"
+            )
+        if self.path is None and self.new_rows != RowInitConfig():
+            raise ConfigError(
+                f"model.new_rows.method={self.new_rows.method} has no effect on a model that starts from random weights; "
+                "set model.path, or drop it"
+            )
 
 
 def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int) -> Any:

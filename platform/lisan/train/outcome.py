@@ -19,14 +19,24 @@ import torch.distributed as dist
 from lisan.core.artifact import Artifact, Kind, Ref
 from lisan.core.errors import DataError
 from lisan.core.storage import Location, writing
-from lisan.model.adapter import attach_adapter, merge_adapter
-from lisan.model.embeddings import resize_embeddings
+from lisan.model.adapter import attach_adapter, merge_adapter, write_adapter
+from lisan.model.donor import keep_donor_rows
 from lisan.model.load import load_model, make_model, read_vocabulary_size, save_model
+from lisan.model.new_rows import (
+    InitMethod,
+    NewRows,
+    RowInitConfig,
+    check_new_rows,
+    read_new_rows,
+    replay_new_rows,
+    write_new_rows,
+)
 from lisan.model.parallel import gather_state
 from lisan.model.score import Scorer
 from lisan.tokens.chat import end_of_turn_id
 from lisan.tokens.encode import open_tokenizer, tokenizer_hash
 from lisan.tokens.tokenizer import EXPANSION, TEMPLATE, TOKENIZER, Expansion, load_expansion
+from lisan.train.vocabulary import check_init, grow_vocabulary
 from lisan.train.worker import Worker
 
 TOKENIZER_FILES = (TOKENIZER, EXPANSION, TEMPLATE, "tokenizer_config.json", "special_tokens_map.json")
@@ -40,6 +50,8 @@ class Places:
     model: str
     "Empty when the model starts from random weights."
     tokenizer: str
+    donor: str = ""
+    "Empty when no donor gives rows."
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Adapted:
     "The causal LM, with adapters in place where there are any."
     wrapper: Any
     "PEFT's wrapper around it, or None."
+    new_rows: NewRows | None = None
+    "How its new rows came to be; None when its vocabulary did not grow."
 
 
 def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
@@ -61,7 +75,8 @@ def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
     }
     model = config.model.path or ""
     tokenizer = config.model.tokenizer or model
-    return Places(folders.get(model, model), folders.get(tokenizer, tokenizer))
+    donor = config.model.new_rows.donor or ""
+    return Places(*(folders.get(place, place) for place in (model, tokenizer, donor)))
 
 
 def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact]) -> None:
@@ -76,7 +91,8 @@ def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact])
         )
     rows = read_vocabulary_size(places.model) if places.model else None
     if rows is not None:
-        expansion_for(places, rows, tokens.ref)
+        expansion = expansion_for(places, rows, tokens.ref)
+        check_init(config.model.new_rows, expansion, places.tokenizer, places.donor)
 
 
 def expansion_for(places: Places, num_rows: int, ref: Ref | str) -> Expansion | None:
@@ -106,15 +122,15 @@ def find_expansion(place: str) -> Expansion | None:
     return load_expansion(place) if (Path(place) / EXPANSION).exists() else None
 
 
-def prepare_model(config: Any, places: Places) -> Adapted:
-    """Make or load the model, grow its vocabulary where the tokenizer did, attach adapters. Same weights on every rank."""
+def prepare_model(config: Any, places: Places, manifest: NewRows | None = None) -> Adapted:
+    """Make or load the model, grow its vocabulary where the tokenizer did, attach adapters. Same weights on every rank.
+
+    With the manifest of a model that was prepared before, its new rows are replayed.
+    """
     tokenizer = open_tokenizer(places.tokenizer)
     if places.model:
         model = load_model(places.model)
-        num_rows = model.get_input_embeddings().weight.shape[0]
-        grown = expansion_for(places, num_rows, places.tokenizer)
-        if grown is not None:
-            resize_embeddings(model, max(grown.size, num_rows), grown.pieces)
+        manifest = _grow(model, config.model.new_rows, places, manifest)
     else:
         expansion = find_expansion(places.tokenizer)
         size = expansion.size if expansion else len(tokenizer)
@@ -125,28 +141,60 @@ def prepare_model(config: Any, places: Places) -> Adapted:
             config.loop.seed
         )  # adapters start from random weights: the same on every rank and in every run
         wrapper = attach_adapter(model, config.tuning.lora)
-        return Adapted(wrapper.base_model.model, wrapper)
-    return Adapted(model, None)
+        return Adapted(wrapper.base_model.model, wrapper, manifest)
+    return Adapted(model, None, manifest)
 
 
-def write_model(config: Any, places: Places, scorer: Scorer, output: Location, worker: Worker) -> None:
+def _grow(model: Any, config: RowInitConfig, places: Places, manifest: NewRows | None) -> NewRows | None:
+    """Give the model the rows that its tokenizer needs, as before or anew; None when it needs none."""
+    if manifest is not None:
+        replay_new_rows(model, manifest)
+        return manifest
+    expansion = expansion_for(places, model.get_input_embeddings().weight.shape[0], places.tokenizer)
+    check_init(config, expansion, places.tokenizer, places.donor)
+    if expansion is None:
+        return None
+    return grow_vocabulary(model, config, expansion, places.tokenizer, places.donor)
+
+
+def write_model(
+    config: Any, places: Places, adapted: Adapted, scorer: Scorer, output: Location, worker: Worker
+) -> None:
     """Gather the weights and let the first rank write the finished folder; every rank returns when it is there."""
     state = gather_state(scorer)
     if worker.is_first:
-        adapted = prepare_model(config, places)
-        adapted.model.load_state_dict(state, strict=False)
+        whole = prepare_model(config, places, adapted.new_rows)
+        whole.model.load_state_dict(state, strict=False)
+        new_rows = settle_rows(whole)
         folder = Path(output.full_path) if output.is_local else Path(tempfile.mkdtemp(prefix="lisan-model-"))
-        model = adapted.model
+        model = whole.model
         with writing(output, "the model"):
-            if adapted.wrapper is not None:
-                adapted.wrapper.save_pretrained(folder / "adapter")
-                model = merge_adapter(adapted.wrapper)
+            if whole.wrapper is not None:
+                write_adapter(whole.wrapper, folder / "adapter", new_rows)
+                model = merge_adapter(whole.wrapper)
             save_model(model, folder, config.save_precision.dtype)
+            write_new_rows(folder, [*read_new_rows(places.model), *new_rows])
             copy_tokenizer(places.tokenizer, folder)
             output.upload(folder)
         if not output.is_local:
             shutil.rmtree(folder)
     dist.barrier()
+
+
+def settle_rows(adapted: Adapted) -> list[NewRows]:
+    """Return the manifest of the rows that this run added, if it did.
+
+    An adapter leaves the vocabulary alone: its rows after training are those of the manifest, or the model is not that of the
+    manifest. A donor's are taken as they are, for every rank holds its shard of its own fit, and fits round as their machine does.
+    """
+    manifest = adapted.new_rows
+    if manifest is None:
+        return []
+    if adapted.wrapper is not None and manifest.method is InitMethod.donor:
+        manifest = keep_donor_rows(adapted.model, manifest)
+    if adapted.wrapper is not None:
+        check_new_rows(adapted.model, manifest)
+    return [manifest]
 
 
 def copy_tokenizer(place: str, folder: Path) -> None:
