@@ -22,9 +22,25 @@ from tiny import make_store, train_alone, train_config
 
 from lisan.core.artifact import Store
 from lisan.model.load import ModelConfig
+from lisan.train.objectives import PreferenceLoss
 
 NUM_STEPS = 20
-KINDS = {"cpt": "documents", "sft": "conversations", "dpo": "preferences"}
+KINDS = {
+    "cpt": "documents",
+    "cpt_z_loss": "documents",
+    "sft": "conversations",
+    "dpo": "preferences",
+    "dpo_by_length": "preferences",
+    "ipo": "preferences",
+    "kto": "preferences",
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "cpt_z_loss": {"optim": {"z_loss": 1e-3}},
+    "dpo": {"optim": {"peak_lr": 1e-3}},
+    "dpo_by_length": {"length_normalised": True, "beta": 2.0},
+    "ipo": {"loss": PreferenceLoss.ipo, "beta": 0.5, "length_normalised": True},
+    "kto": {"loss": PreferenceLoss.kto, "beta": 0.5},
+}
 
 
 def follow(store: Store, folder: Path) -> Iterator[tuple[str, dict[str, list[float]]]]:
@@ -32,8 +48,8 @@ def follow(store: Store, folder: Path) -> Iterator[tuple[str, dict[str, list[flo
     loop = {"num_steps": NUM_STEPS, "checkpoint_every": NUM_STEPS}
     for name, kind in KINDS.items():
         start: dict[str, Any] = {} if name == "cpt" else {"model": ModelConfig(path=str(folder / "cpt" / "model"))}
-        optim = {"peak_lr": 1e-3} if name == "dpo" else {}
-        run = train_alone(store, train_config(store, kind, loop=loop, optim=optim, **start), folder / name)
+        changes = {**start, **CHANGES.get(name, {})}
+        run = train_alone(store, train_config(store, kind, loop=loop, **changes), folder / name)
         yield name, {curve: run.curve(curve) for curve in ("loss", "grad_norm")}
 
 

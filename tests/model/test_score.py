@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisan.model import score
-from lisan.model.score import Batch, Scorer, collate, document_mask, linear_logps, sum_by_document
+from lisan.model.attention import document_mask
+from lisan.model.score import Batch, Scorer, collate, linear_logps, sum_by_document
+from lisan.train.objectives import causal_lm
 
 
 def batch_of(doc_lens: list[list[int]], length: int, seed: int = 0) -> Batch:
@@ -82,22 +84,22 @@ def test_sums_are_by_document_in_order() -> None:
     assert sum_by_document(logps, batch).tolist() == [0 + 1, 2 + 3 + 4, 6 + 7 + 8 + 9]
 
 
-@given(num=st.integers(0, 9), chunk=st.integers(1, 4))
+@given(num=st.integers(0, 9), chunk=st.integers(1, 4), pieces=st.integers(1, 12))
 @settings(max_examples=25, deadline=None)
-def test_chunks_change_neither_values_nor_gradients(num: int, chunk: int) -> None:
+def test_tiles_change_neither_values_nor_gradients(num: int, chunk: int, pieces: int) -> None:
     generator = torch.Generator().manual_seed(num)
     hidden = torch.randn(num, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 11, (num,), generator=generator)
-    weights = torch.randn(num, generator=generator)
-    expected = (hidden @ weight.T).log_softmax(-1)[torch.arange(num), targets]
+    weights = torch.randn(2, num, generator=generator)
+    logits = hidden @ weight.T
+    expected = torch.stack([logits.log_softmax(-1)[torch.arange(num), targets], logits.logsumexp(-1)])
     wanted = torch.autograd.grad((expected * weights).sum(), (hidden, weight))
-    before, score.CHUNK_TOKENS = score.CHUNK_TOKENS, chunk
-    try:
-        found = linear_logps(hidden, weight, targets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score, "CHUNK_TOKENS", chunk)
+        patch.setattr(score, "CHUNK_PIECES", {"cpu": pieces})
+        found = torch.stack(linear_logps(hidden, weight, targets))
         grads = torch.autograd.grad((found * weights).sum(), (hidden, weight))
-    finally:
-        score.CHUNK_TOKENS = before
     assert torch.allclose(found.double(), expected, atol=1e-5)
     for one, other in zip(grads, wanted, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
@@ -109,17 +111,46 @@ def test_the_gradient_is_the_numerical_one() -> None:
     weight = torch.randn(7, 5, generator=generator)
     targets = torch.tensor([0, 6, 3, 3])
     direction = torch.randn(7, 5, generator=generator)
-    moved = [linear_logps(hidden, weight + step * direction, targets).double().sum() for step in (1e-2, -1e-2)]
+    moved = [linear_logps(hidden, weight + step * direction, targets)[0].double().sum() for step in (1e-2, -1e-2)]
     weight.requires_grad_()
-    linear_logps(hidden, weight, targets).sum().backward()
+    linear_logps(hidden, weight, targets)[0].sum().backward()
     assert weight.grad is not None
     assert float((weight.grad * direction).sum()) == pytest.approx(float(moved[0] - moved[1]) / 2e-2, rel=1e-2)
+
+
+def test_a_certain_target_has_no_gradient_that_rounding_made() -> None:
+    """In bfloat16 softmax - onehot would leave 2^-8 of nothing; the target's share is computed on its own."""
+    hidden = torch.ones(1, 1, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.tensor([[30.0], [0.0]], dtype=torch.bfloat16)
+    linear_logps(hidden, weight, torch.tensor([0]))[0].sum().backward()
+    assert hidden.grad is not None
+    assert float(hidden.grad.abs()) < 1e-10
+
+
+def test_log_z_is_that_of_whole_logits_and_so_is_the_z_loss_gradient(scorer: Scorer) -> None:
+    batch = batch_of([[4, 6], [3, 9]], 14)
+    is_scored = batch.labels[:, 1:] >= 0
+    hidden = scorer.model.get_decoder()(
+        input_ids=batch.input_ids,
+        attention_mask=document_mask(batch.documents),
+        position_ids=batch.positions,
+    ).last_hidden_state
+    logits = (hidden @ scorer.model.get_output_embeddings().weight.T)[:, :-1][is_scored]
+    log_z, nll = logits.logsumexp(-1), -logits.log_softmax(-1).gather(1, batch.labels[:, 1:][is_scored][:, None]).sum()
+    wanted = torch.autograd.grad(nll + 0.01 * log_z.square().sum(), list(scorer.parameters()))
+    found = scorer(batch, with_log_z=True)
+    assert torch.allclose(found[1, :, 1:][is_scored], log_z, atol=1e-5)
+    assert torch.equal(found[0], scorer(batch))
+    loss = causal_lm(scorer, batch, 0.01)
+    assert float(loss.total) == pytest.approx(float(nll + 0.01 * log_z.square().sum()), rel=1e-6)
+    for one, other in zip(torch.autograd.grad(loss.total, list(scorer.parameters())), wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
 def test_a_frozen_output_matrix_costs_no_gradient() -> None:
     hidden = torch.randn(3, 5, requires_grad=True)
     weight = torch.randn(7, 5)
-    linear_logps(hidden, weight, torch.tensor([1, 2, 3])).sum().backward()
+    linear_logps(hidden, weight, torch.tensor([1, 2, 3]))[0].sum().backward()
     assert weight.grad is None
     assert hidden.grad is not None
 

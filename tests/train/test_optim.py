@@ -84,6 +84,7 @@ def test_a_step_is_that_of_adamw_as_published() -> None:
         ({"final_lr_ratio": 1.5}, r"final_lr_ratio in 0\.\.1"),
         ({"decay_ratio": 0}, r"decay_ratio in 0\.\.1"),
         ({"max_grad_norm": 0}, r"optim\.max_grad_norm must be > 0, got 0"),
+        ({"z_loss": -1}, r"optim\.z_loss must be >= 0, got -1"),
     ],
 )
 def test_an_impossible_optimizer_is_refused(values: dict[str, float], said: str) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from lisan.model.load import decoder_layers
 from lisan.model.score import Scorer
@@ -36,6 +37,13 @@ def shard(scorer: Scorer, device: str, precision: Precision) -> Scorer:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(scorer, mesh=mesh, mp_policy=policy)
     return scorer
+
+
+def reshard(scorer: nn.Module) -> None:
+    """Give back the whole weights that a forward pass without a backward pass leaves behind; nothing where none are sharded."""
+    for module in scorer.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def gather_state(scorer: Scorer) -> dict[str, Any]:

@@ -2,22 +2,26 @@
 
 In: a `Batch` of packed rows. Out: logps_BT, natural log, 0 where nothing is labelled. Always: documents of one row do
 not see each other, positions restart with each document, and the logits of the vocabulary never exist for all tokens
-at once. Training, evaluation and the DPO reference pass all use it.
+or all pieces at once. Training, evaluation and the DPO reference pass all use it.
 
 Shapes: B rows, T tokens, N labelled tokens, D hidden, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from lisan.model.attention import attention_inputs
+
 CHUNK_TOKENS = 2048
-"Labelled tokens whose logits exist at a time: 2048 x 128k x 4 bytes = 1 GB."
+"Labelled tokens whose logits exist at a time."
+CHUNK_PIECES = {"cpu": 2048, "cuda": 65_536}
+"""Pieces of the vocabulary whose logits exist at a time, by device: on a CPU 2048 x 2048 x 4 bytes = 16 MB stay in the
+cache, where the softmax costs half of what it does through memory; a GPU wants few large products, 512 MB."""
 
 
 @dataclass(frozen=True)
@@ -77,28 +81,31 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Return logps_BT: the log-probability of each labelled token given those before it in its document."""
-        mask = document_mask(batch.documents)
+    def forward(self, batch: Batch, with_log_z: bool = False) -> torch.Tensor:
+        """Return logps_BT: the log-probability of each labelled token given those before it in its document.
+
+        With `with_log_z` return [2, B, T]: also log Z, the logarithm of the sum that the softmax divides by.
+        """
         hidden_BTD = self.model.get_decoder()(
             input_ids=batch.input_ids,
-            attention_mask=mask,
             position_ids=batch.positions,
             use_cache=False,
+            **attention_inputs(self.model, batch.documents),
         ).last_hidden_state
         is_scored = batch.labels[:, 1:] >= 0
         targets_N = batch.labels[:, 1:][is_scored]
-        logps_N = linear_logps(hidden_BTD[:, :-1][is_scored], self.model.get_output_embeddings().weight, targets_N)
-        logps_BT = logps_N.new_zeros(batch.labels.shape)
-        logps_BT[:, 1:] = logps_BT[:, 1:].masked_scatter(is_scored, logps_N)
-        return logps_BT
+        weight_VD = self.model.get_output_embeddings().weight
+        logps_N, log_z_N = linear_logps(hidden_BTD[:, :-1][is_scored], weight_VD, targets_N)
+        if with_log_z:
+            return torch.stack([_spread(logps_N, is_scored), _spread(log_z_N, is_scored)])
+        return _spread(logps_N, is_scored)
 
 
-def document_mask(documents: torch.Tensor) -> torch.Tensor:
-    """Return the mask [B, 1, T, T], true where a query may look at a key: same document, not later."""
-    length = documents.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
-    return ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]
+def _spread(values_N: torch.Tensor, is_scored: torch.Tensor) -> torch.Tensor:
+    """Put the values of labelled tokens back to their places [B, T]; the first place of a row is never scored."""
+    values_BT = values_N.new_zeros(len(is_scored), is_scored.shape[1] + 1)
+    values_BT[:, 1:] = values_BT[:, 1:].masked_scatter(is_scored, values_N)
+    return values_BT
 
 
 def sum_by_document(logps_BT: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -108,45 +115,67 @@ def sum_by_document(logps_BT: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 class _LinearLogps(torch.autograd.Function):
-    """log softmax(hidden W^T)[target], chunk by chunk, with the logits computed again in the backward pass."""
+    """log softmax(hidden W^T)[target] and log Z, tile by tile, with the logits computed again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
-        if not len(targets_N):
-            return hidden_ND.new_zeros(0, dtype=torch.float32)
-        return torch.cat(
-            [
-                -F.cross_entropy((hidden @ weight_VD.T).float(), targets, reduction="none")
-                for hidden, targets in zip(hidden_ND.split(CHUNK_TOKENS), targets_N.split(CHUNK_TOKENS), strict=True)
-            ]
-        )
+    def forward(
+        ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logps_N, log_z_N = hidden_ND.new_empty(2, len(targets_N), dtype=torch.float32)
+        for part in _parts(len(targets_N)):
+            logps_N[part], log_z_N[part] = _score_part(hidden_ND[part], weight_VD, targets_N[part])
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, logps_N, log_z_N)
+        return logps_N, log_z_N
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        hidden_ND, weight_VD, targets_N = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = (
-            torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device)
-            if ctx.needs_input_grad[1]
-            else None
-        )
-        start = 0
-        for hidden, targets, grad in zip(
-            *(tensor.split(CHUNK_TOKENS) for tensor in (hidden_ND, targets_N, grads[0])), strict=True
-        ):
-            # d logp / d logits = onehot(target) - softmax
-            grad_logits = (hidden @ weight_VD.T).float().softmax(-1).mul_(-grad[:, None])
-            grad_logits[torch.arange(len(targets), device=targets.device), targets] += grad
-            grad_logits = grad_logits.to(hidden.dtype)
-            grad_hidden[start : start + len(targets)] = grad_logits @ weight_VD
-            if grad_weight is not None:
-                grad_weight += (grad_logits.T @ hidden).float()
-            start += len(targets)
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype), None
+        hidden_ND, weight_VD, targets_N, logps_N, log_z_N = ctx.saved_tensors
+        # d logp / d logits = onehot(target) - softmax, d log Z / d logits = softmax
+        of_softmax_N = grads[1] - grads[0]
+        of_target_N = (of_softmax_N * logps_N.exp() + grads[0]).to(hidden_ND.dtype)
+        grad_hidden = torch.zeros_like(hidden_ND, dtype=torch.float32)
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for part in _parts(len(targets_N)):
+            hidden, targets = hidden_ND[part], targets_N[part]
+            for first, weight in _tiles(weight_VD):
+                softmax = torch.sub(hidden @ weight.T, log_z_N[part, None]).exp_()
+                grad_logits = softmax.mul_(of_softmax_N[part, None]).to(hidden.dtype)
+                rows = ((targets >= first) & (targets < first + len(weight))).nonzero()[:, 0]
+                grad_logits[rows, targets[rows] - first] = of_target_N[part][rows]
+                grad_hidden[part] += grad_logits @ weight
+                if grad_weight is not None:
+                    grad_weight[first : first + len(weight)] += grad_logits.T @ hidden
+        return grad_hidden.to(hidden_ND.dtype), None if grad_weight is None else grad_weight.to(weight_VD.dtype), None
 
 
-def linear_logps(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """Return log p(target) for each of N hidden states, fp32; memory is one chunk of logits, not N x V."""
-    result: torch.Tensor = _LinearLogps.apply(hidden_ND, weight_VD, targets_N)
+def _parts(num: int) -> Iterator[slice]:
+    return (slice(start, start + CHUNK_TOKENS) for start in range(0, num, CHUNK_TOKENS))
+
+
+def _tiles(weight_VD: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the first piece and the rows of each part of the output matrix."""
+    size = CHUNK_PIECES[weight_VD.device.type]
+    return ((first, weight_VD[first : first + size]) for first in range(0, len(weight_VD), size))
+
+
+def _score_part(
+    hidden: torch.Tensor, weight_VD: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logps and log Z of tokens whose logits fit into memory, one part of the vocabulary after the other."""
+    target_logits = hidden.new_empty(len(hidden), dtype=torch.float32)
+    log_z = torch.full_like(target_logits, -torch.inf)
+    for first, weight in _tiles(weight_VD):
+        logits = hidden @ weight.T
+        largest = logits.amax(1).float()
+        log_z = torch.logaddexp(log_z, torch.sub(logits, largest[:, None]).exp_().sum(1).log_() + largest)
+        rows = ((targets >= first) & (targets < first + len(weight))).nonzero()[:, 0]
+        target_logits[rows] = logits[rows, targets[rows] - first].float()
+    return target_logits - log_z, log_z
+
+
+def linear_logps(
+    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log p(target) and log Z for each of N hidden states, fp32; memory is one tile of logits, not N x V."""
+    result: tuple[torch.Tensor, torch.Tensor] = _LinearLogps.apply(hidden_ND, weight_VD, targets_N)
     return result

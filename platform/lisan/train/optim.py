@@ -34,6 +34,8 @@ class OptimConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     max_grad_norm: float = 1.0
+    z_loss: float = 0.0
+    "Weight of the squared logarithm of the softmax's denominator, against drifting logits; 1e-4 in PaLM. Not for preferences."
 
     def __post_init__(self) -> None:
         if not self.peak_lr > 0:
@@ -45,6 +47,8 @@ class OptimConfig:
             )
         if not self.max_grad_norm > 0:
             raise ConfigError(f"optim.max_grad_norm must be > 0, got {self.max_grad_norm}")
+        if not 0 <= self.z_loss < math.inf:
+            raise ConfigError(f"optim.z_loss must be >= 0, got {self.z_loss}; 1e-4 is usual, 0 leaves it out")
 
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:

@@ -1,0 +1,83 @@
+"""The weights of a finished folder, tensor by tensor, and a model put together from such tensors.
+
+In: a folder with config.json and safetensors. Out: names and tensors as they lie there, or a model in fp32. Always: no more
+than one tensor is held beside what the caller keeps, and a model is complete or refused. `quantise`, `gguf` and the
+export stage are the callers.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lisan.core.errors import DataError
+from lisan.model.load import quiet_transformers
+from lisan.model.new_rows import DONOR_ROWS
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the model's weights; DataError where there are none."""
+    files = sorted(path for path in folder.glob("*.safetensors") if path.name != DONOR_ROWS)
+    if not files:
+        raise DataError(f"{folder} has no *.safetensors; save the model with transformers' save_pretrained first")
+    return files
+
+
+def iter_state(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor with its name, in the type it is stored in."""
+    from safetensors import safe_open
+
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  # not a mapping
+                yield name, opened.get_tensor(name)
+
+
+def read_config(folder: Path) -> Any:
+    """Return the transformers config of a folder."""
+    from transformers import AutoConfig
+
+    quiet_transformers()
+    try:
+        return AutoConfig.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} has no config.json that transformers reads: {str(error).splitlines()[0]}") from error
+
+
+def make_empty(config: Any, device: str = "cpu") -> Any:
+    """Return a model of that config in fp32 with weights that mean nothing; on device `meta` it takes no memory."""
+    from transformers import AutoModelForCausalLM
+
+    quiet_transformers()
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def linear_names(config: Any) -> tuple[str, ...]:
+    """Return the names of the linear layers inside the blocks: all but the one that gives the logits."""
+    model = make_empty(config, "meta")
+    output = model.get_output_embeddings()
+    return tuple(
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not output
+    )
+
+
+def assemble(config: Any, state: Iterable[tuple[str, torch.Tensor]] | Mapping[str, torch.Tensor], place: str) -> Any:
+    """Return the model that has exactly these weights, in fp32; DataError when some are missing or belong nowhere."""
+    model = make_empty(config)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    seen = set(tied)
+    with torch.no_grad():
+        for name, tensor in state.items() if isinstance(state, Mapping) else state:
+            if name not in named or named[name].shape != tensor.shape:
+                wanted = f"{list(named[name].shape)}" if name in named else "none of that name"
+                raise DataError(f"{place} holds {name} {list(tensor.shape)}, {type(model).__name__} has {wanted}")
+            named[name].copy_(tensor)
+            seen.add(name)
+    if missing := sorted(named.keys() - seen):
+        raise DataError(f"{place} lacks {missing[0]}, which {type(model).__name__} needs; export it again")
+    model.tie_weights()
+    return model.eval()

@@ -1,0 +1,67 @@
+"""The leakage probe finds what it is there to find."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from lisan.core.errors import TrainingError
+from lisan.model.attention import Attention, use_attention
+from lisan.model.leakage import check_documents_apart
+from lisan.model.score import Scorer
+
+
+def learned_positions() -> Scorer:
+    """A model whose positions are learned, so that it matters where they begin."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5)
+    return Scorer(GPT2LMHeadModel(config))
+
+
+@pytest.mark.parametrize("kind", [Attention.sdpa, Attention.flex])
+def test_packed_rows_are_kept_apart(kind: Attention, scorer: Scorer) -> None:
+    use_attention(scorer.model, kind)
+    scorer.train()
+    check_documents_apart(scorer, "cpu", torch.float32)
+    assert scorer.training
+
+
+def test_learned_positions_that_restart_are_taken() -> None:
+    check_documents_apart(learned_positions(), "cpu", torch.float32)
+
+
+def test_bfloat16_is_judged_by_its_rounding(scorer: Scorer) -> None:
+    check_documents_apart(Scorer(scorer.model.bfloat16()), "cpu", torch.bfloat16)
+
+
+def test_an_attention_that_adds_the_mask_instead_of_applying_it_is_named(scorer: Scorer) -> None:
+    """Transformers' eager attention adds 0 and 1 to the scores, and every token sees every other."""
+    scorer.model.set_attn_implementation("eager")
+    with pytest.raises(
+        TrainingError, match=r"documents of one row see each other: .* the attention eager of LlamaForCausalLM"
+    ):
+        check_documents_apart(scorer, "cpu", torch.float32)
+
+
+def test_positions_that_go_on_are_noticed() -> None:
+    scorer = learned_positions()
+    decoder = scorer.model.get_decoder()
+
+    def go_on(_module: Any, _inputs: Any, given: dict[str, Any]) -> Any:
+        return (), {**given, "position_ids": torch.arange(given["input_ids"].shape[1])[None]}
+
+    decoder.register_forward_pre_hook(go_on, with_kwargs=True)
+    with pytest.raises(TrainingError, match=r"scores .* nat per token another way .*positions do not restart"):
+        check_documents_apart(scorer, "cpu", torch.float32)
+
+
+def test_a_vocabulary_smaller_than_the_probe_is_enough() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    check_documents_apart(
+        Scorer(GPT2LMHeadModel(GPT2Config(vocab_size=3, n_positions=16, n_embd=8, n_layer=1, n_head=1))),
+        "cpu",
+        torch.float32,
+    )
