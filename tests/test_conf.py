@@ -27,13 +27,16 @@ RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 TOKENIZER = "tokenizer/t@v1"
 NEEDED = {
     "build_corpus": ["name=t"],
-    "expand_tokenizer": ["name=t", "corpus=corpus/t@v1", "sources=[a]", "num_pieces=300", "base=tokenizer/b@v1"],
+    "expand_tokenizer": ["name=t", "corpus=corpus/t@v1", "sources=[a]", "base=tokenizer/b@v1"],
     "encode_tokens": ["name=t", "corpus=corpus/t@v1", f"tokenizer={TOKENIZER}"],
     "train_cpt": ["name=t", "tokens=tokens/t@v1", "model.path=model/t@v1"],
     "train_sft": ["name=t", "tokens=tokens/t@v1", "model.path=model/t@v1"],
     "train_dpo": ["name=t", "tokens=tokens/t@v1", "model.path=model/t@v1"],
     "run_evals": ["name=t", "candidate=model/t@v1", "corpus=corpus/t@v1"],
+    "report_fertility": ["name=t", "corpus=corpus/t@v1", "tokenizers={a: tokenizer/t@v1}"],
+    "export_model": ["name=t", "candidate=model/t@v1"],
     "promote_model": ["candidate=model/t@v1", "report=report/t@v1"],
+    "show_example": ["tokens=tokens/t@v1"],
     "run_pipeline": [],
 }
 "What each job cannot do without."
@@ -93,7 +96,7 @@ def test_a_primary_yaml_composes_pickles_and_round_trips(job: str) -> None:
     assert again == config
     assert fingerprint(again) == fingerprint(config)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.name = "other"
+        config.storage = "other"
 
 
 @pytest.mark.parametrize(("job", "group", "option"), choices())

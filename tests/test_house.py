@@ -43,6 +43,7 @@ KNOWN_ONLY_TO = {
     },
     "mlflow": {"lisan/registry.py"},
     "peft": {"lisan/model/adapter.py"},
+    "gguf": {"lisan/model/gguf.py"},
     "hydra": {"lisan/core/config.py"},
     "omegaconf": {"lisan/core/config.py"},
 }

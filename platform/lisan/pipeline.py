@@ -17,14 +17,19 @@ from lisan.core.config import compose, run_job, to_plain
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig, Stage, StorageConfig, TrackingConfig, run_stage
 from lisan.corpus.build import CORPUS
+from lisan.evaluate.fertility import FERTILITY
 from lisan.evaluate.run import EVALS
 from lisan.registry import open_run
+from lisan.serve.export import EXPORT
 from lisan.serve.promote import PromoteConfig, promote
 from lisan.tokens.encode import TOKENS
 from lisan.tokens.expand import TOKENIZER
+from lisan.tokens.show import ShowConfig, show
 from lisan.train.stages import CPT, DPO, SFT
 
-STAGES: dict[str, Stage] = {stage.job: stage for stage in (CORPUS, TOKENIZER, TOKENS, CPT, SFT, DPO, EVALS)}
+STAGES: dict[str, Stage] = {
+    stage.job: stage for stage in (CORPUS, TOKENIZER, TOKENS, CPT, SFT, DPO, EVALS, FERTILITY, EXPORT)
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,4 +125,5 @@ def _run(stage: Stage) -> Callable[[Any], Any]:
 JOBS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     **{job: (stage.config, _run(stage)) for job, stage in STAGES.items()},
     "promote_model": (PromoteConfig, promote),
+    "show_example": (ShowConfig, show),
 }

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     model = "model"
     adapter = "adapter"
     report = "report"
+    export = "export"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,11 @@ def register(name: str, schema: type[Any]) -> None:
 def _schema_node(schema: type[Any]) -> Any:
     from omegaconf import OmegaConf
 
-    return OmegaConf.structured(_thaw(schema))
+    node = OmegaConf.structured(_thaw(schema))
+    for name, hint in typing.get_type_hints(schema).items():
+        if hint == dict[str, str]:  # labels are the user's: they take no + on the command line
+            OmegaConf.set_struct(node._get_node(name), False)
+    return node
 
 
 @cache
@@ -91,6 +95,7 @@ def compose(
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     register(job, schema)
     before = GlobalHydra.instance().hydra
@@ -100,7 +105,7 @@ def compose(
             raw = hydra_compose(job, overrides=list(overrides))
         OmegaConf.set_struct(raw, False)  # `load` refuses unknown fields; dictionaries take new keys
         raw = OmegaConf.merge(raw, values or {})
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{job}: {_one_sentence(error)}{_suggest(str(error), schema)}") from error
     except (AssertionError, AttributeError) as error:  # all that OmegaConf says of a typed node that is null or missing
         raise ConfigError(

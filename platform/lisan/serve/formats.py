@@ -1,0 +1,196 @@
+"""The layouts of an export: how each is written, and how it is read back to be compared.
+
+In: an `ExportConfig` and the model it names. Out: a folder for each `Format`. Always: a reader loads nothing but what its
+writer wrote (an adapter's base apart), with the numbers that its engine computes with. Called by the export stage.
+
+hf: the folder as it is. adapter: the LoRA alone, for its base. merged: base and adapter put together again. int8, int4: for
+vLLM. gguf: for llama.cpp, with a Modelfile for Ollama.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lisan.core.artifact import DRAFT, MANIFEST
+from lisan.core.errors import ConfigError
+from lisan.core.stage import StageConfig
+from lisan.model.adapter import merge_adapter, read_adapter
+from lisan.model.gguf import GgufType, read_gguf, write_gguf
+from lisan.model.load import load_model, save_model
+from lisan.model.new_rows import MANIFEST as NEW_ROWS
+from lisan.model.quantise import GROUPS, read_quantised, write_quantised
+from lisan.model.state import assemble, read_config, weight_files
+from lisan.serve.modelfile import MODELFILE, write_modelfile
+from lisan.serve.vocabulary import describe_tokenizer
+from lisan.tokens.tokenizer import load_tokenizer
+
+ADAPTER = "adapter"
+ADAPTER_CONFIG = "adapter_config.json"
+ORIGIN = "export.json"
+"Says in each folder where it comes from."
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+
+
+class Format(StrEnum):
+    hf = "hf"
+    adapter = "adapter"
+    merged = "merged"
+    int8 = "int8"
+    int4 = "int4"
+    gguf = "gguf"
+
+
+TOLERANCES = {
+    Format.hf: 0.0,
+    # The merged weights were rounded to the model's type, base and adapter were not.
+    Format.adapter: 1e-3,
+    Format.merged: 1e-3,
+    Format.int8: 0.02,
+    Format.int4: 0.3,
+    Format.gguf: 0.01,
+}
+"KL from the original in nats a token, mean over the probes, above which an export is refused."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig(StageConfig):
+    candidate: str
+    "The model to export: model/name@version or a local folder."
+    formats: tuple[Format, ...] = (Format.hf,)
+    "One folder is written for each."
+    int4_group: int = 128
+    "Weights of a row that share a scale in int4: fewer are closer to the original and larger."
+    gguf_type: GgufType = GgufType.float16
+    "Of the matrices in the GGUF file; vectors are float32."
+    tolerances: dict[str, float] = field(default_factory=dict)
+    "Nats a token by format, in place of the standing ones."
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise ConfigError(f"formats is empty; name some of {', '.join(Format)}")
+        if len(set(self.formats)) < len(self.formats):
+            raise ConfigError(f"formats names one twice: {', '.join(self.formats)}; name each once")
+        if self.int4_group not in GROUPS:
+            raise ConfigError(f"int4_group must be one of {', '.join(map(str, GROUPS))}, got {self.int4_group}")
+        for name, bound in self.tolerances.items():
+            if name not in self.formats or not bound >= 0:
+                raise ConfigError(
+                    f"tolerances.{name} must be >= 0 and name one of formats ({', '.join(self.formats)}), got {bound}"
+                )
+
+    def tolerance(self, form: Format) -> float:
+        return self.tolerances.get(form, TOLERANCES[form])
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is exported."""
+
+    folder: Path
+    fingerprint: str
+    "Of the artifact; empty for a folder."
+    base: str = ""
+    "Folder or hub id of the base of its adapter; empty without one."
+    base_name: str = ""
+    "The base as a person calls it."
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    place = folder / ADAPTER / ADAPTER_CONFIG
+    found: dict[str, Any] = json.loads(place.read_bytes()) if place.exists() else {}
+    return found
+
+
+def write_hf(config: ExportConfig, subject: Subject, folder: Path) -> None:  # noqa: ARG001
+    for path in [subject.folder / "config.json", *weight_files(subject.folder)]:
+        shutil.copy(path, folder / path.name)
+    for path in subject.folder.glob("*.safetensors.index.json"):
+        shutil.copy(path, folder / path.name)
+    copy_companions(subject.folder, folder)
+
+
+def write_adapter(config: ExportConfig, subject: Subject, folder: Path) -> None:  # noqa: ARG001
+    # PEFT's model card names the folder that the base lay in on the machine of the training.
+    shutil.copytree(subject.folder / ADAPTER, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+    plain = read_adapter_config(subject.folder) | {"base_model_name_or_path": subject.base_name}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def write_merged(config: ExportConfig, subject: Subject, folder: Path) -> None:  # noqa: ARG001
+    model = merge_adapter(read_adapter(load_model(subject.base), subject.folder / ADAPTER))
+    save_model(model, folder, read_config(subject.folder).dtype or torch.float32)
+    copy_companions(subject.folder, folder)
+
+
+def write_int8(config: ExportConfig, subject: Subject, folder: Path) -> None:
+    write_quantised(subject.folder, folder, 8, config.int4_group)
+    copy_companions(subject.folder, folder)
+
+
+def write_int4(config: ExportConfig, subject: Subject, folder: Path) -> None:
+    write_quantised(subject.folder, folder, 4, config.int4_group)
+    copy_companions(subject.folder, folder)
+
+
+def write_gguf_folder(config: ExportConfig, subject: Subject, folder: Path) -> None:
+    file = gguf_file(config, folder)
+    tokenizer = describe_tokenizer(subject.folder, read_config(subject.folder).vocab_size)
+    write_gguf(subject.folder, file, config.gguf_type, config.name, tokenizer)
+    text = write_modelfile(load_tokenizer(subject.folder), file.name, tokenizer["ggml.add_bos_token"])
+    (folder / MODELFILE).write_text(text, encoding="utf-8")
+    if (subject.folder / NEW_ROWS).exists():
+        shutil.copy(subject.folder / NEW_ROWS, folder / NEW_ROWS)
+
+
+def gguf_file(config: ExportConfig, folder: Path) -> Path:
+    return folder / f"{config.name}-{config.gguf_type}.gguf"
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy what lies beside the weights: tokenizer, template, generation defaults, manifests of expansion and new rows."""
+    left = {"config.json", MANIFEST, DRAFT, ORIGIN}
+    for path in sorted(source.iterdir()):
+        is_weights = path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json")
+        if path.is_file() and path.name not in left and not is_weights:
+            shutil.copy(path, folder / path.name)
+
+
+def read_adapted(config: ExportConfig, subject: Subject, folder: Path) -> Any:  # noqa: ARG001
+    return read_adapter(load_model(subject.base), folder).eval()
+
+
+def read_whole(config: ExportConfig, subject: Subject, folder: Path) -> Any:  # noqa: ARG001
+    return load_model(str(folder)).eval()
+
+
+def read_rounded(config: ExportConfig, subject: Subject, folder: Path) -> Any:  # noqa: ARG001
+    return read_quantised(folder)
+
+
+def read_gguf_folder(config: ExportConfig, subject: Subject, folder: Path) -> Any:
+    plain = read_config(subject.folder)
+    return assemble(plain, read_gguf(gguf_file(config, folder), plain), str(folder))
+
+
+WRITERS: dict[Format, Callable[[ExportConfig, Subject, Path], None]] = {
+    Format.hf: write_hf,
+    Format.adapter: write_adapter,
+    Format.merged: write_merged,
+    Format.int8: write_int8,
+    Format.int4: write_int4,
+    Format.gguf: write_gguf_folder,
+}
+READERS: dict[Format, Callable[[ExportConfig, Subject, Path], Any]] = {
+    Format.hf: read_whole,
+    Format.adapter: read_adapted,
+    Format.merged: read_whole,
+    Format.int8: read_rounded,
+    Format.int4: read_rounded,
+    Format.gguf: read_gguf_folder,
+}

@@ -1,0 +1,109 @@
+"""An Ollama Modelfile for a GGUF file: the chat template in Ollama's own language, and where a reply ends.
+
+In: a tokenizer with its Jinja template. Out: the Modelfile's text. Always: what Ollama renders is what the Jinja template renders
+for conversations of system, user and assistant, or no TEMPLATE is written and Ollama takes the one in the GGUF's metadata.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from lisan.core.errors import DataError
+from lisan.corpus.records import Turn
+from lisan.tokens.chat import end_of_turn_id, render_prompt
+
+MODELFILE = "Modelfile"
+SIDES = ("system", "user", "assistant")
+MARKS = {role: f"the words of the {role}" for role in SIDES}
+"Contents that stand in no template, and that none trims."
+CHECKS: tuple[tuple[str, ...], ...] = (
+    ("user",),
+    ("system", "user"),
+    ("user", "assistant", "user"),
+    ("system", "user", "assistant", "user", "assistant", "user"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a template puts around the messages."""
+
+    start: str
+    around: dict[str, tuple[str, str]]
+    "Text before and after a message, by role."
+    prompt: str
+    "What makes the assistant speak."
+
+    def render(self, turns: Sequence[Turn]) -> str:
+        parts = (before + turn.content + after for turn in turns for before, after in [self.around[turn.role]])
+        return self.start + "".join(parts) + self.prompt
+
+    def to_go(self) -> str:
+        """Return the frame as a Go template over `.Messages`."""
+        cases = "".join(
+            f'{{{{ {"else if" if number else "if"} eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}'
+            for number, (role, (before, after)) in enumerate(self.around.items())
+        )
+        return f"{self.start}{{{{ range .Messages }}}}{cases}{{{{ end }}}}{{{{ end }}}}{self.prompt}"
+
+
+def write_modelfile(tokenizer: Any, gguf_name: str, adds_bos: bool) -> str:
+    """Return the Modelfile; `adds_bos` tells whether llama.cpp puts the mark before a text itself."""
+    lines = [f"FROM ./{gguf_name}"]
+    frame = find_frame(tokenizer) if tokenizer.chat_template is not None else None
+    if frame is not None:
+        bos = str(tokenizer.bos_token or "")
+        go = frame.to_go()
+        lines.append(f'TEMPLATE """{go.removeprefix(bos) if adds_bos else go}"""')
+    stop = end_of_turn_id(tokenizer)
+    if stop is not None:
+        lines.append(f"PARAMETER stop {tokenizer.convert_ids_to_tokens(stop)}")
+    return "\n".join([*lines, "PARAMETER temperature 0", ""])
+
+
+def find_frame(tokenizer: Any) -> Frame | None:
+    """Take the template apart; None where it does more than to frame messages."""
+    user, chat, two, led = (
+        _cut(tokenizer, roles)
+        for roles in (("user",), ("user", "assistant"), ("user", "assistant", "user"), ("system", "user"))
+    )
+    if not (user and chat and two and led):
+        return None
+    after_user, after_assistant = user[1], chat[2]
+    before_assistant = chat[1].removeprefix(after_user)
+    before_user = two[2].removeprefix(after_assistant)
+    start = user[0].removesuffix(before_user)
+    around = {
+        "system": (led[0].removeprefix(start), led[1].removesuffix(before_user)),
+        "user": (before_user, after_user),
+        "assistant": (before_assistant, after_assistant),
+    }
+    asked = render_prompt(tokenizer, [Turn("user", MARKS["user"])])
+    frame = Frame(start, around, asked.removeprefix("".join([user[0], MARKS["user"], user[1]])))
+    return frame if all(_holds(tokenizer, frame, roles) for roles in CHECKS) and "{{" not in frame.render([]) else None
+
+
+def _cut(tokenizer: Any, roles: Sequence[str]) -> list[str]:
+    """Return what the template writes before, between and after the messages; nothing when it refuses or changes them."""
+    messages = [{"role": role, "content": MARKS[role]} for role in roles]
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+    except (TemplateError, TypeError, ValueError):
+        return []
+    parts = []
+    for role in roles:
+        before, mark, text = text.partition(MARKS[role])
+        if not mark:
+            return []
+        parts.append(before)
+    return [*parts, text]
+
+
+def _holds(tokenizer: Any, frame: Frame, roles: Sequence[str]) -> bool:
+    turns = [Turn(role, f"{number}: {MARKS[role]}") for number, role in enumerate(roles)]
+    try:
+        return frame.render(turns) == render_prompt(tokenizer, turns)
+    except DataError:
+        return False
