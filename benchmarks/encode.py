@@ -35,7 +35,7 @@ from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig, run_stage
 from lisan.corpus.reader import list_sources, list_splits, read_records
 from lisan.corpus.records import Document, RecordKind, to_table
 from lisan.tokens.encode import TOKENS, EncodeConfig
-from lisan.tokens.tokenizer import load_tokenizer
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 BATCHES = (16, 32, 64, 128, 512, 2048)
 "Texts a call that the bare tokenizer may choose from."

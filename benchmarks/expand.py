@@ -27,12 +27,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from lisan.corpus.records import Document
-from lisan.tokens import bpe
-from lisan.tokens.base import open_base
-from lisan.tokens.growth import Budget, count_target_words, learn_pieces
-from lisan.tokens.probes import CODE
-from lisan.tokens.sample import sample_texts
-from lisan.tokens.script import script
+from lisan.vocabulary import bpe
+from lisan.vocabulary.base import open_base
+from lisan.vocabulary.growth import Budget, count_target_words, learn_pieces
+from lisan.vocabulary.probes import CODE
+from lisan.vocabulary.sample import sample_texts
+from lisan.vocabulary.script import script
 
 MAX_RATIO = 3.0
 MAX_GB = 2.0

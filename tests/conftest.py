@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "tokens"))  # bilingual.py
+sys.path.insert(0, str(Path(__file__).parent / "vocabulary"))  # bilingual.py
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
@@ -28,7 +28,7 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> "Store":
 @pytest.fixture(scope="session")
 def tokenizer(tiny_store: "Store") -> Any:
     from lisan.core.artifact import Ref
-    from lisan.tokens.tokenizer import load_tokenizer
+    from lisan.vocabulary.tokenizer import load_tokenizer
 
     return load_tokenizer(tiny_store.open(Ref.parse("tokenizer/tiny@v1")))
 

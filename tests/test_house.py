@@ -20,14 +20,15 @@ RANKS = {
     "corpus": 2,
     "model": 2,
     "registry": 2,
-    "tokens": 3,
-    "train": 4,
-    "evaluate": 4,
-    "serve": 4,
-    "comparison": 5,
-    "pipeline": 6,
-    "jobs": 7,
-    "serve_apps": 7,
+    "vocabulary": 3,
+    "tokens": 4,
+    "train": 5,
+    "evaluate": 5,
+    "serve": 5,
+    "comparison": 6,
+    "pipeline": 7,
+    "jobs": 8,
+    "serve_apps": 8,
 }
 "A room imports only from rooms of a lower rank, and from itself."
 KNOWN_ONLY_TO = {

@@ -27,7 +27,6 @@ from lisan.corpus.records import Conversation, Document, Preference, Question, R
 from lisan.model.load import ModelConfig, ShapeConfig
 from lisan.model.parallel import Precision
 from lisan.tokens.encode import TOKENS, EncodeConfig
-from lisan.tokens.expand import TOKENIZER, TokenizerConfig
 from lisan.tokens.packing import Overflow, PackingConfig
 from lisan.train.course import LoopConfig
 from lisan.train.job import DpoConfig, TrainConfig, TrainJob, run_worker
@@ -35,6 +34,7 @@ from lisan.train.optim import OptimConfig
 from lisan.train.outcome import open_places
 from lisan.train.stages import parents_of
 from lisan.train.worker import Worker
+from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 
 CONTEXT = 64
 SHAPE = ShapeConfig(num_layers=2, hidden_size=32, intermediate_size=64, num_heads=2, num_kv_heads=1, max_positions=128)

@@ -21,9 +21,9 @@ from lisan.evaluate.run import EVALS, EvalConfig
 from lisan.evaluate.tasks import TaskConfig, TaskKind
 from lisan.model.load import ModelConfig
 from lisan.tokens.mix import MixConfig
-from lisan.tokens.tokenizer import load_tokenizer
 from lisan.train.stages import CPT, SFT
 from lisan.train.worker import Worker
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

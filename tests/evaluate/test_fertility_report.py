@@ -22,10 +22,10 @@ from lisan.core.stage import StorageConfig, run_stage
 from lisan.evaluate.fertility import FERTILITY, FertilityConfig, pick_sentences
 from lisan.evaluate.fertility_figures import HISTOGRAM, Measured, histogram_of
 from lisan.evaluate.fertility_page import Example, FertilityPage, render_page
-from lisan.tokens import bpe
-from lisan.tokens.fertility import measure
-from lisan.tokens.pieces import Part
-from lisan.tokens.tokenizer import load_tokenizer, write_folder
+from lisan.vocabulary import bpe
+from lisan.vocabulary.fertility import measure
+from lisan.vocabulary.pieces import Part
+from lisan.vocabulary.tokenizer import load_tokenizer, write_folder
 
 CONF = Path(__file__).parents[2] / "conf"
 VOID = {"meta", "br", "link", "img", "input", "hr"}

@@ -30,10 +30,10 @@ from lisan.model.new_rows import (
 )
 from lisan.model.parallel import Precision
 from lisan.model.score import Scorer, collate
-from lisan.tokens.expand import TOKENIZER, TokenizerConfig
-from lisan.tokens.neighbours import write_neighbours
 from lisan.tokens.rows import RowReader
 from lisan.train.job import Method, TuningConfig
+from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.neighbours import write_neighbours
 
 IDS = torch.randint(0, 100, (3, 20), generator=torch.Generator().manual_seed(0))
 PIECES = {100: (3, 4), 101: (5,), 105: (1, 2, 3)}

@@ -19,8 +19,8 @@ from lisan.evaluate.tasks import TaskConfig, TaskKind
 from lisan.model.load import ModelConfig
 from lisan.model.parallel import Precision
 from lisan.tokens.encode import TOKENS, EncodeConfig
-from lisan.tokens.expand import TOKENIZER, TokenizerConfig
 from lisan.train.stages import CPT, DPO, SFT
+from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 
 
 @pytest.fixture

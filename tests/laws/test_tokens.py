@@ -18,11 +18,11 @@ from lisan.corpus.records import Turn
 from lisan.model.score import Scorer, collate
 from lisan.tokens.chat import encode_conversation, encode_prompt, encode_reply
 from lisan.tokens.examples import encode_records
-from lisan.tokens.gates import Gates, try_round_trips
 from lisan.tokens.labels import IGNORE_INDEX, Example
 from lisan.tokens.mix import MixConfig, MixStageConfig, make_plan
 from lisan.tokens.packing import PackingConfig, PackingCounts, Strategy, lay_out, pack
-from lisan.tokens.tokenizer import load_tokenizer
+from lisan.vocabulary.gates import Gates, try_round_trips
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 SCRIPTS = [
     "english",

@@ -21,12 +21,12 @@ from lisan.serve.formats import ExportConfig, Format
 from lisan.serve.modelfile import find_frame, write_modelfile
 from lisan.serve.parity import PROBES, Parity, compare_logits, compute_logits, probe_rows
 from lisan.serve.vocabulary import PRE_TYPES, adds_space, describe_tokenizer, pre_type
-from lisan.tokens import bpe
 from lisan.tokens.chat import encode_prompt
-from lisan.tokens.sentencepiece import PieceKind
-from lisan.tokens.tokenizer import load_tokenizer
 from lisan.train.job import Method, TuningConfig
 from lisan.train.stages import CPT
+from lisan.vocabulary import bpe
+from lisan.vocabulary.sentencepiece import PieceKind
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 AWKWARD = (
     "  a",

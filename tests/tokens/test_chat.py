@@ -29,8 +29,8 @@ from lisan.tokens.chat import (
 )
 from lisan.tokens.examples import encode_records
 from lisan.tokens.labels import IGNORE_INDEX, Example
-from lisan.tokens.template import read_template, shipped_templates, special_tokens
-from lisan.tokens.tokenizer import load_tokenizer
+from lisan.vocabulary.template import read_template, shipped_templates, special_tokens
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 ASK, ANSWER = Turn("user", "ما هي عاصمة المغرب؟"), Turn("assistant", "Rabat.")
 MORE, LAST = Turn("user", "And the river?"), Turn("assistant", "Bou Regreg.")

@@ -18,8 +18,6 @@ from lisan.model.load import ModelConfig, save_model
 from lisan.model.new_rows import InitMethod, RowInitConfig
 from lisan.tokens.chat import end_of_turn_id
 from lisan.tokens.encode import tokenizer_hash
-from lisan.tokens.expand import TOKENIZER, TokenizerConfig
-from lisan.tokens.tokenizer import load_expansion, load_tokenizer
 from lisan.train.job import Method, TuningConfig
 from lisan.train.outcome import (
     Places,
@@ -31,6 +29,8 @@ from lisan.train.outcome import (
     settle_rows,
 )
 from lisan.train.stages import parents_of
+from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.tokenizer import load_expansion, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import ClusterConfig, Stage, StorageConfig, run_stage
 from lisan.corpus.records import RecordKind
 from lisan.model.load import ModelConfig
-from lisan.tokens.expand import TOKENIZER, TokenizerConfig
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader
 from lisan.train.job import DpoConfig, Method, TrainConfig, TuningConfig
 from lisan.train.stages import CPT, DPO, SFT
 from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
+from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from lisan.corpus.reader import list_sources, list_splits, read_records, shard_p
 from lisan.corpus.records import RecordKind
 from lisan.evaluate.fertility_figures import Measured, metrics_of, print_table, report_of
 from lisan.evaluate.fertility_page import Example, FertilityPage, render_page
-from lisan.tokens.fertility import FertilityRow, measure, pool
-from lisan.tokens.pieces import count_scripts, cut, piece_bytes
-from lisan.tokens.sample import sample_texts
-from lisan.tokens.tokenizer import load_tokenizer
+from lisan.vocabulary.fertility import FertilityRow, measure, pool
+from lisan.vocabulary.pieces import count_scripts, cut, piece_bytes
+from lisan.vocabulary.sample import sample_texts
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 EXAMPLE_LENGTHS = range(40, 140)
 "Characters of a sentence that is shown cut into pieces."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lisan.evaluate.page import Better, Column, ModelRow, format_value, is_best
-from lisan.tokens.fertility import Comparison, FertilityRow
+from lisan.vocabulary.fertility import Comparison, FertilityRow
 
 HISTOGRAM = ("1", "2", "3", "4", "5+")
 "Tokens of a word."

@@ -13,8 +13,8 @@ from lisan.evaluate.charts import bar_chart, colour, curve_chart
 from lisan.evaluate.fertility_figures import HISTOGRAM, Measured, columns_of, figures_of, histogram_of, rows_of
 from lisan.evaluate.page import Column, ModelRow, lay_out_table
 from lisan.evaluate.render import render_template
-from lisan.tokens.fertility import FertilityRow
-from lisan.tokens.pieces import Part
+from lisan.vocabulary.fertility import FertilityRow
+from lisan.vocabulary.pieces import Part
 
 MAX_SCRIPTS = 6
 PLOTS = (

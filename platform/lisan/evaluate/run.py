@@ -23,7 +23,7 @@ from lisan.model.load import load_model
 from lisan.model.parallel import Precision
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, fit, lay_out, pack
-from lisan.tokens.tokenizer import load_tokenizer
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,7 @@ from lisan.serve.formats import (
 )
 from lisan.serve.parity import Parity, compare_logits, compute_logits, probe_rows
 from lisan.serve.vocabulary import describe_tokenizer
-from lisan.tokens.tokenizer import load_tokenizer
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 
 def export_model(config: ExportConfig, draft: Draft, run: Run) -> Mapping[str, Any]:

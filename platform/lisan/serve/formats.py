@@ -28,7 +28,7 @@ from lisan.model.quantise import GROUPS, read_quantised, write_quantised
 from lisan.model.state import assemble, read_config, weight_files
 from lisan.serve.modelfile import MODELFILE, write_modelfile
 from lisan.serve.vocabulary import describe_tokenizer
-from lisan.tokens.tokenizer import load_tokenizer
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"

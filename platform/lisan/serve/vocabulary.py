@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lisan.core.errors import ConfigError
-from lisan.tokens import bpe, metaspace
 from lisan.tokens.chat import end_of_turn_id
-from lisan.tokens.sentencepiece import PieceKind
-from lisan.tokens.spec import Spec, iter_steps, texts_by_id, vocabulary
-from lisan.tokens.tokenizer import load_tokenizer, read_definition, tokenizer_folder
+from lisan.vocabulary import bpe, metaspace
+from lisan.vocabulary.sentencepiece import PieceKind
+from lisan.vocabulary.spec import Spec, iter_steps, texts_by_id, vocabulary
+from lisan.vocabulary.tokenizer import load_tokenizer, read_definition, tokenizer_folder
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 LINES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"

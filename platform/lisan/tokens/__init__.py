@@ -1,1 +1,1 @@
-"""Records to rows of token ids: vocabulary, chat, packing, mixing, streaming."""
+"""Records to rows of token ids: chat, packing, mixing, streaming."""

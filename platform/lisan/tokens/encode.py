@@ -27,7 +27,7 @@ from lisan.tokens.examples import encode_table
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, Strategy, pack
 from lisan.tokens.rows import write_rows
 from lisan.tokens.segments import estimate_rows
-from lisan.tokens.tokenizer import digest, load_tokenizer, read_definition, tokenizer_folder
+from lisan.vocabulary.tokenizer import digest, load_tokenizer, read_definition, tokenizer_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from lisan.tokens.encode import tokenizer_hash
 from lisan.tokens.examples import encode_records
 from lisan.tokens.labels import IGNORE_INDEX, Example
 from lisan.tokens.rows import RowReader, Rows
-from lisan.tokens.tokenizer import load_tokenizer
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 STYLES = {(True, False): "green", (True, True): "bold green", (False, False): "dim", (False, True): "dim magenta"}
 "On a terminal, by whether tokens are trained and whether they are special."

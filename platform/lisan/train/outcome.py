@@ -35,9 +35,9 @@ from lisan.model.parallel import gather_state
 from lisan.model.score import Scorer
 from lisan.tokens.chat import end_of_turn_id
 from lisan.tokens.encode import open_tokenizer, tokenizer_hash
-from lisan.tokens.tokenizer import EXPANSION, TEMPLATE, TOKENIZER, Expansion, load_expansion
 from lisan.train.vocabulary import check_init, grow_vocabulary
 from lisan.train.worker import Worker
+from lisan.vocabulary.tokenizer import EXPANSION, TEMPLATE, TOKENIZER, Expansion, load_expansion
 
 TOKENIZER_FILES = (TOKENIZER, EXPANSION, TEMPLATE, "tokenizer_config.json", "special_tokens_map.json")
 "Copied as they are: their hash is what tokens and models are matched by."

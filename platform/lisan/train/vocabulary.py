@@ -13,8 +13,8 @@ from lisan.model.donor import project_donor
 from lisan.model.load import load_model
 from lisan.model.new_rows import InitMethod, NewRows, RowInitConfig, init_new_rows
 from lisan.tokens.encode import open_tokenizer
-from lisan.tokens.neighbours import match_pieces, read_neighbours
-from lisan.tokens.tokenizer import Expansion
+from lisan.vocabulary.neighbours import match_pieces, read_neighbours
+from lisan.vocabulary.tokenizer import Expansion
 
 
 def check_init(config: RowInitConfig, expansion: Expansion | None, tokenizer: str, donor: str) -> None:

@@ -1,0 +1,274 @@
+"""The `expand_tokenizer` stage: learn pieces on a corpus and add them to a base without moving one of its ids.
+
+In: a corpus, and a base tokenizer or none. Out: a `tokenizer` artifact (see tokenizer.py) with the old pieces of every
+new one. Always: text without a character of the target scripts is encoded to the same ids as before; a tokenizer that
+breaks this, or that gains too little on its target, is not written. Jobs run it through `TOKENIZER`.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
+from lisan.core.errors import ConfigError, DataError
+from lisan.core.stage import Run, Stage, StageConfig
+from lisan.corpus.records import Document, RecordKind
+from lisan.vocabulary import bpe, template, tokenizer
+from lisan.vocabulary.base import Base, claim_tokens, open_base
+from lisan.vocabulary.families import list_pieces
+from lisan.vocabulary.gates import Gates, HeldOut, check_gates, compare, describe, measure_groups, summarise
+from lisan.vocabulary.growth import Budget, count_target_words, cut_to_budget, draw_curve, learn_pieces
+from lisan.vocabulary.neighbours import write_neighbours
+from lisan.vocabulary.sample import sample_texts
+from lisan.vocabulary.script import script
+from lisan.vocabulary.spec import Parts, Spec, first_free_id
+from lisan.vocabulary.tokenizer import Expansion, load_expansion, load_tokenizer
+
+__all__ = ["TOKENIZER", "Expansion", "Gates", "TokenizerConfig", "load_expansion", "load_tokenizer"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig(StageConfig):
+    base: str | None = None
+    "tokenizer/name@version, model/name@version, a local folder or a hub id; null learns a new tokenizer."
+    corpus: str
+    "corpus/name@version"
+    sources: tuple[str, ...]
+    "Document sources to learn on: the target language's, or everything a new tokenizer shall cover."
+    protected_sources: tuple[str, ...] = ()
+    "Document sources of languages that must not change, measured before and after."
+    code_sources: tuple[str, ...] = ()
+    "Document sources of program code that must not change either; a few probes of our own are always measured."
+    num_pieces: int | None = None
+    "New pieces wanted; of a new tokenizer, all its pieces with the 256 bytes and the special tokens."
+    target_fertility: float | None = None
+    "In place of num_pieces: learn until the target takes this many tokens per word of the sample."
+    knee: float | None = None
+    """In place of num_pieces: the last piece that saves this many tokens in a million words of the sample, to the nearest 256.
+    A row costs the same whatever it saves. Arabic: 30 means 7k to 9k pieces, 20 means 11k to 13k."""
+    max_pieces: int = 65_536
+    "Where target_fertility and knee give up."
+    scripts: tuple[str, ...] = ("arabic",)
+    "Words in the Unicode names of the target's characters: arabic, tifinagh, devanagari; a new tokenizer covers all."
+    special_tokens: tuple[str, ...] = ()
+    "Further special tokens, besides those of the next three fields; a base is given those it lacks."
+    eos_token: str = "<|endoftext|>"
+    "Ends a document, unless the base declares its own; also the token a text may begin with."
+    pad_token: str = "<|pad|>"
+    chat_template: str = "chatml"
+    """A file of vocabulary/templates (chatml, llama2, llama3, gemma2, mistral, mistral_v3), the path of one's own `.jinja` file,
+    or `base` to keep the base's own. A file is known by its path: bump the version when its text changes."""
+    min_count: int = 2
+    "A pair that occurs less often in the sample is never merged."
+    max_bytes: int = 100_000_000
+    "UTF-8 bytes of text to learn on, drawn at random from all sources together."
+    measured_split: str = "validation"
+    "Split of the corpus on which fertility is measured and the gates are checked."
+    measured_bytes: int = 2_000_000
+    "Bytes to measure a source on."
+    pad_to_multiple: int = 128
+    "Embedding rows are rounded up to it."
+    neighbours: int = 0
+    "Old pieces found for each new one by the company they keep in all sources; model.new_rows.method=similarity takes 10 or so."
+    seed: int = 0
+    gates: Gates = field(default_factory=Gates)
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "measured_bytes", "pad_to_multiple", "min_count", "max_pieces", "num_pieces"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not self.sources:
+            raise ConfigError("sources must name at least one document source of the corpus to learn on")
+        if self.base is None:
+            self._check_new()
+        assert self.budget
+
+    @property
+    def budget(self) -> Budget:
+        """Where learning ends."""
+        return Budget(
+            num_pieces=self.num_pieces,
+            target_fertility=self.target_fertility,
+            knee=self.knee,
+            max_pieces=self.max_pieces,
+            min_count=self.min_count,
+        )
+
+    @property
+    def all_special_tokens(self) -> tuple[str, ...]:
+        """A new tokenizer's first ids; a base is given those it lacks, but no second end-of-text or padding token."""
+        marks = template.special_tokens(self.chat_template)
+        return tuple(dict.fromkeys((self.eos_token, *marks, self.pad_token, *self.special_tokens)))
+
+    def _check_new(self) -> None:
+        least = 256 + len(self.all_special_tokens)
+        if self.num_pieces is None:
+            raise ConfigError(
+                "num_pieces must be set when base is null: target_fertility and knee are for an expansion"
+            )
+        if self.num_pieces < least:
+            raise ConfigError(
+                f"num_pieces of a new tokenizer counts 256 bytes and {len(self.all_special_tokens)} special tokens, "
+                f"so that it must be >= {least}, got {self.num_pieces}"
+            )
+        if self.neighbours:
+            raise ConfigError(
+                "neighbours of new pieces are looked for among old ones and base is null; set a base or drop it"
+            )
+        if self.gates.min_factor > 1:
+            raise ConfigError(f"gates.min_factor is {self.gates.min_factor:g} but base is null; set a base or drop it")
+
+
+class Grown(NamedTuple):
+    """A tokenizer, the base's pieces of every new id, and the learning curve (empty without a base)."""
+
+    spec: Spec
+    pieces: Parts
+    curve: list[list[float]]
+
+
+def expand_tokenizer(config: TokenizerConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
+    base = open_parent(config, draft.parents)
+    corpus = draft.parent(Kind.corpus)
+    texts = sample_texts(_documents(corpus, "train", config.sources), config.max_bytes, config.seed)
+    if not texts:
+        raise DataError(f"{corpus.ref} holds no train documents of {', '.join(config.sources)}; name others in sources")
+    grown = learn_new(config, texts) if base is None else grow_base(config, base, texts)
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        expansion = write(config, base, grown, folder)
+        facts = measure_all(config, corpus, base, folder)
+        if config.neighbours:
+            both = _documents(corpus, "train", config.sources + config.protected_sources)
+            facts |= write_neighbours(folder, sample_texts(both, config.max_bytes, config.seed), config.neighbours)
+        draft.location.upload(folder)
+    family = base.family if base else bpe
+    run.log_file("pieces.txt", list_pieces(family, grown.spec, expansion.new_ids).encode())
+    return {
+        **facts,
+        "learning_curve": grown.curve,
+        "num_new": len(expansion.new_ids),
+        "num_ids": expansion.num_ids,
+        "size": expansion.size,
+        "hash": expansion.hash,
+        "sampled_bytes": sum(len(text.encode()) for text in texts),
+    }
+
+
+def open_parent(config: TokenizerConfig, parents: Iterable[Artifact]) -> Base | None:
+    if config.base is None:
+        return None
+    owners = [parent for parent in parents if str(parent.ref) == config.base]
+    return open_base(config.base, owners[0].location.local_folder() if owners else config.base)
+
+
+def learn_new(config: TokenizerConfig, texts: list[str]) -> Grown:
+    assert config.num_pieces is not None
+    spec = bpe.learn(texts, config.num_pieces, config.all_special_tokens, config.min_count)
+    _say_shortage(config, first_free_id(spec))
+    return Grown(spec, {}, [])
+
+
+def grow_base(config: TokenizerConfig, base: Base, texts: list[str]) -> Grown:
+    """Learn pieces on the target's words, then append them and the special tokens that the base lacks."""
+    target, start, budget, family = script(config.scripts), time.monotonic(), config.budget, base.family
+    spec, lacking = claim_tokens(base, config.all_special_tokens, config.eos_token, config.pad_token)
+    words = family.count_words(spec, texts, target)
+    if not words:
+        scripts = " or ".join(config.scripts)
+        raise DataError(f"{', '.join(config.sources)} holds no {scripts} word; set scripts to the target's own")
+    _say(f"{words.total():,} words of the target, {len(words):,} distinct", start)
+    found = learn_pieces(family, spec, words, count_target_words(texts, target), target, budget)
+    learned = cut_to_budget(found, budget)
+    _say(f"{len(learned):,} pieces learned", start)
+    _say_shortage(config, len(learned))
+    return Grown(*family.grow(spec, learned, lacking, words), draw_curve(found))
+
+
+def _say_shortage(config: TokenizerConfig, found: int) -> None:
+    if config.num_pieces is not None and found < config.num_pieces:
+        wanted = f"num_pieces={config.num_pieces:,}"
+        print(f"  the sample supports only {found:,} of {wanted} at min_count={config.min_count}", flush=True)
+
+
+def _say(what: str, start: float) -> None:
+    print(f"  {what}, {time.monotonic() - start:.1f} s", flush=True)
+
+
+def write(config: TokenizerConfig, base: Base | None, grown: Grown, folder: Path) -> Expansion:
+    """Write the folder that `AutoTokenizer` loads, and what was added."""
+    roles = {"bos_token": config.eos_token, "eos_token": config.eos_token, "pad_token": config.pad_token}
+    if base is not None:
+        roles |= tokenizer.read_roles(base.folder)
+    source = template.read_template(config.chat_template, base.folder if base else None)
+    base_size = first_free_id(base.spec) if base else 0
+    num_ids = first_free_id(grown.spec)
+    expansion = Expansion(
+        method=base.family.METHOD if base else "bpe",
+        base=base.name if base else None,
+        base_hash=base.hash if base else None,
+        base_size=base_size,
+        num_ids=num_ids,
+        size=-(-num_ids // config.pad_to_multiple) * config.pad_to_multiple,
+        new_ids=tuple(range(base_size, num_ids)),
+        pieces=grown.pieces,
+        hash=tokenizer.write_folder(folder, grown.spec, roles, source),
+    )
+    tokenizer.write_expansion(folder, expansion)
+    return expansion
+
+
+def measure_all(config: TokenizerConfig, corpus: Artifact, base: Base | None, folder: Path) -> dict[str, Any]:
+    """Measure on text that was not learned on; with a base, compare with it and refuse what breaks a gate."""
+    groups = (("target", config.sources), ("protected", config.protected_sources), ("code", config.code_sources))
+    held_out = [_hold_out(config, corpus, group, source) for group, sources in groups for source in sources]
+    after = load_tokenizer(folder)
+    if base is None:
+        return describe(measure_groups(after, held_out), "after")
+    facts = compare(load_tokenizer(base.folder), after, held_out, script(config.scripts))
+    check_gates(config.gates, facts)
+    print(f"  {summarise(facts)}", flush=True)
+    return facts
+
+
+def _hold_out(config: TokenizerConfig, corpus: Artifact, group: str, source: str) -> HeldOut:
+    documents = list(_documents(corpus, config.measured_split, (source,)))
+    texts = sample_texts(documents, config.measured_bytes, config.seed)
+    if not texts:
+        raise DataError(
+            f"{corpus.ref} holds no {config.measured_split} documents of {source} to measure on; "
+            "set measured_split=train, or keep some of them apart when the corpus is built"
+        )
+    return HeldOut(group, source, documents[0].language, texts)
+
+
+def _documents(corpus: Artifact, split: str, sources: tuple[str, ...]) -> Iterator[Document]:
+    from lisan.corpus.reader import read_records
+
+    records = read_records(corpus, RecordKind.documents, split, sources)
+    return (record for record in records if isinstance(record, Document))
+
+
+def check(config: TokenizerConfig, store: Store) -> None:
+    """Refuse a base of another kind, and sources, a template or a script that do not exist, before a text is read."""
+    from lisan.corpus.reader import shard_paths
+
+    parents = [store.open(ref) for ref in _parents(config)]
+    measured = config.sources + config.protected_sources + config.code_sources
+    for split, sources in (("train", config.sources), (config.measured_split, measured)):
+        for source in sources:
+            shard_paths(parents[0], RecordKind.documents, source, split)
+    base = open_parent(config, parents)
+    template.read_template(config.chat_template, base.folder if base else None)
+    script(config.scripts)
+
+
+def _parents(config: TokenizerConfig) -> tuple[Ref, ...]:
+    base = (Ref.parse(config.base),) if config.base and Ref.looks_like(config.base) else ()
+    return (Ref.parse(config.corpus, Kind.corpus), *base)
+
+
+TOKENIZER = Stage("expand_tokenizer", Kind.tokenizer, TokenizerConfig, _parents, expand_tokenizer, check)

@@ -1,0 +1,164 @@
+"""A tokenizer on storage: the Hugging Face folder that training, evaluation and vLLM open, and what expansion added.
+
+In: a finished `tokenizer.json`, the special tokens' roles, a chat template; a base may also be a bare `tokenizer.model`.
+Out: a folder that `AutoTokenizer` loads, with `expansion.json` beside it. Always: what is loaded gives the ids that
+`tokenizer.json` states, whatever model it lies next to. `vocabulary/expand.py` writes; every later stage reads through
+`load_tokenizer`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lisan.core.artifact import Artifact
+from lisan.core.errors import DataError
+from lisan.vocabulary import sentencepiece
+from lisan.vocabulary.spec import open_spec
+
+TOKENIZER = "tokenizer.json"
+SENTENCEPIECE = "tokenizer.model"
+EXPANSION = "expansion.json"
+TEMPLATE = "chat_template.jinja"
+ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expansion:
+    """What a tokenizer has that its base has not; all that is needed to resize a model for it."""
+
+    method: str
+    "`continued_bpe`, `continued_sentencepiece_bpe` or `continued_unigram` for an expansion; `bpe` learned from nothing."
+    base: str | None
+    base_hash: str | None
+    "sha256 of the base's tokenizer.json."
+    base_size: int
+    "Ids below it are the base's own; 0 when there is no base."
+    num_ids: int
+    "Ids in use, 0 .. num_ids - 1."
+    size: int
+    "Embedding rows for the model: num_ids rounded up to `pad_to_multiple`."
+    new_ids: tuple[int, ...]
+    pieces: dict[int, tuple[int, ...]]
+    "The base's pieces of every new id, for mean-of-pieces rows; empty when there is no base."
+    hash: str
+    "sha256 of this tokenizer.json."
+
+
+def load_tokenizer(place: Artifact | Path | str) -> Any:
+    """Return the transformers tokenizer of an artifact, a local folder or a hub id.
+
+    The generic class opens it: the class that a model's type suggests may rebuild the pre-tokenizer.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tokenizer_folder(place.location.local_folder() if isinstance(place, Artifact) else place)
+    if (folder / TOKENIZER).exists():
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    opened = open_spec(json.loads(read_definition(folder)))
+    return PreTrainedTokenizerFast(tokenizer_object=opened, chat_template=_own_template(folder), **read_roles(folder))
+
+
+def _own_template(folder: Path) -> Any:
+    if (folder / TEMPLATE).exists():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    return _read_json(folder / "tokenizer_config.json").get("chat_template")
+
+
+def read_definition(folder: Path) -> bytes:
+    """Return tokenizer.json, or what a folder's tokenizer.model says in its terms."""
+    if (folder / TOKENIZER).exists():
+        return (folder / TOKENIZER).read_bytes()
+    model = sentencepiece.read_model((folder / SENTENCEPIECE).read_bytes(), folder)
+    is_llama = model.model_type == sentencepiece.BPE
+    adds_bos = _read_json(folder / "tokenizer_config.json").get("add_bos_token", is_llama)
+    return dump_definition(sentencepiece.to_spec(model, bool(adds_bos)))
+
+
+def dump_definition(spec: Mapping[str, Any]) -> bytes:
+    return json.dumps(spec, ensure_ascii=False, indent=1).encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+def load_expansion(place: Artifact | Path | str) -> Expansion:
+    """Read what expansion added to the tokenizer of an artifact or local folder."""
+    folder = place.location.local_folder() if isinstance(place, Artifact) else Path(place)
+    if not (folder / EXPANSION).exists():
+        raise DataError(f"{folder} holds no {EXPANSION}; make the tokenizer with expand_tokenizer")
+    raw = json.loads((folder / EXPANSION).read_bytes())
+    pieces = {int(index): tuple(old) for index, old in raw["pieces"].items()}
+    return Expansion(**{**raw, "new_ids": tuple(raw["new_ids"]), "pieces": pieces})
+
+
+def tokenizer_folder(place: Path | str) -> Path:
+    """Return a local folder with the tokenizer files of a local folder or hub id."""
+    name, folder = str(place), Path(place).expanduser()
+    if _has_tokenizer(folder):
+        return folder
+    if folder.is_dir() or name.startswith((".", "/", "~")):
+        raise DataError(f"tokenizer {name} holds no {TOKENIZER}; name a folder with one, a reference or a hub id")
+    from huggingface_hub import snapshot_download
+
+    patterns = [TOKENIZER, SENTENCEPIECE, "tokenizer_config.json", "special_tokens_map.json", TEMPLATE]
+    try:
+        fetched = Path(snapshot_download(name, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(
+            f"tokenizer {name} is no folder and not readable from the hub ({reason}); check the name or download it"
+        ) from error
+    if not _has_tokenizer(fetched):
+        raise DataError(f"tokenizer {name} has no {TOKENIZER} on the hub; choose one with a fast tokenizer")
+    return fetched
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / TOKENIZER).exists() or (folder / SENTENCEPIECE).exists()
+
+
+def read_roles(folder: Path) -> dict[str, str]:
+    """Return the special tokens that a base declares, by role; a bare tokenizer.json declares none."""
+    declared: dict[str, str] = {}
+    if not (folder / TOKENIZER).exists() and (folder / SENTENCEPIECE).exists():
+        declared |= sentencepiece.read_roles(sentencepiece.read_model((folder / SENTENCEPIECE).read_bytes(), folder))
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        raw = _read_json(folder / name)
+        for role in ROLES:
+            token = raw.get(role)
+            if token:
+                declared[role] = token["content"] if isinstance(token, Mapping) else str(token)
+    return declared
+
+
+def write_folder(folder: Path, spec: Mapping[str, Any], roles: Mapping[str, str], template: str) -> str:
+    """Write the tokenizer files; return the sha256 of tokenizer.json.
+
+    The generic class name keeps `AutoTokenizer` from rebuilding the tokenizer after the type of the model beside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **roles,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": int(1e30),
+    }
+    data = dump_definition(spec)
+    (folder / TOKENIZER).write_bytes(data)
+    for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", dict(roles))):
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    (folder / TEMPLATE).write_text(template, encoding="utf-8")
+    return digest(data)
+
+
+def digest(data: bytes) -> str:
+    """Return the sha256 by which a tokenizer.json is known."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_expansion(folder: Path, expansion: Expansion) -> None:
+    (folder / EXPANSION).write_text(json.dumps(asdict(expansion), ensure_ascii=False), encoding="utf-8")
