@@ -14,9 +14,10 @@ from lisan.core.stage import ClusterConfig, StorageConfig
 from lisan.corpus.records import Conversation, RecordKind, Turn
 from lisan.tokens import blocks
 from lisan.tokens.chat import template_hash
-from lisan.tokens.encode import EncodeConfig, open_tokenizer, tokenizer_hash, tokenizer_place
+from lisan.tokens.encode import EncodeConfig, tokenizer_place
 from lisan.tokens.packing import Overflow, PackingConfig, Strategy
 from lisan.tokens.rows import RowReader
+from lisan.vocabulary.tokenizer import open_tokenizer, tokenizer_hash
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisan.core.errors import DataError
-from lisan.tokens.encode import tokenizer_hash
 from lisan.vocabulary import sentencepiece
 from lisan.vocabulary.spec import open_spec
-from lisan.vocabulary.tokenizer import load_expansion, load_tokenizer, read_roles
+from lisan.vocabulary.tokenizer import load_expansion, load_tokenizer, read_roles, tokenizer_hash
 
 reference = pytest.importorskip("sentencepiece", reason="the library that tokenizer.model belongs to is not installed")
 KINDS = {

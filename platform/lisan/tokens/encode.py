@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from lisan.tokens.examples import encode_table
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, Strategy, pack
 from lisan.tokens.rows import write_rows
 from lisan.tokens.segments import estimate_rows
-from lisan.vocabulary.tokenizer import digest, load_tokenizer, read_definition, tokenizer_folder
+from lisan.vocabulary.tokenizer import open_tokenizer, tokenizer_hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,25 +221,6 @@ def tokenizer_place(config: EncodeConfig, parents: Iterable[Artifact]) -> Locati
         if parent.ref.kind in (Kind.tokenizer, Kind.model):
             return parent.location
     return config.tokenizer
-
-
-def open_tokenizer(place: Location | str) -> Any:
-    return _load(str(_local(place)))
-
-
-@lru_cache(maxsize=2)
-def _load(place: str) -> Any:
-    return load_tokenizer(place)
-
-
-def _local(place: Location | str) -> Path | str:
-    """Return a folder of this machine, fetched when the tokenizer lies on an object store, or the hub id as it is."""
-    return place.local_folder() if isinstance(place, Location) else place
-
-
-def tokenizer_hash(place: Location | str) -> str:
-    """Return the sha256 of the tokenizer.json of an artifact, a local folder or a hub id."""
-    return digest(read_definition(tokenizer_folder(_local(place))))
 
 
 def _parents(config: EncodeConfig) -> tuple[Ref, ...]:

@@ -20,7 +20,6 @@ from lisan.core.errors import DataError
 from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
 from lisan.tokens.chunks import Chunks
-from lisan.tokens.encode import open_tokenizer
 from lisan.tokens.mix import MixConfig, Plan, make_plan
 from lisan.tokens.packing import PackingConfig
 from lisan.tokens.rows import RowReader, Rows, rows_from_table
@@ -34,6 +33,7 @@ from lisan.tokens.segments import (
     source_indices,
     split_position,
 )
+from lisan.vocabulary.tokenizer import open_tokenizer
 
 RowIds = npt.NDArray[np.int64]
 

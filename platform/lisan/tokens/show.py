@@ -18,11 +18,10 @@ from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig, check_reachable
 from lisan.corpus.reader import list_sources, read_records
 from lisan.corpus.records import RecordKind
-from lisan.tokens.encode import tokenizer_hash
 from lisan.tokens.examples import encode_records
 from lisan.tokens.labels import IGNORE_INDEX, Example
 from lisan.tokens.rows import RowReader, Rows
-from lisan.vocabulary.tokenizer import load_tokenizer
+from lisan.vocabulary.tokenizer import load_tokenizer, tokenizer_hash
 
 STYLES = {(True, False): "green", (True, True): "bold green", (False, False): "dim", (False, True): "dim magenta"}
 "On a terminal, by whether tokens are trained and whether they are special."

@@ -34,10 +34,17 @@ from lisan.model.new_rows import (
 from lisan.model.parallel import gather_state
 from lisan.model.score import Scorer
 from lisan.tokens.chat import end_of_turn_id
-from lisan.tokens.encode import open_tokenizer, tokenizer_hash
 from lisan.train.vocabulary import check_init, grow_vocabulary
 from lisan.train.worker import Worker
-from lisan.vocabulary.tokenizer import EXPANSION, TEMPLATE, TOKENIZER, Expansion, load_expansion
+from lisan.vocabulary.tokenizer import (
+    EXPANSION,
+    TEMPLATE,
+    TOKENIZER,
+    Expansion,
+    load_expansion,
+    open_tokenizer,
+    tokenizer_hash,
+)
 
 TOKENIZER_FILES = (TOKENIZER, EXPANSION, TEMPLATE, "tokenizer_config.json", "special_tokens_map.json")
 "Copied as they are: their hash is what tokens and models are matched by."

@@ -12,9 +12,8 @@ from lisan.core.errors import ConfigError
 from lisan.model.donor import project_donor
 from lisan.model.load import load_model
 from lisan.model.new_rows import InitMethod, NewRows, RowInitConfig, init_new_rows
-from lisan.tokens.encode import open_tokenizer
 from lisan.vocabulary.neighbours import match_pieces, read_neighbours
-from lisan.vocabulary.tokenizer import Expansion
+from lisan.vocabulary.tokenizer import Expansion, open_tokenizer
 
 
 def check_init(config: RowInitConfig, expansion: Expansion | None, tokenizer: str, donor: str) -> None:

@@ -10,11 +10,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
+from lisan.core.storage import Location
 from lisan.vocabulary import sentencepiece
 from lisan.vocabulary.spec import open_spec
 
@@ -83,6 +85,25 @@ def dump_definition(spec: Mapping[str, Any]) -> bytes:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+def open_tokenizer(place: Location | str) -> Any:
+    return _load(str(_local(place)))
+
+
+@lru_cache(maxsize=2)
+def _load(place: str) -> Any:
+    return load_tokenizer(place)
+
+
+def _local(place: Location | str) -> Path | str:
+    """Return a folder of this machine, fetched when the tokenizer lies on an object store, or the hub id as it is."""
+    return place.local_folder() if isinstance(place, Location) else place
+
+
+def tokenizer_hash(place: Location | str) -> str:
+    """Return the sha256 of the tokenizer.json of an artifact, a local folder or a hub id."""
+    return digest(read_definition(tokenizer_folder(_local(place))))
 
 
 def load_expansion(place: Artifact | Path | str) -> Expansion:
