@@ -115,6 +115,11 @@ def test_text_is_refused_where_preferences_are_trained(store: Store, trained: Ar
         ),
         ({"mix": MixConfig(weights={"en_text": 1.0}, max_epochs=0.01)}, ConfigError, r"mix\.max_epochs is 0\.01"),
         (
+            {"model": ModelConfig(shape=replace(SHAPE, max_positions=32), tokenizer="tokenizer/tiny@v1")},
+            ConfigError,
+            r"tokens/documents@v1 has rows of 64 tokens and the model positions for 32; encode with context_length=32",
+        ),
+        (
             {"cluster": ClusterConfig(num_workers=3)},
             ConfigError,
             r"loop\.step_rows \(8\) must be a multiple of the number of workers \(3\)",

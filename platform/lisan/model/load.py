@@ -113,10 +113,17 @@ def load_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
 
 def read_vocabulary_size(place: str) -> int | None:
     """Return the embedding rows that a local model folder declares; None for a hub id that is not on this machine."""
+    return _read_size(place, "vocab_size")
+
+
+def read_max_positions(place: str) -> int | None:
+    """Return the longest context that a local model folder declares; None where it declares none."""
+    return _read_size(place, "max_position_embeddings")
+
+
+def _read_size(place: str, key: str) -> int | None:
     config = Path(place) / "config.json"
-    if not config.exists():
-        return None
-    size: int = json.loads(config.read_text())["vocab_size"]
+    size: int | None = json.loads(config.read_text()).get(key) if config.exists() else None
     return size
 
 

@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 
 from lisan.core.artifact import Artifact, Kind, Ref
-from lisan.core.errors import DataError
+from lisan.core.errors import ConfigError, DataError
 from lisan.core.storage import Location, writing
 from lisan.model.adapter import attach_adapter, merge_adapter, write_adapter
 from lisan.model.donor import keep_donor_rows
-from lisan.model.load import load_model, make_model, read_vocabulary_size, save_model
+from lisan.model.load import load_model, make_model, read_max_positions, read_vocabulary_size, save_model
 from lisan.model.new_rows import (
     InitMethod,
     NewRows,
@@ -100,6 +100,17 @@ def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact])
     if rows is not None:
         expansion = expansion_for(places, rows, tokens.ref)
         check_init(config.model.new_rows, expansion, places.tokenizer, places.donor)
+
+
+def check_context(config: Any, tokens: Artifact, parents: Iterable[Artifact]) -> None:
+    """Refuse rows that are longer than the model has positions for."""
+    places, length = open_places(config, parents), tokens.facts["context_length"]
+    longest = read_max_positions(places.model) if places.model else config.model.shape.max_positions
+    if longest is not None and length > longest:
+        raise ConfigError(
+            f"{tokens.ref} has rows of {length:,} tokens and the model positions for {longest:,}; encode with "
+            f"context_length={longest}, or choose a model with a longer context"
+        )
 
 
 def expansion_for(places: Places, num_rows: int, ref: Ref | str) -> Expansion | None:

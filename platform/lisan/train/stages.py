@@ -15,7 +15,7 @@ from lisan.train.job import DpoConfig, TrainConfig, TrainJob, plan_run
 from lisan.train.launch import launch
 from lisan.train.ledger import realised
 from lisan.train.loop import check_rows
-from lisan.train.outcome import check_vocabulary, open_places
+from lisan.train.outcome import check_context, check_vocabulary, open_places
 
 
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
@@ -45,6 +45,7 @@ def check(config: TrainConfig, store: Store) -> None:
         )
     parents = tuple(store.open(ref) for ref in parents_of(config))
     check_vocabulary(config, tokens, parents)
+    check_context(config, tokens, parents)
     plan_run(config, tokens)
 
 
