@@ -168,3 +168,11 @@ def test_turns_of_one_side_in_a_row_are_joined() -> None:
 
     turns = _dialogue("\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d")
     assert [(turn.role, turn.content) for turn in turns] == [("user", "a"), ("assistant", "b\n\nc"), ("user", "d")]
+
+
+def test_what_the_assistant_says_before_anybody_asked_is_left_out() -> None:
+    said = [("system", "Be brief"), ("assistant", "Welcome!"), ("user", "Hi"), ("assistant", "Yo")]
+    row = {"messages": [{"role": role, "content": content} for role, content in said]}
+    assert lay(Layout.messages, row)["turns"] == (Turn("system", "Be brief"), *turns("Hi", "Yo"))
+    with pytest.raises(DroppedRowError, match="no answer"):
+        lay(Layout.messages, {"messages": row["messages"][:2]})

@@ -68,13 +68,19 @@ def _turns(messages: Any, field: str) -> tuple[Turn, ...]:
 
 
 def lay_messages(row: Any, source: SourceConfig) -> Iterable[Fields]:
-    """A list of messages in field `messages`; what follows the last answer is cut off."""
+    """A list of messages in field `messages`, cut to what lies between the first question and the last answer."""
     name = source.fields.get("messages", "messages")
-    turns = _turns(row.get(name) if isinstance(row, Mapping) else None, name)
+    turns = _begin_with_user(_turns(row.get(name) if isinstance(row, Mapping) else None, name))
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant" and turn.content]
     if not answers:
         raise DroppedRowError("no answer")
     return [{"turns": turns[: answers[-1] + 1]}]
+
+
+def _begin_with_user(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Leave out what the assistant says before anybody asked: a greeting replies to nothing."""
+    first = next((index for index, turn in enumerate(turns) if turn.role == "user"), len(turns))
+    return tuple(turn for index, turn in enumerate(turns) if index > first or turn.role != "assistant")
 
 
 def lay_tree(row: Any, source: SourceConfig) -> Iterable[Fields]:  # noqa: ARG001  the signature of every layout
@@ -110,7 +116,7 @@ def lay_sharegpt_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
     if not isinstance(row, Mapping):
         raise BadRowError(f"expected an object with a field {name}")
     (chosen,), (rejected,) = (_turns([row.get(side)], side) for side in ("chosen", "rejected"))
-    return _preference(_turns(row.get(name), name), chosen.content, rejected.content)
+    return _preference(_begin_with_user(_turns(row.get(name), name)), chosen.content, rejected.content)
 
 
 _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
