@@ -14,12 +14,14 @@ from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import ClusterConfig, Stage, StorageConfig, run_stage
 from lisan.corpus.records import RecordKind
 from lisan.model.load import ModelConfig
+from lisan.tokens.chat import template_hash
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader
 from lisan.train.job import DpoConfig, Method, TrainConfig, TuningConfig
 from lisan.train.stages import CPT, DPO, SFT
 from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,7 @@ def test_the_manifest_tells_what_was_trained(trained: Artifact, store: Store) ->
     assert facts["loss"] > 0
     assert facts["checkpoint"]["step"] == 2
     assert facts["checkpoint"]["uri"] == str(store.checkpoints(trained.ref) / "step_00000002")
+    assert facts["template_hash"] == template_hash(load_tokenizer(trained))
     assert set(trained.manifest["parents"]) == {"tokens/documents@v1", "tokenizer/tiny@v1"}
 
 

@@ -10,12 +10,14 @@ from typing import Any
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage
+from lisan.tokens.chat import template_hash
 from lisan.train.checkpoint import find_latest
 from lisan.train.job import DpoConfig, TrainConfig, TrainJob, plan_run
 from lisan.train.launch import launch
 from lisan.train.ledger import realised
 from lisan.train.loop import check_rows
 from lisan.train.outcome import check_context, check_vocabulary, open_places
+from lisan.vocabulary.tokenizer import open_tokenizer
 
 
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
@@ -30,7 +32,9 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     latest = find_latest(job.checkpoints)
     assert latest is not None
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
-    return {**metrics, "steps": latest.step, **realised(latest.facts), "checkpoint": where}
+    tokenizer = open_tokenizer(job.places.tokenizer)
+    known = {"tokenizer_hash": tokens.facts["tokenizer_hash"], "template_hash": template_hash(tokenizer)}
+    return {**metrics, "steps": latest.step, **realised(latest.facts), **known, "checkpoint": where}
 
 
 def check(config: TrainConfig, store: Store) -> None:
