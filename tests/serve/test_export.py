@@ -213,6 +213,8 @@ def test_parity_is_nothing_for_equals_and_grows_with_the_difference() -> None:
     same = compare_logits(logits, [logits[0] + 3])
     assert same.mean_kl == pytest.approx(0, abs=1e-6)  # a constant changes no probability
     assert (same.agreement_ratio, same.num_tokens) == (1, 5)
+    broken = compare_logits(logits, [torch.full((5, 11), float("nan"))])
+    assert broken.mean_kl != broken.mean_kl, "what is not a number passes no gate"
     uniform = compare_logits(logits, [torch.zeros(5, 11)])
     entropy = torch.distributions.Categorical(logits=logits[0]).entropy().mean()
     assert uniform.mean_kl == pytest.approx(float(torch.log(torch.tensor(11.0)) - entropy), rel=1e-5)

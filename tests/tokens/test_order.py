@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import encode, train_alone, train_config, weights
 
-from lisan.core.artifact import Artifact, Store
+from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.corpus.records import RecordKind
 from lisan.tokens import segments
@@ -107,6 +107,28 @@ def test_a_stage_changes_the_weights_about_at_its_step(tokens: Artifact) -> None
     assert np.mean(english[38:]) > 0.95
 
 
+def test_a_stage_may_be_called_as_it_likes(store: Store) -> None:
+    tokens = encode(store, RecordKind.documents, store_rows=False, chunk_records=4)
+    stages = {"mix": MixStageConfig(from_step=30, weights={"en_text": 1.0})}
+    order = open_order(tokens, MixConfig(weights={"ar_text": 1.0}, stages=stages, max_epochs=100), 60, STEP_ROWS)
+    assert not order.source_of(take(order, 0, 1)[0].row_ids).any()
+
+
+def test_made_rows_are_of_the_corpus_and_the_tokenizer_that_were_measured(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "tokenizer" / "tiny" / "v1"
+    tokens = encode(store, RecordKind.documents, str(folder), store_rows=False, chunk_records=4)
+    definition = folder / "tokenizer.json"
+    definition.write_text(definition.read_text() + " ")
+    with pytest.raises(DataError, match=r"tokens/documents@v1 was encoded with another .* than there is now"):
+        open_order(tokens, MixConfig(max_epochs=100), 12, STEP_ROWS)
+    manifest = tmp_path / "corpus" / "tiny" / "v1" / "manifest.json"
+    manifest.write_text(
+        manifest.read_text().replace(store.open(Ref.parse("corpus/tiny@v1")).manifest["fingerprint"], "0")
+    )
+    with pytest.raises(DataError, match=r"is to be made from another corpus/tiny@v1 than there is now"):
+        open_order(tokens, MixConfig(max_epochs=100), 12, STEP_ROWS)
+
+
 def test_a_mix_that_cannot_be_fed_is_refused_in_terms_of_the_run(tokens: Artifact) -> None:
     with pytest.raises(ConfigError, match=r"mix\.weights names de_text, but the tokens hold ar_text, en_text"):
         open_order(tokens, MixConfig(weights={"de_text": 1.0}), 12, STEP_ROWS)
@@ -159,6 +181,7 @@ def test_conversations_are_made_too(store: Store) -> None:
     ("changes", "message"),
     [
         ({"chunk_records": 8}, "chunk_records has no effect on stored rows"),
+        ({"chunk_records": 0, "store_rows": False}, "chunk_records must be >= 1, got 0"),
         ({"kind": RecordKind.preferences, "store_rows": False}, "store_rows=false makes no rows of preferences"),
     ],
 )

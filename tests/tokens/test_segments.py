@@ -127,3 +127,9 @@ def test_a_segment_that_gives_no_rows_is_one_sentence(maker: SegmentMaker) -> No
     small = replace(maker, context_length=2, packing=PackingConfig(overflow=Overflow.drop))
     with pytest.raises(DataError, match=r"no record of segment 0 fits context_length=2"):
         next(small.rows(0))
+
+
+def test_more_rows_than_an_id_can_number_are_refused(maker: SegmentMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "_INDEX_BITS", 2)
+    with pytest.raises(DataError, match=r"segment 0 of the corpus gives more than 4 rows of 64 tokens"):
+        list(maker.segment(0, maker.chunks.reader()))

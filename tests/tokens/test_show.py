@@ -2,11 +2,13 @@
 
 import io
 import re
+from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 from rich.console import Console
-from tiny import conversation, preference
+from tiny import conversation, encode, preference
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, DataError
@@ -145,3 +147,12 @@ def test_rows_of_a_tokenizer_that_has_changed_are_refused(tiny_store: Store, tmp
     file.write_text(file.read_text() + "\n")
     with pytest.raises(DataError, match="was encoded with another tokenizer/tiny@v1; encode it again"):
         printed(Store(str(tmp_path / "root")), tokens="tokens/documents@v1")
+
+
+def test_rows_that_lie_nowhere_are_not_shown(tiny_store: Store, tmp_path: Path) -> None:
+    for name in ("corpus", "tokenizer"):
+        copytree(Path(tiny_store.root.root) / name, tmp_path / name)
+    store = Store(str(tmp_path))
+    encode(store, RecordKind.documents, store_rows=False)
+    with pytest.raises(ConfigError, match=r"stores no rows, .* corpus=corpus/tiny@v1 tokenizer=tokenizer/tiny@v1"):
+        printed(store, tokens="tokens/documents@v1")

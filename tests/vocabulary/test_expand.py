@@ -268,3 +268,10 @@ def test_neighbours_of_new_pieces_are_looked_for_on_both_languages(root: Path, b
     assert made.facts["with_neighbours"] + made.facts["without_neighbours"] == made.facts["num_new"]
     with pytest.raises(ConfigError, match="base is null"):
         build(root, base=None, num_pieces=300, neighbours=4)
+
+
+def test_a_base_that_begins_texts_with_nothing_goes_on_doing_so(root: Path, tmp_path: Path) -> None:
+    place = write_base(tmp_path / "base", BASES["gpt"](), {"eos_token": "<|im_end|>"})
+    after = load_tokenizer(build(root, base=place))
+    assert after.bos_token is None
+    assert len(after) == len(after.backend_tokenizer.get_vocab(with_added_tokens=True))

@@ -25,7 +25,7 @@ from lisan.tokens.chunks import CHUNK_RECORDS, Chunks, list_parts
 from lisan.tokens.examples import encode_table
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, Strategy, pack
 from lisan.tokens.rows import write_rows
-from lisan.tokens.segments import estimate_rows
+from lisan.tokens.segments import MAX_SOURCES, estimate_rows
 from lisan.vocabulary.tokenizer import open_tokenizer, tokenizer_hash
 
 
@@ -51,6 +51,12 @@ class EncodeConfig(StageConfig):
         if self.context_length < 8:
             raise ConfigError(f"context_length must be >= 8, got {self.context_length}")
         check_packing(self.kind, self.packing)
+        if self.chunk_records < 1:
+            raise ConfigError(f"chunk_records must be >= 1, got {self.chunk_records}")
+        if not self.store_rows and len(self.sources) > MAX_SOURCES:
+            raise ConfigError(
+                f"store_rows=false takes at most {MAX_SOURCES} sources, got {len(self.sources)}; join some of them"
+            )
         if self.store_rows and self.chunk_records != CHUNK_RECORDS:
             raise ConfigError("chunk_records has no effect on stored rows; set store_rows=false or leave it out")
         if not self.store_rows and self.kind is RecordKind.preferences:

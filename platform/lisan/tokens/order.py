@@ -33,7 +33,7 @@ from lisan.tokens.segments import (
     source_indices,
     split_position,
 )
-from lisan.vocabulary.tokenizer import open_tokenizer
+from lisan.vocabulary.tokenizer import open_tokenizer, tokenizer_hash
 
 RowIds = npt.NDArray[np.int64]
 
@@ -186,11 +186,17 @@ def open_order(tokens: Artifact, mix: MixConfig, num_steps: int, step_rows: int)
 def open_chunks(tokens: Artifact) -> Chunks:
     """Return the records that the rows of this artifact are made from."""
     corpus = Store(tokens.location.root).open(Ref.parse(tokens.config["corpus"], Kind.corpus))
+    if tokens.manifest["parents"].get(str(corpus.ref)) != corpus.manifest["fingerprint"]:
+        raise DataError(f"{tokens.ref} is to be made from another {corpus.ref} than there is now; encode it again")
     sources = tokens.facts["sources"]
     parts = {source: tuple((path, size) for path, size in sources[source]["parts"]) for source in sources}
     return Chunks(corpus.location, RecordKind(tokens.config["kind"]), parts, tokens.facts["chunk_records"])
 
 
 def _tokenizer_of(tokens: Artifact) -> Location | str:
-    place: str = tokens.config["tokenizer"]
-    return Store(tokens.location.root).open(Ref.parse(place)).location if Ref.looks_like(place) else place
+    """Return where the tokenizer lies; DataError when it is no longer the one that the artifact was made with."""
+    name: str = tokens.config["tokenizer"]
+    place = Store(tokens.location.root).open(Ref.parse(name)).location if Ref.looks_like(name) else name
+    if tokenizer_hash(place) != tokens.facts["tokenizer_hash"]:
+        raise DataError(f"{tokens.ref} was encoded with another {name} than there is now; encode it again")
+    return place

@@ -35,6 +35,7 @@ SAMPLE_CHUNKS = 8
 # A row id, from the highest bit: segment 32, index 20, source 10, last of its segment 1. A position has the first two.
 _SOURCE_BITS, _INDEX_BITS = 10, 20
 _INDEX_SHIFT = _SOURCE_BITS + 1
+MAX_SOURCES = 1 << _SOURCE_BITS
 
 
 def row_id(segment: int, index: int, source: int, is_last: bool) -> int:
@@ -106,6 +107,11 @@ class SegmentMaker:
         rows = interleave(packed, expected, stream(self.plan.seed, "interleave", number))
         index = -1
         for index, (source, row, is_last) in enumerate(mark_last(rows)):
+            if index >> _INDEX_BITS:
+                raise DataError(
+                    f"segment {number} of the corpus gives more than {1 << _INDEX_BITS:,} rows of {self.context_length} tokens; "
+                    "encode with smaller chunk_records, or a longer context_length"
+                )
             yield row_id(number, index, source, is_last), row
         if index < 0:
             raise DataError(f"no record of segment {number} fits context_length={self.context_length}; raise it")
@@ -160,16 +166,16 @@ def plan_chunks(
     """
     make_plan(num_rows, mix, num_steps, step_rows)  # says what is wrong in terms of rows and steps
     sizes = {source: num_rows[source] / count for source, count in num_chunks.items()}
-    begun, place = 0, 0.0
+    begun, place, last = 0, 0, -1
     stages: dict[str, MixStageConfig] = {}
     rate = 1.0
-    for name, from_step, weights in mix.parts():
-        place = max(place + (from_step - begun) * step_rows / rate, len(stages))
+    for number, (_, from_step, weights) in enumerate(mix.parts()):
+        place = max(math.ceil(place + (from_step - begun) * step_rows / rate), last + 1)
         given = weights or num_rows
         shares = {source: given.get(source, 0.0) / size for source, size in sizes.items()}
         rate = sum(given.get(source, 0.0) for source in sizes) / sum(shares.values())
-        stages[name.split(".")[-2]] = MixStageConfig(from_step=math.ceil(place), weights=shares)
-        begun = from_step
+        stages[f"part_{number}"] = MixStageConfig(from_step=place, weights=shares)
+        begun, last = from_step, place
     num_places = math.ceil(place + (num_steps - begun) * step_rows / rate) + 1
     plan = make_plan(num_chunks, MixConfig(stages=stages, max_epochs=math.inf, seed=mix.seed), num_places, 1)
     return plan, num_places

@@ -106,6 +106,11 @@ def show(config: ShowConfig, console: Console | None = None) -> None:
 
 def _open_tokens(config: ShowConfig, store: Store) -> tuple[Any, Iterator[Shown]]:
     artifact = store.open(Ref.parse(config.tokens or "", Kind.tokens))
+    if "chunk_records" in artifact.facts:
+        raise ConfigError(
+            f"{artifact.ref} stores no rows, they are made while training runs; show what they are made from with "
+            f"corpus={artifact.config['corpus']} tokenizer={artifact.config['tokenizer']} kind={artifact.config['kind']}"
+        )
     reader = RowReader(artifact)
     sources = _choose(config, reader.sources, str(artifact.ref))
     place = _tokenizer_folder(artifact.config["tokenizer"], store)

@@ -31,7 +31,7 @@ STEPS_PER_BLOCK = 8
 BLOCKS_PER_TASK = 4
 "Blocks that one read task yields for each rank: enough to hide its start, few enough to begin at once."
 
-SPARE_SEGMENTS = 1.5
+SPARE_SEGMENTS = 4
 "Tasks for this many times the segments that a run is expected to take, because its rows were estimated; the rest never starts."
 
 

@@ -39,6 +39,13 @@ class Checkpoint:
     facts: dict[str, Any]
     "What was saved with it: all that `checkpoint.json` holds."
 
+    @property
+    def position(self) -> int:
+        """Where the data of the run goes on."""
+        if "position" not in self.facts:
+            raise TrainingError(f"checkpoint {self.location} does not say what was read; delete it to begin anew")
+        return int(self.facts["position"])
+
 
 def find_latest(folder: Location) -> Checkpoint | None:
     """Return the finished checkpoint with the highest step."""
@@ -52,7 +59,7 @@ def find_latest(folder: Location) -> Checkpoint | None:
 def next_start(folder: Location) -> tuple[int, int]:
     """Return the step at which a run in that folder goes on, and the position of its data there."""
     latest = find_latest(folder)
-    return (0, 0) if latest is None else (latest.step, latest.facts["position"])
+    return (0, 0) if latest is None else (latest.step, latest.position)
 
 
 def save(

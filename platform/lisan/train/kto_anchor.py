@@ -100,4 +100,4 @@ def estimate_kl(
         sums += torch.stack([gains.sum(), torch.tensor(float(len(gains)), dtype=torch.float64)])
     scorer.train(was_training)
     gain, count = sum_over_ranks(sums).tolist()
-    return float(max(0.0, gain / count))
+    return float(torch.tensor(gain / count, dtype=torch.float64).clamp(min=0))  # a NaN stays one, for the guard to see

@@ -44,10 +44,8 @@ class Ledger:
 
     def open(self, checkpoint: Checkpoint) -> None:
         """Go on from the books of a checkpoint."""
-        if READ not in checkpoint.facts:
-            raise TrainingError(f"checkpoint {checkpoint.location} does not say what was read; delete it to begin anew")
-        read = checkpoint.facts[READ]
-        self.position, self.rows_hash = checkpoint.facts[POSITION], checkpoint.facts[ROWS_HASH]
+        self.position = checkpoint.position
+        read, self.rows_hash = checkpoint.facts[READ], checkpoint.facts[ROWS_HASH]
         self._total = np.array(
             [[read.get(source, {}).get(name, 0) for name in COUNTED] for source in self.order.sources], np.int64
         )

@@ -43,6 +43,8 @@ from lisan.vocabulary.tokenizer import (
     Expansion,
     load_expansion,
     open_tokenizer,
+    read_definition,
+    tokenizer_folder,
     tokenizer_hash,
 )
 
@@ -218,12 +220,13 @@ def settle_rows(adapted: Adapted) -> list[NewRows]:
 def copy_tokenizer(place: str, folder: Path) -> None:
     """Put the tokenizer, its template and the generation defaults beside the weights."""
     tokenizer = open_tokenizer(place)
-    if (Path(place) / TOKENIZER).exists():
-        for name in TOKENIZER_FILES:
-            if (Path(place) / name).exists():
-                shutil.copy(Path(place) / name, folder / name)
-    else:
+    source = tokenizer_folder(place)
+    if not (source / TOKENIZER).exists():  # a bare tokenizer.model
         tokenizer.save_pretrained(folder)
+    (folder / TOKENIZER).write_bytes(read_definition(source))
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copy(source / name, folder / name)
     ends = sorted({tokenizer.eos_token_id, end_of_turn_id(tokenizer)} - {None})
     defaults = {
         "bos_token_id": tokenizer.bos_token_id,

@@ -202,7 +202,10 @@ def write(config: TokenizerConfig, base: Base | None, grown: Grown, folder: Path
     """Write the folder that `AutoTokenizer` loads, and what was added."""
     roles = {"bos_token": config.eos_token, "eos_token": config.eos_token, "pad_token": config.pad_token}
     if base is not None:
-        roles |= tokenizer.read_roles(base.folder)
+        declared = tokenizer.read_roles(base.folder)
+        if "eos_token" in declared:  # it says what it has: texts begin with nothing where it names no token for that
+            del roles["bos_token"]
+        roles |= declared
     source = template.read_template(config.chat_template, base.folder if base else None)
     base_size = first_free_id(base.spec) if base else 0
     num_ids = first_free_id(grown.spec)

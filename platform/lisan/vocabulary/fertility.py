@@ -51,10 +51,6 @@ class FertilityRow:
         return self.num_bytes / max(1, self.num_tokens)
 
     @property
-    def tokens_per_byte(self) -> float:
-        return self.num_tokens / max(1, self.num_bytes)
-
-    @property
     def continuation_ratio(self) -> float:
         return self.num_continuations / max(1, self.num_tokens)
 
@@ -120,7 +116,7 @@ class _Tables:
     def __init__(self, tokenizer: Any) -> None:
         pieces = piece_bytes(tokenizer)
         self.tokenizer = tokenizer
-        self.spelt = _find_spelt(pieces)
+        self.spelt = find_spelt(pieces)
         self.space = np.array([piece == b" " for piece in pieces])
 
 
@@ -224,12 +220,8 @@ def count_changed_lines(text: str, decoded: str) -> int:
     return sum(one != other for one, other in zip_longest(text.split("\n"), decoded.split("\n")))
 
 
-def single_byte_table(tokenizer: Any) -> Array:
-    """Return for every id whether its piece is one byte from 0x80 up, in byte-level letters or as `<0xD9>`."""
-    return _find_spelt(piece_bytes(tokenizer))
-
-
-def _find_spelt(pieces: Sequence[bytes]) -> Array:
+def find_spelt(pieces: Sequence[bytes]) -> Array:
+    """Return for every piece whether it is one byte from 0x80 up."""
     return np.array([len(piece) == 1 and piece[0] >= 0x80 for piece in pieces])
 
 
