@@ -31,7 +31,6 @@ from lisan.tokens.packing import Overflow, PackingConfig
 from lisan.train.course import LoopConfig
 from lisan.train.job import DpoConfig, TrainConfig, TrainJob, run_worker
 from lisan.train.optim import OptimConfig
-from lisan.train.outcome import open_places
 from lisan.train.stages import parents_of
 from lisan.train.worker import Worker
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
@@ -182,9 +181,7 @@ def make_job(store: Store, config: Any, folder: Path | str) -> TrainJob:
     """Resolve a config into what a worker needs, with checkpoints and model in `folder`."""
     place = Location(str(folder))
     parents = tuple(store.open(ref) for ref in parents_of(config))
-    return TrainJob(
-        config, parents[0], open_places(config, parents), place / "checkpoints", place / "model", Recorder()
-    )
+    return TrainJob(config, parents[0], parents, place / "checkpoints", place / "model", Recorder())
 
 
 def train_alone(store: Store, config: Any, folder: Path, worker: Worker = ALONE) -> Recorder:

@@ -27,7 +27,7 @@ from lisan.train.kto_anchor import MismatchedReader, estimate_kl
 from lisan.train.loop import Course, LoopConfig, check_rows, train
 from lisan.train.objectives import PreferenceLoss, Terms
 from lisan.train.optim import OptimConfig, make_optimizer
-from lisan.train.outcome import Places, prepare_model, write_model
+from lisan.train.outcome import open_places, prepare_model, write_model
 from lisan.train.reference import Reference, attach_reference, score_reference
 from lisan.train.worker import ProcessGroup, Worker
 
@@ -106,7 +106,8 @@ class TrainJob:
 
     config: TrainConfig
     tokens: Artifact
-    places: Places
+    parents: tuple[Artifact, ...]
+    "Every worker fetches what it starts from to its own machine."
     checkpoints: Location
     output: Location
     run: Run
@@ -126,14 +127,15 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     check_rows(config.loop, worker.world_size)
     with ProcessGroup(worker, config.cluster.collective_timeout_s):
         check_attention(config.attention, worker.device, config.precision.dtype)
-        adapted = prepare_model(config, job.places)
+        places = open_places(config, job.parents)
+        adapted = prepare_model(config, places)
         use_attention(adapted.model, config.attention)
         scorer = shard(Scorer(adapted.model), worker.device, config.precision)
         check_documents_apart(scorer, worker.device, config.precision.dtype)
         optimizer = make_optimizer(scorer, config.optim)
         course = make_course(job, scorer, worker)
         metrics = train(scorer, optimizer, course, worker)
-        write_model(config, job.places, adapted, scorer, job.output, worker)
+        write_model(config, places, adapted, scorer, job.output, worker)
     return metrics
 
 

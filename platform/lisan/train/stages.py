@@ -23,16 +23,14 @@ from lisan.vocabulary.tokenizer import open_tokenizer
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     """Start the workers that the cluster config asks for and return what they measured."""
     tokens = draft.parent(Kind.tokens)
-    job = TrainJob(
-        config, tokens, open_places(config, draft.parents), draft.store.checkpoints(draft.ref), draft.location, run
-    )
+    job = TrainJob(config, tokens, draft.parents, draft.store.checkpoints(draft.ref), draft.location, run)
     metrics = launch(job)
     if not (draft.location / "config.json").exists():
         raise DataError(f"{draft.ref} trained without leaving a model; see the workers' log")
     latest = find_latest(job.checkpoints)
     assert latest is not None
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
-    tokenizer = open_tokenizer(job.places.tokenizer)
+    tokenizer = open_tokenizer(open_places(config, draft.parents).tokenizer)
     known = {"tokenizer_hash": tokens.facts["tokenizer_hash"], "template_hash": template_hash(tokenizer)}
     return {**metrics, "steps": latest.step, **realised(latest.facts), **known, "checkpoint": where}
 
