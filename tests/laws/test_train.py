@@ -180,10 +180,11 @@ def test_training_learns(tiny_store: Store, tmp_path: Path) -> None:
 
 
 def test_the_first_preference_loss_is_ln_2(tiny_store: Store, base_model: str, tmp_path: Path) -> None:
-    run = train_alone(tiny_store, train_config(tiny_store, "preferences", **tuning_of("full", base_model)), tmp_path)
+    config = train_config(tiny_store, "preferences", loop={"num_steps": 40}, **tuning_of("full", base_model))
+    run = train_alone(tiny_store, config, tmp_path)
     assert run.curve("loss")[0] == pytest.approx(math.log(2), abs=1e-6)
     assert run.curve("margin")[0] == pytest.approx(0, abs=1e-5)
-    assert min(run.curve("loss")) < math.log(2) - 0.01
+    assert run.curve("loss")[-1] < math.log(2)
 
 
 def test_swapping_chosen_and_rejected_flips_the_margin(tiny_store: Store, scorer: Scorer) -> None:

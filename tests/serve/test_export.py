@@ -18,9 +18,9 @@ from lisan.model.adapter import LoraConfig
 from lisan.model.load import ModelConfig, load_model
 from lisan.serve.export import EXPORT, check_parity
 from lisan.serve.formats import ExportConfig, Format
+from lisan.serve.gguf_tokenizer import PRE_TYPES, adds_space, describe_tokenizer, pre_type
 from lisan.serve.modelfile import find_frame, write_modelfile
 from lisan.serve.parity import PROBES, Parity, compare_logits, compute_logits, probe_rows
-from lisan.serve.vocabulary import PRE_TYPES, adds_space, describe_tokenizer, pre_type
 from lisan.tokens.chat import encode_prompt
 from lisan.train.job import Method, TuningConfig
 from lisan.train.stages import CPT

@@ -31,8 +31,8 @@ from lisan.serve.formats import (
     Subject,
     read_adapter_config,
 )
+from lisan.serve.gguf_tokenizer import describe_tokenizer
 from lisan.serve.parity import Parity, compare_logits, compute_logits, probe_rows
-from lisan.serve.vocabulary import describe_tokenizer
 from lisan.vocabulary.tokenizer import load_tokenizer
 
 

@@ -26,8 +26,8 @@ from lisan.model.load import load_model, save_model
 from lisan.model.new_rows import MANIFEST as NEW_ROWS
 from lisan.model.quantise import GROUPS, read_quantised, write_quantised
 from lisan.model.state import assemble, read_config, weight_files
+from lisan.serve.gguf_tokenizer import describe_tokenizer
 from lisan.serve.modelfile import MODELFILE, write_modelfile
-from lisan.serve.vocabulary import describe_tokenizer
 from lisan.vocabulary.tokenizer import load_tokenizer
 
 ADAPTER = "adapter"

@@ -4,10 +4,9 @@ In: a corpus, a kind, a source, a split. Out: `Block`s, and the table of each. A
 the corpus alone, so that rows are the same whatever the number of workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -47,20 +46,24 @@ class Block:
 def plan_blocks(corpus: Artifact, kind: RecordKind, source: str, split: str) -> list[Block]:
     """Cut a source into blocks of about `BLOCK_BYTES`, by what its files say of themselves."""
     paths = shard_paths(corpus, kind, source, split)
-    with ThreadPoolExecutor(16) as threads:  # on an object store a footer is a journey
-        footers = list(threads.map(partial(read_footer, corpus.location), paths))
     spans = (
         (path, group, *span)
-        for path, footer in zip(paths, footers, strict=True)
+        for path, footer in zip(paths, read_footers(corpus.location, paths), strict=True)
         for group in range(footer.num_row_groups)
         for span in _spans(footer.row_group(group))
     )
     return [Block(source, index, *span) for index, span in enumerate(spans)]
 
 
-def read_footer(corpus: Location, path: str) -> pq.FileMetaData:
-    file = corpus / path
-    return pq.read_metadata(file.full_path, filesystem=file.file_system)
+def read_footers(corpus: Location, paths: Iterable[str]) -> list[pq.FileMetaData]:
+    """Return what the files of a corpus say of themselves, in order."""
+
+    def read(path: str) -> pq.FileMetaData:
+        file = corpus / path
+        return pq.read_metadata(file.full_path, filesystem=file.file_system)
+
+    with ThreadPoolExecutor(16) as threads:  # on an object store a footer is a journey
+        return list(threads.map(read, paths))
 
 
 def _spans(group: Any) -> Iterator[tuple[int, int, int]]:

@@ -18,7 +18,7 @@ from lisan.core.artifact import Artifact
 from lisan.core.storage import Location
 from lisan.corpus.reader import shard_paths
 from lisan.corpus.records import RecordKind
-from lisan.tokens.blocks import columns_of, read_footer
+from lisan.tokens.blocks import columns_of, read_footers
 
 CHUNK_RECORDS = 64
 "Neighbours that share a place in the plan: fewer mix better, more let a decoded row group serve longer."
@@ -31,12 +31,12 @@ Parts = Mapping[str, tuple[tuple[str, int], ...]]
 
 def list_parts(corpus: Artifact, kind: RecordKind, sources: Iterable[str], split: str) -> Parts:
     """Return the files of the sources with their numbers of records."""
-
-    def count(path: str) -> int:
-        return int(read_footer(corpus.location, path).num_rows)
-
+    paths = {source: shard_paths(corpus, kind, source, split) for source in sources}
     return {
-        source: tuple((path, count(path)) for path in shard_paths(corpus, kind, source, split)) for source in sources
+        source: tuple(
+            (path, footer.num_rows) for path, footer in zip(own, read_footers(corpus.location, own), strict=True)
+        )
+        for source, own in paths.items()
     }
 
 

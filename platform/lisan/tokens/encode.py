@@ -229,6 +229,15 @@ def tokenizer_place(config: EncodeConfig, parents: Iterable[Artifact]) -> Locati
     return config.tokenizer
 
 
+def tokenizer_of(tokens: Artifact) -> Location | str:
+    """Return where the tokenizer of a tokens artifact lies; DataError when it is no longer the one that encoded it."""
+    name: str = tokens.config["tokenizer"]
+    place = Store(tokens.location.root).open(Ref.parse(name)).location if Ref.looks_like(name) else name
+    if tokenizer_hash(place) != tokens.facts["tokenizer_hash"]:
+        raise DataError(f"{tokens.ref} was encoded with another {name}; encode it again")
+    return place
+
+
 def _parents(config: EncodeConfig) -> tuple[Ref, ...]:
     tokenizer = (Ref.parse(config.tokenizer),) if Ref.looks_like(config.tokenizer) else ()
     return (Ref.parse(config.corpus, Kind.corpus), *tokenizer)

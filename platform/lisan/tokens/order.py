@@ -17,9 +17,9 @@ import numpy.typing as npt
 from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.config import load
 from lisan.core.errors import DataError
-from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
 from lisan.tokens.chunks import Chunks
+from lisan.tokens.encode import tokenizer_of
 from lisan.tokens.mix import MixConfig, Plan, make_plan
 from lisan.tokens.packing import PackingConfig
 from lisan.tokens.rows import RowReader, Rows, rows_from_table
@@ -33,7 +33,7 @@ from lisan.tokens.segments import (
     source_indices,
     split_position,
 )
-from lisan.vocabulary.tokenizer import open_tokenizer, tokenizer_hash
+from lisan.vocabulary.tokenizer import open_tokenizer
 
 RowIds = npt.NDArray[np.int64]
 
@@ -174,7 +174,7 @@ def open_order(tokens: Artifact, mix: MixConfig, num_steps: int, step_rows: int)
     maker = SegmentMaker(
         chunks=chunks,
         plan=plan,
-        tokenizer=partial(open_tokenizer, _tokenizer_of(tokens)),
+        tokenizer=partial(open_tokenizer, tokenizer_of(tokens)),
         context_length=tokens.facts["context_length"],
         packing=load(PackingConfig, tokens.config["packing"]),
         rows_per_chunk=tuple(num_rows[source] / num_chunks[source] for source in chunks.sources),
@@ -191,12 +191,3 @@ def open_chunks(tokens: Artifact) -> Chunks:
     sources = tokens.facts["sources"]
     parts = {source: tuple((path, size) for path, size in sources[source]["parts"]) for source in sources}
     return Chunks(corpus.location, RecordKind(tokens.config["kind"]), parts, tokens.facts["chunk_records"])
-
-
-def _tokenizer_of(tokens: Artifact) -> Location | str:
-    """Return where the tokenizer lies; DataError when it is no longer the one that the artifact was made with."""
-    name: str = tokens.config["tokenizer"]
-    place = Store(tokens.location.root).open(Ref.parse(name)).location if Ref.looks_like(name) else name
-    if tokenizer_hash(place) != tokens.facts["tokenizer_hash"]:
-        raise DataError(f"{tokens.ref} was encoded with another {name} than there is now; encode it again")
-    return place

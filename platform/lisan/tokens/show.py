@@ -18,10 +18,11 @@ from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig, check_reachable
 from lisan.corpus.reader import list_sources, read_records
 from lisan.corpus.records import RecordKind
+from lisan.tokens.encode import tokenizer_of
 from lisan.tokens.examples import encode_records
 from lisan.tokens.labels import IGNORE_INDEX, Example
 from lisan.tokens.rows import RowReader, Rows
-from lisan.vocabulary.tokenizer import load_tokenizer, tokenizer_hash
+from lisan.vocabulary.tokenizer import load_tokenizer, open_tokenizer
 
 STYLES = {(True, False): "green", (True, True): "bold green", (False, False): "dim", (False, True): "dim magenta"}
 "On a terminal, by whether tokens are trained and whether they are special."
@@ -113,10 +114,7 @@ def _open_tokens(config: ShowConfig, store: Store) -> tuple[Any, Iterator[Shown]
         )
     reader = RowReader(artifact)
     sources = _choose(config, reader.sources, str(artifact.ref))
-    place = _tokenizer_folder(artifact.config["tokenizer"], store)
-    if tokenizer_hash(place) != artifact.facts["tokenizer_hash"]:
-        raise DataError(f"{artifact.ref} was encoded with another {artifact.config['tokenizer']}; encode it again")
-    return load_tokenizer(place), _in_turn([_rows(reader, source, config.first) for source in sources])
+    return open_tokenizer(tokenizer_of(artifact)), _in_turn([_rows(reader, source, config.first) for source in sources])
 
 
 def _open_corpus(config: ShowConfig, store: Store) -> tuple[Any, Iterator[Shown]]:

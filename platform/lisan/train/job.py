@@ -60,7 +60,7 @@ class TrainConfig(StageConfig):
     save_precision: Precision = Precision.bfloat16
     "Of the finished model's weights."
     attention: Attention = Attention.sdpa
-    "How the documents of a row are kept apart: sdpa everywhere, flex or flash for long rows on a GPU."
+    "How the documents of a row are kept apart: sdpa everywhere; flex or flash for long rows on a GPU, not yet tried on one."
 
     def __post_init__(self) -> None:
         if self.tuning.method is Method.lora and self.model.path is None:

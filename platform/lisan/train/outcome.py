@@ -34,7 +34,7 @@ from lisan.model.new_rows import (
 from lisan.model.parallel import gather_state
 from lisan.model.score import Scorer
 from lisan.tokens.chat import end_of_turn_id
-from lisan.train.vocabulary import check_init, grow_vocabulary
+from lisan.train.growth import check_init, grow_vocabulary
 from lisan.train.worker import Worker
 from lisan.vocabulary.tokenizer import (
     EXPANSION,

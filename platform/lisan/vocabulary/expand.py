@@ -84,7 +84,7 @@ class TokenizerConfig(StageConfig):
             raise ConfigError("sources must name at least one document source of the corpus to learn on")
         if self.base is None:
             self._check_new()
-        assert self.budget
+        _ = self.budget  # which checks itself
 
     @property
     def budget(self) -> Budget:

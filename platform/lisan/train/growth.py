@@ -1,4 +1,4 @@
-"""Rows for the pieces that a tokenizer gained: what the tokens room knows of them, handed to the model room in ids.
+"""Rows for the pieces that a tokenizer gained: what the vocabulary room knows of them, handed to the model room in ids.
 
 In: a model, the expansion of its tokenizer, and how new rows begin. Out: the grown model and the manifest of its new rows.
 Always: what a method needs (neighbours beside the tokenizer, a donor) is there, or the run is refused before a worker starts.
