@@ -124,6 +124,7 @@ def test_a_candidates_log_probability_covers_the_candidate_alone(tokenizer: Any,
     """It is what transformers' own logits give for the candidate's tokens after the prompt."""
     [item] = make_items(CHOICE, [question("en_questions", 3)], tokenizer)
     [result] = score_items(scorer, [item], SETTING)
+    scorer.model.set_attn_implementation("sdpa")
     for candidate, logp in zip(item.candidates, result.logps, strict=True):
         ids = torch.tensor(candidate.input_ids.tolist())[None]
         with torch.no_grad():

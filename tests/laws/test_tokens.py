@@ -112,6 +112,7 @@ def test_the_packed_loss_is_the_token_weighted_mean_of_unpacked_losses(tokenizer
     packed = -float(score_rows(scorer, rows).sum())
     num_targets = sum(int((example.labels[1:] >= 0).sum()) for example in examples)
     alone, counts = [], []
+    scorer.model.set_attn_implementation("sdpa")
     for example in examples:  # without our mask, positions and batching: transformers' own loss
         ids, labels = (torch.from_numpy(array.astype(np.int64))[None] for array in (example.input_ids, example.labels))
         with torch.no_grad():

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AttentionInterface
 
 from lisan.core.errors import TrainingError
-from lisan.model.attention import Attention, use_attention
+from lisan.model.attention import IMPLEMENTATIONS, Attention, use_attention
 from lisan.model.leakage import check_documents_apart
 from lisan.model.score import Scorer
 
@@ -36,11 +37,18 @@ def test_bfloat16_is_judged_by_its_rounding(scorer: Scorer) -> None:
     check_documents_apart(Scorer(scorer.model.bfloat16()), "cpu", torch.bfloat16)
 
 
-def test_an_attention_that_adds_the_mask_instead_of_applying_it_is_named(scorer: Scorer) -> None:
-    """Transformers' eager attention adds 0 and 1 to the scores, and every token sees every other."""
-    scorer.model.set_attn_implementation("eager")
+def test_an_attention_that_sees_the_whole_row_is_named(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers' own, without a mask, lets every token look at all before it, whatever their document."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def attend(*given: Any, layout: Any, **options: Any) -> Any:
+        return sdpa_attention_forward(*given, **options)
+
+    AttentionInterface.register("whole_rows", attend)
+    monkeypatch.setitem(IMPLEMENTATIONS, Attention.sdpa, "whole_rows")
+    scorer.model.set_attn_implementation("whole_rows")
     with pytest.raises(
-        TrainingError, match=r"documents of one row see each other: .* the attention eager of LlamaForCausalLM"
+        TrainingError, match=r"documents of one row see each other: .* the attention whole_rows of LlamaForCausalLM"
     ):
         check_documents_apart(scorer, "cpu", torch.float32)
 

@@ -1,5 +1,7 @@
 """Log-probabilities of labelled tokens."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisan.model import score
-from lisan.model.attention import document_mask
+from lisan.model.attention import Attention, use_attention
 from lisan.model.score import Batch, Scorer, collate, linear_logps, sum_by_document
 from lisan.train.objectives import causal_lm
 
@@ -41,19 +43,13 @@ def test_a_full_row_has_no_padding() -> None:
     assert batch.documents.tolist() == [[0, 0, 1, 1]]
 
 
-def test_the_mask_shows_a_token_its_own_document_up_to_itself() -> None:
-    mask = document_mask(torch.tensor([[0, 0, 1, 1]]))
-    assert mask.shape == (1, 1, 4, 4)
-    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
-
-
 @torch.no_grad()
 def test_scores_are_those_of_transformers_logits(scorer: Scorer) -> None:
     batch = batch_of([[20], [20]], 20)
+    plain = copy.deepcopy(scorer.model)
+    plain.set_attn_implementation("sdpa")
     expected = (
-        scorer.model(input_ids=batch.input_ids)
-        .logits.log_softmax(-1)[:, :-1]
-        .gather(2, batch.input_ids[:, 1:, None])[..., 0]
+        plain(input_ids=batch.input_ids).logits.log_softmax(-1)[:, :-1].gather(2, batch.input_ids[:, 1:, None])[..., 0]
     )
     found = scorer(batch)
     assert found[:, 0].tolist() == [0, 0]
@@ -130,11 +126,14 @@ def test_a_certain_target_has_no_gradient_that_rounding_made() -> None:
 def test_log_z_is_that_of_whole_logits_and_so_is_the_z_loss_gradient(scorer: Scorer) -> None:
     batch = batch_of([[4, 6], [3, 9]], 14)
     is_scored = batch.labels[:, 1:] >= 0
+    causal = torch.ones(batch.documents.shape[1], batch.documents.shape[1], dtype=torch.bool).tril()
+    scorer.model.set_attn_implementation("sdpa")
     hidden = scorer.model.get_decoder()(
         input_ids=batch.input_ids,
-        attention_mask=document_mask(batch.documents),
+        attention_mask=((batch.documents[:, :, None] == batch.documents[:, None]) & causal)[:, None],
         position_ids=batch.positions,
     ).last_hidden_state
+    use_attention(scorer.model, Attention.sdpa)
     logits = (hidden @ scorer.model.get_output_embeddings().weight.T)[:, :-1][is_scored]
     log_z, nll = logits.logsumexp(-1), -logits.log_softmax(-1).gather(1, batch.labels[:, 1:][is_scored][:, None]).sum()
     wanted = torch.autograd.grad(nll + 0.01 * log_z.square().sum(), list(scorer.parameters()))

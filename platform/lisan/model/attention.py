@@ -1,8 +1,8 @@
 """Attention over packed rows: three kernels, one meaning.
 
-In: the number of the document that each token belongs to. Out: what a transformers decoder must be called with so that
-a token looks at its own document, up to itself. Always: what this machine cannot do is refused before the first step,
-and `leakage.py` holds the chosen kernel to it on the real model.
+In: the documents of every row. Out: what a transformers decoder must be called with so that a token looks at
+its own document, up to itself. Always: what this machine or this model cannot do is refused before the first step, and
+`leakage.py` holds the chosen kernel to it on the real model.
 
 Shapes: B rows, T tokens.
 """
@@ -15,19 +15,24 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from lisan.core.errors import ConfigError
+from lisan.model.side_by_side import Layout, attend_side_by_side
 
 
 class Attention(StrEnum):
     sdpa = "sdpa"
-    "Everywhere. Its mask [B, 1, T, T] costs T^2 bytes a row: 16 MB at 4,096 tokens, 1 GB at 32,768."
+    "Everywhere. Documents of like length are computed side by side; memory grows with their tokens, not with T^2."
     flex = "flex"
-    "Skips the blocks of 128 x 128 that nothing may look at; its mask costs a 16,384th. On a CPU it can score, not train."
+    "Skips the blocks of 128 x 128 that nothing may look at; its mask costs a 16,384th of T^2. On a CPU it can score, not train."
     flash = "flash"
-    "A GPU with the flash-attn package, bfloat16: documents by their lengths, no mask at all."
+    "A GPU with the flash-attn package, bfloat16: documents by their lengths."
 
 
-IMPLEMENTATIONS = {Attention.flex: "lisan_flex", Attention.flash: "flash_attention_2"}
-"By the names that transformers knows; sdpa is what models are loaded with."
+IMPLEMENTATIONS = {
+    Attention.sdpa: "lisan_side_by_side",
+    Attention.flex: "lisan_flex",
+    Attention.flash: "flash_attention_2",
+}
+"By the names that transformers knows; one with sdpa in it is refused for models of soft caps, which ours can do."
 
 
 def check_attention(attention: Attention, device: str, dtype: torch.dtype) -> None:
@@ -46,35 +51,30 @@ def check_attention(attention: Attention, device: str, dtype: torch.dtype) -> No
 
 def use_attention(model: Any, attention: Attention) -> None:
     """Make a model use a kind of attention; ConfigError when the model cannot."""
-    if attention is Attention.sdpa:
-        return
     name = type(model).__name__
-    if not (model._supports_flex_attn if attention is Attention.flex else model._supports_flash_attn):
-        raise ConfigError(f"attention={attention} is not possible with {name}; take attention=sdpa")
+    able = {Attention.sdpa: model._can_set_attn_implementation(), Attention.flex: model._supports_flex_attn}
+    if not able.get(attention, model._supports_flash_attn):
+        remedy = "choose another model class" if attention is Attention.sdpa else "take attention=sdpa"
+        raise ConfigError(f"attention={attention} is not possible with {name}; {remedy}")
     dropout = getattr(model.config, "attention_dropout", 0)
     if attention is Attention.flex and dropout:
         raise ConfigError(
             f"attention=flex knows no dropout and {name} has attention_dropout={dropout}; take attention=sdpa"
         )
-    _register_flex()
+    _register()
     model.set_attn_implementation(IMPLEMENTATIONS[attention])
 
 
-def attention_inputs(model: Any, documents: torch.Tensor) -> dict[str, Any]:
+def attention_inputs(model: Any, documents: torch.Tensor, layout: Layout) -> dict[str, Any]:
     """Return the arguments of a decoder that keep documents [B, T] apart, for the attention that the model is set to."""
     implementation = model.config._attn_implementation
+    if implementation == IMPLEMENTATIONS[Attention.sdpa]:
+        return {"attention_mask": None, "layout": layout}
     if implementation == IMPLEMENTATIONS[Attention.flash]:
         return {"attention_mask": None, **document_lengths(documents)}
     if implementation == IMPLEMENTATIONS[Attention.flex]:
         return {"attention_mask": block_mask(documents)}
-    return {"attention_mask": document_mask(documents)}
-
-
-def document_mask(documents: torch.Tensor) -> torch.Tensor:
-    """Return the mask [B, 1, T, T], true where a query may look at a key: same document, not later."""
-    length = documents.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
-    return ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]
+    raise ValueError(f"{implementation} keeps no documents apart")
 
 
 def block_mask(documents: torch.Tensor) -> BlockMask:
@@ -106,10 +106,11 @@ def _compiled(function: Any) -> Any:
 
 
 @cache
-def _register_flex() -> None:
-    """Tell transformers about flex attention; its own always compiles, which a CPU without a compiler cannot."""
+def _register() -> None:
+    """Tell transformers about ours; its own flex always compiles, which a CPU without a compiler cannot."""
     from transformers import AttentionInterface
 
+    AttentionInterface.register(IMPLEMENTATIONS[Attention.sdpa], attend_side_by_side)
     AttentionInterface.register(IMPLEMENTATIONS[Attention.flex], _attend_flex)
 
 

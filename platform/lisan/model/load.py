@@ -105,7 +105,7 @@ def load_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
 
     quiet_transformers()
     try:
-        return AutoModelForCausalLM.from_pretrained(place, dtype=dtype, attn_implementation="sdpa")
+        return AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{place} is not a model that transformers can load: {reason}") from error

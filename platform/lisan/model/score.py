@@ -8,14 +8,16 @@ Shapes: B rows, T tokens, N labelled tokens, D hidden, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from lisan.model.attention import attention_inputs
+from lisan.core.errors import ConfigError
+from lisan.model.attention import Attention, attention_inputs, use_attention
+from lisan.model.side_by_side import Layout, lay_side_by_side
 
 CHUNK_TOKENS = 2048
 "Labelled tokens whose logits exist at a time."
@@ -38,14 +40,11 @@ class Batch:
     "[B, T]; place within the document"
     doc_numbers: torch.Tensor
     "[documents]; the numbers of real documents, row by row"
+    layout: Layout
+    "Where attention finds the documents."
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(
-            *(
-                tensor.to(device, non_blocking=True)
-                for tensor in (self.input_ids, self.labels, self.documents, self.positions, self.doc_numbers)
-            )
-        )
+        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
 
 def collate(input_ids: Any, labels: Any, doc_lens: Sequence[Sequence[int]]) -> Batch:
@@ -64,22 +63,25 @@ def collate(input_ids: Any, labels: Any, doc_lens: Sequence[Sequence[int]]) -> B
         positions[row] = np.concatenate([np.arange(size) for size in sizes])
         doc_numbers += range(number, number + len(lens))
         number += len(sizes)
-    arrays = (
-        input_ids.astype(np.int64),
-        labels.astype(np.int64),
-        documents,
-        positions,
-        np.array(doc_numbers, np.int64),
+    return Batch(
+        input_ids=torch.from_numpy(input_ids.astype(np.int64)),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        documents=torch.from_numpy(documents),
+        positions=torch.from_numpy(positions),
+        doc_numbers=torch.tensor(doc_numbers),
+        layout=lay_side_by_side(doc_lens, length),
     )
-    return Batch(*map(torch.from_numpy, arrays))
 
 
 class Scorer(nn.Module):
     """A causal LM that answers with log-probabilities; the unit that is sharded, trained and evaluated."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, attention: Attention = Attention.sdpa) -> None:
+        """Raises ConfigError when the model cannot use this attention."""
         super().__init__()
+        use_attention(model, attention)
         self.model = model
+        self._scale, self._softcap = read_head(model)
 
     def forward(self, batch: Batch, with_log_z: bool = False) -> torch.Tensor:
         """Return logps_BT: the log-probability of each labelled token given those before it in its document.
@@ -90,15 +92,28 @@ class Scorer(nn.Module):
             input_ids=batch.input_ids,
             position_ids=batch.positions,
             use_cache=False,
-            **attention_inputs(self.model, batch.documents),
+            **attention_inputs(self.model, batch.documents, batch.layout),
         ).last_hidden_state
         is_scored = batch.labels[:, 1:] >= 0
         targets_N = batch.labels[:, 1:][is_scored]
         weight_VD = self.model.get_output_embeddings().weight
-        logps_N, log_z_N = linear_logps(hidden_BTD[:, :-1][is_scored], weight_VD, targets_N)
+        hidden_ND = hidden_BTD[:, :-1][is_scored]
+        if self._scale != 1:
+            hidden_ND = hidden_ND * self._scale
+        logps_N, log_z_N = linear_logps(hidden_ND, weight_VD, targets_N, self._softcap)
         if with_log_z:
             return torch.stack([_spread(logps_N, is_scored), _spread(log_z_N, is_scored)])
         return _spread(logps_N, is_scored)
+
+
+def read_head(model: Any) -> tuple[float, float]:
+    """Return what the logits are multiplied by and their soft cap, 0 for none; ConfigError for an output layer with a bias."""
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise ConfigError(f"the output layer of {type(model).__name__} has a bias; choose a model without one")
+    config = model.config.get_text_config()
+    # Cohere's models multiply, Granite's divide.
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    return scale, getattr(config, "final_logit_softcapping", None) or 0.0
 
 
 def _spread(values_N: torch.Tensor, is_scored: torch.Tensor) -> torch.Tensor:
@@ -119,12 +134,13 @@ class _LinearLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor
+        ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, softcap: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logps_N, log_z_N = hidden_ND.new_empty(2, len(targets_N), dtype=torch.float32)
         for part in _parts(len(targets_N)):
-            logps_N[part], log_z_N[part] = _score_part(hidden_ND[part], weight_VD, targets_N[part])
+            logps_N[part], log_z_N[part] = _score_part(hidden_ND[part], weight_VD, targets_N[part], softcap)
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N, logps_N, log_z_N)
+        ctx.softcap = softcap
         return logps_N, log_z_N
 
     @staticmethod
@@ -138,14 +154,22 @@ class _LinearLogps(torch.autograd.Function):
         for part in _parts(len(targets_N)):
             hidden, targets = hidden_ND[part], targets_N[part]
             for first, weight in _tiles(weight_VD):
-                softmax = torch.sub(hidden @ weight.T, log_z_N[part, None]).exp_()
+                logits = _cap(hidden @ weight.T, ctx.softcap)
+                softmax = torch.sub(logits, log_z_N[part, None]).exp_()
                 grad_logits = softmax.mul_(of_softmax_N[part, None]).to(hidden.dtype)
                 rows = ((targets >= first) & (targets < first + len(weight))).nonzero()[:, 0]
                 grad_logits[rows, targets[rows] - first] = of_target_N[part][rows]
+                if ctx.softcap:  # d (c tanh(x / c)) / dx = 1 - tanh(x / c)^2
+                    grad_logits *= 1 - (logits / ctx.softcap).square()
                 grad_hidden[part] += grad_logits @ weight
                 if grad_weight is not None:
                     grad_weight[first : first + len(weight)] += grad_logits.T @ hidden
-        return grad_hidden.to(hidden_ND.dtype), None if grad_weight is None else grad_weight.to(weight_VD.dtype), None
+        of_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
+        return grad_hidden.to(hidden_ND.dtype), of_weight, None, None
+
+
+def _cap(logits: torch.Tensor, softcap: float) -> torch.Tensor:
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
 def _parts(num: int) -> Iterator[slice]:
@@ -159,13 +183,13 @@ def _tiles(weight_VD: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
 
 
 def _score_part(
-    hidden: torch.Tensor, weight_VD: torch.Tensor, targets: torch.Tensor
+    hidden: torch.Tensor, weight_VD: torch.Tensor, targets: torch.Tensor, softcap: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logps and log Z of tokens whose logits fit into memory, one part of the vocabulary after the other."""
     target_logits = hidden.new_empty(len(hidden), dtype=torch.float32)
     log_z = torch.full_like(target_logits, -torch.inf)
     for first, weight in _tiles(weight_VD):
-        logits = hidden @ weight.T
+        logits = _cap(hidden @ weight.T, softcap)
         largest = logits.amax(1).float()
         log_z = torch.logaddexp(log_z, torch.sub(logits, largest[:, None]).exp_().sum(1).log_() + largest)
         rows = ((targets >= first) & (targets < first + len(weight))).nonzero()[:, 0]
@@ -174,8 +198,11 @@ def _score_part(
 
 
 def linear_logps(
-    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor
+    hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, softcap: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log p(target) and log Z for each of N hidden states, fp32; memory is one tile of logits, not N x V."""
-    result: tuple[torch.Tensor, torch.Tensor] = _LinearLogps.apply(hidden_ND, weight_VD, targets_N)
+    """Return log p(target) and log Z for each of N hidden states, fp32; memory is one tile of logits, not N x V.
+
+    With `softcap` c the logits are c tanh(x / c), as Gemma 2 has them.
+    """
+    result: tuple[torch.Tensor, torch.Tensor] = _LinearLogps.apply(hidden_ND, weight_VD, targets_N, softcap)
     return result

@@ -52,7 +52,7 @@ def make_empty(config: Any, device: str = "cpu") -> Any:
 
     quiet_transformers()
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def linear_names(config: Any) -> tuple[str, ...]:

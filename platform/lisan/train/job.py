@@ -14,7 +14,7 @@ from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, StageConfig
 from lisan.core.storage import Location
 from lisan.model.adapter import LoraConfig
-from lisan.model.attention import Attention, check_attention, use_attention
+from lisan.model.attention import Attention, check_attention
 from lisan.model.leakage import check_documents_apart
 from lisan.model.load import ModelConfig
 from lisan.model.parallel import Precision, shard
@@ -129,8 +129,7 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
         check_attention(config.attention, worker.device, config.precision.dtype)
         places = open_places(config, job.parents)
         adapted = prepare_model(config, places)
-        use_attention(adapted.model, config.attention)
-        scorer = shard(Scorer(adapted.model), worker.device, config.precision)
+        scorer = shard(Scorer(adapted.model, config.attention), worker.device, config.precision)
         check_documents_apart(scorer, worker.device, config.precision.dtype)
         optimizer = make_optimizer(scorer, config.optim)
         course = make_course(job, scorer, worker)
