@@ -1,7 +1,7 @@
 """Line and bar charts as inline SVG.
 
 In: steps and values, or values by group and series. Out: an SVG element as text, which takes its colours from the page
-around it. Always: the same numbers give the same text. `page` and `fertility_page` are the callers.
+around it. Always: the same numbers give the same text. The rooms' pages are the callers.
 """
 
 import math

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from lisan.evaluate.charts import (
+from lisan.pages.charts import (
     BOTTOM,
     HEIGHT,
     MAX_POINTS,
