@@ -9,9 +9,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lisan.pages.charts import bar_chart, colour, curve_chart
 from lisan.evaluate.fertility_figures import HISTOGRAM, Measured, columns_of, figures_of, histogram_of, rows_of
 from lisan.evaluate.page import Column, ModelRow, lay_out_table
+from lisan.pages.charts import bar_chart, colour, curve_chart
 from lisan.pages.render import render_template
 from lisan.vocabulary.fertility import FertilityRow
 from lisan.vocabulary.pieces import Part
