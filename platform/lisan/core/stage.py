@@ -27,6 +27,14 @@ class TrackingConfig:
     uri: str | None = None
     "MLflow tracking URI; null means MLFLOW_TRACKING_URI, or else a sqlite store under the root."
     experiment: str = "lisan"
+    system_metrics_every_s: float = 10.0
+    "Between two readings of how busy the driver's machine is, logged as system/*; 0 logs none."
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.system_metrics_every_s < math.inf:
+            raise ConfigError(
+                f"tracking.system_metrics_every_s must be >= 0, 0 for none, got {self.system_metrics_every_s}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
