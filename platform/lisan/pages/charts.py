@@ -73,9 +73,14 @@ def bar_chart(groups: Sequence[str], series: Mapping[str, Sequence[float | None]
     return _svg(f"{label}: {len(series)} bars for each of {', '.join(groups)}", parts, width)
 
 
-def curve_chart(series: Mapping[str, Sequence[tuple[float, float]]], label: str, from_zero: bool = False) -> str:
-    """Draw the (x, y) points of several series over each other, long ones thinned; `from_zero` shows amounts as such."""
-    points = {name: thin(_finite(line)) for name, line in series.items()}
+def curve_chart(
+    series: Mapping[str, Sequence[tuple[float, float]]], label: str, from_zero: bool = False, keep_peaks: bool = False
+) -> str:
+    """Draw the (x, y) points of several series over each other, long ones thinned.
+
+    `from_zero` shows amounts as such, `keep_peaks` the highest of the points that become one instead of their mean.
+    """
+    points = {name: thin(_finite(line), keep_peaks) for name, line in series.items()}
     every = [point for line in points.values() for point in line]
     if not every:
         return _no_chart(label)
@@ -107,13 +112,16 @@ def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return sorted(point for point in points if all(map(math.isfinite, point)))
 
 
-def thin(points: list[tuple[X, float]]) -> list[tuple[X, float]]:
-    """Average runs of neighbours until at most MAX_POINTS are left; each keeps the last step of its run."""
+def thin(points: list[tuple[X, float]], keep_peaks: bool = False) -> list[tuple[X, float]]:
+    """Average runs of neighbours until at most MAX_POINTS are left, or take their highest; each keeps the last step of its run."""
     size = math.ceil(len(points) / MAX_POINTS)
     if size <= 1:
         return points
     runs = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(run[-1][0], sum(value for _, value in run) / len(run)) for run in runs]
+    values = [[value for _, value in run] for run in runs]
+    return [
+        (run[-1][0], max(own) if keep_peaks else sum(own) / len(own)) for run, own in zip(runs, values, strict=True)
+    ]
 
 
 def ticks(low: float, high: float, count: int, outer: bool = False) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 REFRESH_S = 0.1
 "Between two pictures of the bar: a redraw takes a millisecond."
+MAX_BAR = 30
 
 
 class Progress:
@@ -53,13 +54,15 @@ def _make_bar(out: TextIO, num_steps: int) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
 
     columns = (
-        TextColumn("  step {task.completed}/{task.total}", style=""),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[numbers]}", style="", markup=False),
+        TextColumn("  step {task.completed}/{task.total}", style="", table_column=Column(no_wrap=True)),
+        # What the numbers leave of the terminal's width, so that one line stays one.
+        BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=MAX_BAR)),
+        TextColumn("{task.fields[numbers]}", style="", markup=False, table_column=Column(no_wrap=True)),
     )
-    bar = RichProgress(*columns, console=Console(file=out), auto_refresh=False)
+    bar = RichProgress(*columns, console=Console(file=out), auto_refresh=False, expand=True)
     bar.add_task("", total=num_steps, numbers="")
     return bar
 

@@ -30,6 +30,8 @@ class Plot:
     scale: float = 1.0
     from_zero: bool = False
     "Whether it is an amount, of which small changes are not to look large."
+    keep_peaks: bool = False
+    "Whether a spike is what one looks for."
 
 
 PLOTS = (
@@ -44,7 +46,7 @@ PLOTS = (
     Plot("moved from the reference", "nats a token", r"train/(chosen|rejected)_kl"),
     Plot("KTO's anchor", "nats a reply", r"train/(kl)"),
     Plot("learning rate", "by step", r"train/(lr)"),
-    Plot("gradient norm", "before clipping", r"train/(grad_norm)"),
+    Plot("gradient norm", "before clipping", r"train/(grad_norm)", keep_peaks=True),
     Plot("z-loss", "nats a target", r"train/(z_loss)"),
     Plot("log Z", "nats", r"train/(log_z)"),
     Plot("tokens per second", "all workers", r"train/(tokens_per_second)", 1, True),
@@ -83,7 +85,7 @@ def _draw(plot: Plot, lines: Lines) -> tuple[Plot, str, list[tuple[str, str]]]:
     """Return a chart and its key, which a single series does not need."""
     series = find_series(plot, lines)
     key = [(name, colour(index)) for index, name in enumerate(series)] if len(series) > 1 else []
-    return plot, curve_chart(series, f"{plot.title} by step", plot.from_zero), key
+    return plot, curve_chart(series, f"{plot.title} by step", plot.from_zero, plot.keep_peaks), key
 
 
 def _draw_mix(header: Mapping[str, Any], lines: Lines) -> dict[str, object]:
