@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lisan.core.artifact import Artifact, Kind, Ref, Store, code_commit
+from lisan.core.artifact import PAGE, Artifact, Kind, Ref, Store, code_commit
 from lisan.core.config import fingerprint, flatten, to_plain
 from lisan.core.errors import ArtifactError, ConfigError, LisanError, ServingError
 from lisan.core.machine import watch_load
@@ -439,10 +439,11 @@ def _ensure_registered_model(client: Any, name: str) -> None:
 
 
 def _files_digest(artifact: Artifact) -> str:
-    """Hash the hashes of all files: two builds of one config differ here when their weights differ."""
+    """Hash the hashes of all files but the run's page, which tells the time: two builds differ here when their weights do."""
     import hashlib
 
-    return hashlib.sha256(json.dumps(artifact.manifest["files"], sort_keys=True).encode()).hexdigest()
+    files = {name: facts for name, facts in artifact.manifest["files"].items() if name != PAGE}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _lineage(store: Store, artifact: Artifact) -> dict[str, str]:
