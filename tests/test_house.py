@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "platform" / "lisan"
 RANKS = {
     "core": 0,
+    "pages": 1,
     "session": 1,
     "corpus": 2,
     "model": 2,

@@ -57,8 +57,9 @@ def root(bare_root, empty_store):
     return bare_root
 
 
-def make_config(root, name="base", uri=None, **fields):
-    return StepConfig(name=name, storage=StorageConfig(root=root), tracking=TrackingConfig(uri=uri), **fields)
+def make_config(root, name="base", uri=None, every_s=0.0, **fields):
+    tracking = TrackingConfig(uri=uri, system_metrics_every_s=every_s)
+    return StepConfig(name=name, storage=StorageConfig(root=root), tracking=tracking, **fields)
 
 
 def train(config, draft, run):
@@ -246,6 +247,30 @@ def test_a_metric_with_a_name_that_mlflow_refuses_is_kept_under_a_near_name(root
         run.log_metrics({"acc@ar,en": 0.5})
     _, [found] = find_runs(root)
     assert found.data.metrics == {"acc_ar_en": 0.5}
+
+
+@pytest.mark.parametrize(("every_s", "at_least"), [(0.05, 3), (600.0, 1)])
+def test_a_run_knows_how_busy_the_machine_was(root, every_s, at_least):
+    with open_run(make_stage(), make_config(root, every_s=every_s), ()) as run:
+        run.log_checkpoint(1, "somewhere", 10, "ab")
+        time.sleep(0.2)
+    client, [found] = find_runs(root)
+    metrics = found.data.metrics
+    names = {"cpu_utilization_percentage", "system_memory_usage_megabytes", "disk_available_megabytes"}
+    assert {f"system/{name}" for name in names} <= set(metrics)
+    assert 0 <= metrics["system/cpu_utilization_percentage"] <= 100
+    assert metrics["system/system_memory_usage_megabytes"] > 100
+    history = client.get_metric_history(found.info.run_id, "system/cpu_utilization_percentage")
+    assert len(history) >= at_least
+
+
+def test_a_run_that_is_not_to_be_watched_is_not(root):
+    with open_run(make_stage(), make_config(root), ()):
+        pass
+    _, [found] = find_runs(root)
+    assert found.data.metrics == {}
+    with pytest.raises(ConfigError, match=r"tracking\.system_metrics_every_s must be >= 0, 0 for none, got -1"):
+        TrackingConfig(system_metrics_every_s=-1)
 
 
 def test_a_tracker_that_is_away_does_not_raise_into_the_work(monkeypatch, caplog):

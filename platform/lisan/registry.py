@@ -20,9 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lisan.core.artifact import Artifact, Kind, Ref, Store, code_commit
+from lisan.core.artifact import PAGE, Artifact, Kind, Ref, Store, code_commit
 from lisan.core.config import fingerprint, flatten, to_plain
 from lisan.core.errors import ArtifactError, ConfigError, LisanError, ServingError
+from lisan.core.machine import watch_load
 from lisan.core.outbox import Outbox
 from lisan.core.stage import Stage, TrackingConfig
 from lisan.core.storage import Location
@@ -240,7 +241,7 @@ class _Sender:
             logging.getLogger(__name__).warning("MLflow refuses part of run %s: %s", self.run_id, _reason(error))
 
     def _send_metrics(self, client: Any, metrics: list[_Metric]) -> None:
-        self._latest.update({metric.key: metric for metric in metrics})
+        self._latest.update({metric.key: metric for metric in metrics if not metric.key.startswith("system/")})
         client.log_batch(self.run_id, metrics=[self._entity(metric) for metric in metrics])
 
     def _entity(self, metric: _Metric, model_id: str | None = None) -> Any:
@@ -311,9 +312,11 @@ def open_job(job: str, name: str, config: Any, parents: Iterable[Artifact], **ta
         if run_id is None:
             run_id = client.create_run(experiment_id, run_name=name, tags=_cut(tags)).info.run_id
         _describe(client, run_id, config, _cut(tags))
+        begun = client.get_run(run_id).info.start_time / 1000
     run = MlflowRun(uri, run_id, experiment_id)
     try:
-        yield run
+        with watch_load(run.log_metrics, config.tracking.system_metrics_every_s, begun):
+            yield run
     except KeyboardInterrupt:
         _end(run, "KILLED", "interrupted from the keyboard")
         raise
@@ -436,10 +439,11 @@ def _ensure_registered_model(client: Any, name: str) -> None:
 
 
 def _files_digest(artifact: Artifact) -> str:
-    """Hash the hashes of all files: two builds of one config differ here when their weights differ."""
+    """Hash the hashes of all files but the run's page, which tells the time: two builds differ here when their weights do."""
     import hashlib
 
-    return hashlib.sha256(json.dumps(artifact.manifest["files"], sort_keys=True).encode()).hexdigest()
+    files = {name: facts for name, facts in artifact.manifest["files"].items() if name != PAGE}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _lineage(store: Store, artifact: Artifact) -> dict[str, str]:

@@ -167,6 +167,14 @@ def test_a_killed_worker_comes_back_and_the_run_ends_the_same(root: Path, pair: 
     assert books(root, "wounded") == books(root, "pair")
     wounded = weights(root, "wounded")
     assert all(torch.equal(pair[key], wounded[key]) for key in pair)
+    first, *lines = map(
+        json.loads, (root / "checkpoints" / "wounded" / "v1" / "metrics.jsonl").read_text().splitlines()
+    )
+    assert first["header"]["resumed"]
+    assert [line["step"] for line in lines if "train/loss" in line] == [5, 10, 15, 20, 25, 30]
+    assert "page: " in said
+    assert "MFU of " in said
+    assert (root / "model" / "wounded" / "v1" / "run.html").exists()
 
 
 def test_more_workers_than_the_cluster_has_is_refused_in_one_sentence(root: Path) -> None:

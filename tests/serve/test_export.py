@@ -109,7 +109,7 @@ def test_what_lies_beside_the_weights_travels_along(exported: Artifact) -> None:
     for form in ("hf", "merged", "int8", "int4"):
         names = {path.name for path in folder(exported, form).iterdir()}
         assert beside | {"config.json", "model.safetensors"} <= names
-        assert not names & {"manifest.json", "draft.json", "adapter"}
+        assert not names & {"manifest.json", "draft.json", "run.html", "adapter"}
     assert {path.name for path in folder(exported, "gguf").iterdir()} == {
         "all-float16.gguf",
         "Modelfile",

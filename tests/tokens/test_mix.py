@@ -1,6 +1,7 @@
 """From weights to a row order."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from lisan.core.config import compose
 from lisan.core.errors import ConfigError
-from lisan.tokens.mix import BLOCK_ROWS, MixConfig, MixStageConfig, Plan, _apportion, make_plan
+from lisan.tokens.mix import BLOCK_ROWS, MixConfig, MixStageConfig, Plan, _apportion, make_plan, plan_shares
 from lisan.train.job import TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -249,3 +250,13 @@ def test_a_recipe_gives_stages_and_the_command_line_changes_one() -> None:
         compose(CONF, "train_cpt", TrainConfig, ["recipe=tiny", line, "mix.stages.late.from_step=3"])
     with pytest.raises(ConfigError, match=r"mix\.stages\.anneal\.weights must be set"):
         compose(CONF, "train_cpt", TrainConfig, ["recipe=tiny", "+mix.stages={anneal: {from_step: 20}}"])
+
+
+def test_the_planned_shares_are_those_of_the_weights_over_all_stages() -> None:
+    sizes = {"a": 10, "b": 30}
+    assert plan_shares(sizes, MixConfig(), 8) == {"a": 0.25, "b": 0.75}
+    late = {"anneal": MixStageConfig(from_step=6, weights={"b": 2.0})}
+    mix = MixConfig(weights={"a": 1.0}, stages=late)
+    assert plan_shares(sizes, mix, 8) == {"a": 0.75, "b": 0.25}
+    draws = make_plan(sizes, replace(mix, max_epochs=1e9), 8, 500).draws(8 * 500)
+    assert [drawn / 4000 for drawn in draws] == [0.75, 0.25]

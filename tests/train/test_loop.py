@@ -18,6 +18,7 @@ from lisan.tokens.rows import Rows
 from lisan.train.course import LoopConfig
 from lisan.train.job import run_worker
 from lisan.train.loop import check_rows, next_rows
+from lisan.train.progress import Progress
 from lisan.train.throughput import Meter
 
 
@@ -78,6 +79,8 @@ class Along:
         tokens = store.open(Ref.parse("tokens/documents@v1"))
         self.order = open_order(tokens, MixConfig(), 12, step_rows)
         self.config = LoopConfig(step_rows=step_rows, micro_rows=1)
+        self.gauge = self.history = None
+        self.progress = Progress()
 
     def step(self, step: int) -> Rows:
         return next(self.order.read(step * self.order.step_rows, 0, 1))
@@ -140,10 +143,15 @@ def test_metrics_are_logged_at_intervals_and_at_the_end(tiny_store: Store, tmp_p
         "train/grad_norm",
         "train/tokens_per_second",
         "train/data_wait_ratio",
+        "train/mfu_ratio",
+        "train/memory_bytes",
+        "train/peak_memory_bytes",
         "train/loss/ar_text",
         "train/language_loss/ar",
     } <= set(last)
     assert 0 <= last["train/data_wait_ratio"] <= 1
+    assert last["train/mfu_ratio"] > 0
+    assert 50e6 < last["train/memory_bytes"] <= last["train/peak_memory_bytes"]
 
 
 def test_the_loss_is_the_mean_of_its_sources_weighted_by_tokens(tiny_store: Store, tmp_path: Path) -> None:
@@ -157,7 +165,7 @@ def test_the_loss_is_the_mean_of_its_sources_weighted_by_tokens(tiny_store: Stor
 
 def test_the_loss_of_a_language_is_the_mean_of_its_sources_weighted_by_tokens() -> None:
     reader: Any = SimpleNamespace(sources=("a", "b", "c", "d"), languages={"a": "ar", "b": "en", "c": "ar", "d": "fr"})
-    course: Any = SimpleNamespace(order=reader)
+    course: Any = SimpleNamespace(order=reader, gauge=None, history=None, progress=Progress())
     losses = Meter(course, ALONE, 0)._losses([10.0, 4.0, 2.0, 0.0], [2.0, 1.0, 4.0, 0.0])
     assert losses == {"loss/a": 5, "loss/b": 4, "loss/c": 0.5, "language_loss/ar": 2, "language_loss/en": 4}
 
@@ -179,14 +187,17 @@ def test_checkpoints_are_made_at_intervals_and_at_the_end_and_old_ones_go(tiny_s
     loop = {"num_steps": 5, "checkpoint_every": 2, "keep_checkpoints": 2}
     run = train_alone(tiny_store, train_config(tiny_store, loop=loop), tmp_path, worker)
     assert run.checkpoints == [step for step, _ in reports] == [2, 4, 5]
-    assert sorted(place.name for place in (tmp_path / "checkpoints").iterdir()) == ["step_00000004", "step_00000005"]
+    assert sorted(place.name for place in (tmp_path / "checkpoints").glob("step_*")) == [
+        "step_00000004",
+        "step_00000005",
+    ]
     assert reports[-1][1] == str(tmp_path / "checkpoints" / "step_00000005")
 
 
 def test_where_ray_keeps_checkpoints_the_loop_leaves_them_alone(tiny_store: Store, tmp_path: Path) -> None:
     loop = {"num_steps": 3, "checkpoint_every": 1, "keep_checkpoints": 1}
     train_alone(tiny_store, train_config(tiny_store, loop=loop), tmp_path, replace(ALONE, retains=False))
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 3
+    assert len(list((tmp_path / "checkpoints").glob("step_*"))) == 3
 
 
 def test_a_finished_run_that_is_started_again_trains_no_step(tiny_store: Store, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_the_manifest_tells_what_was_trained(trained: Artifact, store: Store) ->
     assert facts["checkpoint"]["step"] == 2
     assert facts["checkpoint"]["uri"] == str(store.checkpoints(trained.ref) / "step_00000002")
     assert facts["template_hash"] == template_hash(load_tokenizer(trained))
+    assert "run.html" in trained.manifest["files"]
     assert set(trained.manifest["parents"]) == {"tokens/documents@v1", "tokenizer/tiny@v1"}
 
 

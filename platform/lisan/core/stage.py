@@ -4,6 +4,7 @@ In: a stage's frozen config. Out: an `Artifact`. Always: a second run of the sam
 under the same name@version is refused; a run that dies leaves nothing visible. `lisan.pipeline` is the only caller.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -26,6 +27,14 @@ class TrackingConfig:
     uri: str | None = None
     "MLflow tracking URI; null means MLFLOW_TRACKING_URI, or else a sqlite store under the root."
     experiment: str = "lisan"
+    system_metrics_every_s: float = 10.0
+    "Between two readings of how busy the driver's machine is, logged as system/*; 0 logs none."
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.system_metrics_every_s < math.inf:
+            raise ConfigError(
+                f"tracking.system_metrics_every_s must be >= 0, 0 for none, got {self.system_metrics_every_s}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +55,18 @@ class ClusterConfig:
     "How often a failed worker group is restarted from its last checkpoint."
     collective_timeout_s: int = 600
     "A collective that waits longer than this has lost a peer, and the run restarts."
+    peak_tflops: float | None = None
+    """TFLOP/s that a training worker's device is capable of, what MFU is a share of; null takes the data sheet's where the
+    GPU is known, or else measures for less than a second, 0 leaves MFU out."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 0 or self.num_nodes < 1:
             raise ConfigError(
                 f"cluster needs num_workers >= 0 and num_nodes >= 1, got {self.num_workers} and {self.num_nodes}"
+            )
+        if self.peak_tflops is not None and not 0 <= self.peak_tflops < math.inf:
+            raise ConfigError(
+                f"cluster.peak_tflops must be > 0, 0 for no MFU or null to find out, got {self.peak_tflops}"
             )
         if self.num_nodes > 1 and self.num_workers % self.num_nodes:
             raise ConfigError(

@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lisan.evaluate.charts import bar_chart, colour, curve_chart
 from lisan.evaluate.fertility_figures import HISTOGRAM, Measured, columns_of, figures_of, histogram_of, rows_of
 from lisan.evaluate.page import Column, ModelRow, lay_out_table
-from lisan.evaluate.render import render_template
+from lisan.pages.charts import bar_chart, colour, curve_chart
+from lisan.pages.render import render_template
 from lisan.vocabulary.fertility import FertilityRow
 from lisan.vocabulary.pieces import Part
 
@@ -57,6 +57,7 @@ class FertilityPage:
 def render_page(page: FertilityPage) -> str:
     languages = list(page.measured[0].languages)
     return render_template(
+        "evaluate",
         "fertility.html.jinja",
         page=page,
         key=[(one.label, colour(index)) for index, one in enumerate(page.measured)],

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lisan.evaluate.charts import NUM_COLOURS, line_chart
-from lisan.evaluate.render import render_template
+from lisan.pages.charts import NUM_COLOURS, line_chart
+from lisan.pages.render import render_template
 
 
 class Better(StrEnum):
@@ -175,6 +175,7 @@ def write_page(page: Page, out: Path) -> Path:
 def render_page(page: Page) -> str:
     columns = list(page.columns) or guess_columns(page.rows)
     return render_template(
+        "evaluate",
         "page.html.jinja",
         page=page,
         bars=[_bars(column, page.rows) for column in columns],

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lisan.core.artifact import DRAFT, MANIFEST
+from lisan.core.artifact import DRAFT, MANIFEST, PAGE
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
 from lisan.model.adapter import merge_adapter, read_adapter
@@ -154,7 +154,7 @@ def gguf_file(config: ExportConfig, folder: Path) -> Path:
 
 def copy_companions(source: Path, folder: Path) -> None:
     """Copy what lies beside the weights: tokenizer, template, generation defaults, manifests of expansion and new rows."""
-    left = {"config.json", MANIFEST, DRAFT, ORIGIN}
+    left = {"config.json", MANIFEST, DRAFT, PAGE, ORIGIN}
     for path in sorted(source.iterdir()):
         is_weights = path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json")
         if path.is_file() and path.name not in left and not is_weights:

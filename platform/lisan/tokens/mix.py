@@ -199,6 +199,17 @@ def make_plan(num_rows: Mapping[str, int], config: MixConfig, num_steps: int, st
     return plan
 
 
+def plan_shares(num_rows: Mapping[str, int], config: MixConfig, num_steps: int) -> dict[str, float]:
+    """Return the share of a whole run that the mix gives to each source, in the order of their names."""
+    starts = [from_step for _, from_step, _ in config.parts()] + [num_steps]
+    planned = dict.fromkeys(sorted(num_rows), 0.0)
+    for (_, start, weights), stop in zip(config.parts(), starts[1:], strict=True):
+        amounts = {source: weights.get(source, 0.0) if weights else num_rows[source] for source in planned}
+        for source, amount in amounts.items():
+            planned[source] += amount / sum(amounts.values()) * (stop - start) / num_steps
+    return planned
+
+
 def _check_sources(key: str, named: Mapping[str, Any], sources: tuple[str, ...]) -> None:
     if unknown := sorted(set(named) - set(sources)):
         raise ConfigError(f"{key} names {unknown[0]}, but the tokens hold {', '.join(sources)}")

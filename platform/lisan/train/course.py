@@ -13,9 +13,12 @@ from lisan.core.storage import Location
 from lisan.model.score import Batch, Scorer
 from lisan.tokens.order import RowOrder
 from lisan.tokens.rows import Rows
+from lisan.train.gauge import Gauge
 from lisan.train.guard import GuardConfig
+from lisan.train.history import History
 from lisan.train.objectives import Loss
 from lisan.train.optim import OptimConfig
+from lisan.train.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,3 +67,8 @@ class Course:
     run: Run
     anchor: Callable[[Scorer, Sequence[Rows]], float] | None = None
     "KTO's KL estimate of a step, from its micro batches."
+    gauge: Gauge | None = None
+    "What MFU is measured with; None measures none."
+    history: History | None = None
+    "What the run's page is drawn from, on the first rank; it is the `run` then."
+    progress: Progress = field(default_factory=Progress)

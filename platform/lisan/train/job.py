@@ -5,6 +5,7 @@ whoever started it: Ray Train, torchrun or a test.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -23,6 +24,9 @@ from lisan.tokens.mix import MixConfig
 from lisan.tokens.order import RowOrder, open_order
 from lisan.tokens.rows import RowReader, Rows
 from lisan.train import objectives
+from lisan.train.gauge import make_gauge
+from lisan.train.header import RunPlan, describe_run
+from lisan.train.history import History
 from lisan.train.kto_anchor import MismatchedReader, estimate_kl
 from lisan.train.loop import Course, LoopConfig, check_rows, train
 from lisan.train.objectives import PreferenceLoss, Terms
@@ -133,7 +137,8 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
         check_documents_apart(scorer, worker.device, config.precision.dtype)
         optimizer = make_optimizer(scorer, config.optim)
         course = make_course(job, scorer, worker)
-        metrics = train(scorer, optimizer, course, worker)
+        with closing(course.progress):
+            metrics = train(scorer, optimizer, course, worker)
         write_model(config, places, adapted, scorer, job.output, worker)
     return metrics
 
@@ -150,7 +155,16 @@ def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
         count = objectives.count_pairs
         if config.loss is PreferenceLoss.kto:
             anchor = make_anchor(job, scorer, worker)
-    return Course(config.loop, config.optim, num_steps, order, objective, count, job.checkpoints, job.run, anchor)
+    gauge = make_gauge(scorer, worker, config.precision.dtype, config.cluster.peak_tflops, extra_forwards=bool(anchor))
+    history = None
+    if worker.is_first:
+        history = History(
+            job.run, job.checkpoints, describe_run(config, scorer, worker, RunPlan(num_steps, order, gauge))
+        )
+    run = history or job.run
+    return Course(
+        config.loop, config.optim, num_steps, order, objective, count, job.checkpoints, run, anchor, gauge, history
+    )
 
 
 def make_anchor(job: TrainJob, scorer: Scorer, worker: Worker) -> Callable[[Scorer, Sequence[Rows]], float]:

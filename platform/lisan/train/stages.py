@@ -12,6 +12,7 @@ from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage
 from lisan.tokens.chat import template_hash
 from lisan.train.checkpoint import find_latest
+from lisan.train.history import leave_page
 from lisan.train.job import DpoConfig, TrainConfig, TrainJob, plan_run
 from lisan.train.launch import launch
 from lisan.train.ledger import realised
@@ -31,6 +32,7 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     assert latest is not None
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
     tokenizer = open_tokenizer(open_places(config, draft.parents).tokenizer)
+    leave_page(job.checkpoints, draft.location, run)
     known = {"tokenizer_hash": tokens.facts["tokenizer_hash"], "template_hash": template_hash(tokenizer)}
     return {**metrics, "steps": latest.step, **realised(latest.facts), **known, "checkpoint": where}
 

@@ -1,20 +1,27 @@
-"""What a run tells about itself: loss per source and language, tokens/s, time spent waiting for data.
+"""What a run tells about itself: loss per source and language, tokens/s, MFU, memory, time spent waiting for data.
 
 In: losses, step by step. Out: one line per interval on rank 0 and the same to the tracker. Always: sums go over all
-ranks once per interval, never per step.
+ranks once per interval, never per step; a token is one that is no padding, and MFU is of model FLOPs (`model.flops`).
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 
+from lisan.model.flops import Work
 from lisan.model.score import Batch
 from lisan.tokens.rows import Rows
 from lisan.train.course import Course
+from lisan.train.hardware import read_memory
 from lisan.train.objectives import Loss
+from lisan.train.progress import format_bytes, format_count, format_seconds
 from lisan.train.worker import Worker, sum_over_ranks
+
+COUNTS = ("num_targets", "tokens", "flops")
+"Sums of an interval that are not means over its targets."
 
 
 class Meter:
@@ -26,7 +33,17 @@ class Meter:
         self.last: dict[str, float] = {}
         self.skipped_steps = 0
         self.first, self.start = first, time.perf_counter()
+        if worker.is_first:
+            self._announce()
         self._begin()
+
+    def _announce(self) -> None:
+        """Say where the run can be watched, and what its MFU is a share of."""
+        course = self.course
+        if course.history is not None:
+            course.progress.say(f"  page: {course.history.open(self.first)}")
+        if course.gauge is not None:
+            course.progress.say(f"  {course.gauge.said(self.world_size)}")
 
     def _begin(self) -> None:
         num_sources = len(self.course.order.sources)
@@ -34,24 +51,29 @@ class Meter:
         self._waited_s = 0.0
         self._nll = torch.zeros(num_sources, dtype=torch.float64)
         self._targets = torch.zeros(num_sources, dtype=torch.float64)
-        self._sums: dict[str, float] = {"loss": 0.0, "num_targets": 0.0, "tokens": 0.0}
+        self._sums: dict[str, float] = dict.fromkeys(("loss", *COUNTS), 0.0)
 
     @contextmanager
     def waiting(self, step: int) -> Iterator[None]:
         """Count the time until the rows of a step have arrived."""
         self.step, begun = step, time.perf_counter()
+        if self.worker.is_first and self.course.progress.is_live:
+            self._show(step)
         yield
         self._waited_s += time.perf_counter() - begun
 
     def add(self, rows: Rows, loss: Loss, batch: Batch) -> None:
         """Add the losses of a micro batch."""
         source = torch.from_numpy(self.course.order.source_of(rows.row_ids))
+        labels = (batch.labels[:, 1:] >= 0).sum(1)
         self._nll.index_add_(0, source, loss.row_nll.double().cpu())
-        self._targets.index_add_(0, source, (batch.labels[:, 1:] >= 0).sum(1).double())
+        self._targets.index_add_(0, source, labels.double())
+        work = measure_work(rows, int(labels.sum()))
         sums = {
             "loss": float(loss.total.detach()),
             "num_targets": float(loss.num_targets),
-            "tokens": float(batch.input_ids.numel()),
+            "tokens": float(work.num_tokens),
+            "flops": float(self.course.gauge.flops_of(work)) if self.course.gauge else 0.0,
         }
         for name, value in {**sums, **{name: float(value) for name, value in loss.metrics.items()}}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -60,7 +82,9 @@ class Meter:
         """Say that a step was not taken; its losses are in no mean."""
         self.skipped_steps = num_skipped
         if self.worker.is_first:
-            print(f"  {reason}", flush=True)
+            self.course.progress.say(f"  {reason}")
+            if self.course.history is not None:
+                self.course.history.note(self.step + 1, reason)
 
     def log(self, step: int, lr: float, grad_norm: float) -> None:
         """Sum over ranks, print a line on rank 0, send the metrics, begin the next interval.
@@ -75,16 +99,31 @@ class Meter:
         sums = dict(zip(names, total[: len(names)].tolist(), strict=True))
         if not sums["num_targets"]:
             return
-        seconds = time.perf_counter() - self._mark
-        kept = {name: sums[name] / sums["num_targets"] for name in names if name not in ("num_targets", "tokens")}
-        speed = {"tokens_per_second": sums["tokens"] / seconds, "data_wait_ratio": self._waited_s / seconds}
-        self.last = {**kept, "lr": lr, "grad_norm": grad_norm, "skipped_steps": self.skipped_steps, **speed}
+        kept = {name: sums[name] / sums["num_targets"] for name in names if name not in COUNTS}
+        taken = {"lr": lr, "grad_norm": grad_norm, "skipped_steps": self.skipped_steps}
+        self.last = {**kept, **taken, **self._speed(sums), **self._memory()}
         if self.worker.is_first:
             losses = self._losses(*total[len(names) :].reshape(2, -1).tolist())
             metrics = {**self.last, **losses}
             self.course.run.log_metrics({f"train/{name}": value for name, value in metrics.items()}, step)
-            print(self._line(step), flush=True)
+            if self.course.progress.is_live:
+                self._show(step)
+            else:
+                self.course.progress.say(self._line(step))
         self._begin()
+
+    def _speed(self, sums: Mapping[str, float]) -> dict[str, float]:
+        seconds = time.perf_counter() - self._mark
+        speed = {"tokens_per_second": sums["tokens"] / seconds, "data_wait_ratio": self._waited_s / seconds}
+        gauge = self.course.gauge
+        return speed if gauge is None else {**speed, "mfu_ratio": gauge.mfu(sums["flops"], seconds, self.world_size)}
+
+    def _memory(self) -> dict[str, float]:
+        """Return what the rank with the most of it holds, and the most that any has held."""
+        most = torch.tensor(read_memory(self.device), dtype=torch.float64)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        now, peak = most.tolist()
+        return {"memory_bytes": now, "peak_memory_bytes": peak}
 
     def _losses(self, nll: list[float], num_targets: list[float]) -> dict[str, float]:
         """Return the mean loss of every source and of every language that had targets."""
@@ -98,12 +137,39 @@ class Meter:
             **{f"language_loss/{name}": total / count for name, (total, count) in by_language.items() if count},
         }
 
+    def _show(self, step: int) -> None:
+        """Draw the live line: between two intervals with the loss and speed of this rank, which is one of `world_size`."""
+        numbers = dict(self.last)
+        if self._sums["num_targets"]:
+            seconds = time.perf_counter() - self._mark
+            numbers["loss"] = self._sums["loss"] / self._sums["num_targets"]
+            numbers["tokens_per_second"] = self._sums["tokens"] * self.world_size / seconds
+        said = [*self._describe(numbers), self._eta(step)] if numbers else []
+        self.course.progress.show(step, self.course.num_steps, " ".join(said))
+
     def _line(self, step: int) -> str:
         last = self.last
+        taken = f"lr {last['lr']:.2e} grad_norm {last['grad_norm']:.2f} data_wait {last['data_wait_ratio']:.1%}"
+        return " ".join([f"  step {step}/{self.course.num_steps}", *self._describe(last), taken, self._eta(step)])
+
+    def _describe(self, numbers: Mapping[str, float]) -> list[str]:
+        """Return what both lines tell, in words."""
+        parts = [f"loss {numbers['loss']:.4f}"]
+        if "accuracy" in numbers:
+            parts.append(f"accuracy {numbers['accuracy']:.3f}")
+        parts.append(f"{format_count(numbers['tokens_per_second'])} tok/s")
+        if "mfu_ratio" in numbers:
+            parts.append(f"mfu {numbers['mfu_ratio']:.1%}")
+        if "memory_bytes" in numbers:
+            parts.append(format_bytes(numbers["memory_bytes"]))
+        return parts
+
+    def _eta(self, step: int) -> str:
         left = (time.perf_counter() - self.start) / max(1, step - self.first) * (self.course.num_steps - step)
-        extra = f" accuracy {last['accuracy']:.3f}" if "accuracy" in last else ""
-        return (
-            f"  step {step}/{self.course.num_steps} loss {last['loss']:.4f}{extra} lr {last['lr']:.2e} "
-            f"grad_norm {last['grad_norm']:.2f} {last['tokens_per_second']:,.0f} tokens/s "
-            f"data_wait {last['data_wait_ratio']:.1%} eta {left:.0f} s"
-        )
+        return f"eta {format_seconds(left)}"
+
+
+def measure_work(rows: Rows, num_labels: int) -> Work:
+    """Return what there is to compute in some rows."""
+    lens = [size for row in rows.doc_lens for size in row]
+    return Work(num_tokens=sum(lens), num_pairs=sum(size * size for size in lens), num_labels=num_labels)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from lisan.evaluate.charts import (
+from lisan.pages.charts import (
     BOTTOM,
     HEIGHT,
     MAX_POINTS,
@@ -60,6 +60,17 @@ def test_a_long_series_is_thinned_and_keeps_its_mean_and_last_step():
     assert len(found) <= MAX_POINTS
     assert found[-1][0] == 9_999
     assert sum(value for _, value in found) / len(found) == pytest.approx(3.0, abs=0.01)
+
+
+def test_a_peak_that_is_looked_for_is_not_averaged_away():
+    series = [(step, 9.0 if step == 5_000 else 1.0) for step in range(10_000)]
+    assert max(value for _, value in thin(series)) < 2
+    assert max(value for _, value in thin(series, keep_peaks=True)) == 9
+
+
+def test_amounts_begin_at_zero():
+    svg = curve_chart({"a": [(1, 60), (2, 61)]}, "memory", from_zero=True)
+    assert re.findall(r">([^<]*)</text>", svg)[0] == "0"
 
 
 def test_values_that_are_not_finite_are_left_out():

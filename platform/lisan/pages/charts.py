@@ -1,16 +1,21 @@
 """Line and bar charts as inline SVG.
 
 In: steps and values, or values by group and series. Out: an SVG element as text, which takes its colours from the page
-around it. Always: the same numbers give the same text. `page` and `fertility_page` are the callers.
+around it. Always: the same numbers give the same text. The rooms' pages are the callers.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import TypeVar
+
+X = TypeVar("X", int, float)
 
 WIDTH, HEIGHT = 480, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 12, 30
 MAX_POINTS = 400
+MAX_DOTS = 40
+"Points of a series that are few enough to be marked."
 NUM_COLOURS = 8
 "Colours for series in `style.css.jinja`."
 BAR_WIDTH, GROUP_GAP = 9.0, 14.0
@@ -68,21 +73,28 @@ def bar_chart(groups: Sequence[str], series: Mapping[str, Sequence[float | None]
     return _svg(f"{label}: {len(series)} bars for each of {', '.join(groups)}", parts, width)
 
 
-def curve_chart(series: Mapping[str, Sequence[tuple[float, float]]], label: str) -> str:
-    """Draw the (x, y) points of several series over each other."""
-    points = {name: [point for point in line if all(map(math.isfinite, point))] for name, line in series.items()}
+def curve_chart(
+    series: Mapping[str, Sequence[tuple[float, float]]], label: str, from_zero: bool = False, keep_peaks: bool = False
+) -> str:
+    """Draw the (x, y) points of several series over each other, long ones thinned.
+
+    `from_zero` shows amounts as such, `keep_peaks` the highest of the points that become one instead of their mean.
+    """
+    points = {name: thin(_finite(line), keep_peaks) for name, line in series.items()}
     every = [point for line in points.values() for point in line]
     if not every:
         return _no_chart(label)
     x_range = (min(x for x, _ in every), max(x for x, _ in every))
-    y_ticks = ticks(min(y for _, y in every), max(y for _, y in every), 4, outer=True)
+    lowest, highest = min(y for _, y in every), max(y for _, y in every)
+    y_ticks = ticks(min(lowest, 0.0) if from_zero else lowest, highest, 4, outer=True)
     y_range = (y_ticks[0], y_ticks[-1])
     parts = [_y_tick(tick, _y(tick, y_range)) for tick in y_ticks]
     parts += [_x_tick(tick, _x(tick, x_range)) for tick in ticks(*x_range, 5)]
     for index, (name, line) in enumerate(points.items()):
-        placed = [(_x(x, x_range), _y(y, y_range)) for x, y in sorted(line)]
+        placed = [(_x(x, x_range), _y(y, y_range)) for x, y in line]
         drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        dots = "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in placed)
+        marked = placed if len(placed) <= MAX_DOTS else placed[-1:]
+        dots = "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in marked)
         parts.append(
             f'<g style="{colour(index)}"><title>{escape(name)}</title><polyline class="curve" points="{drawn}"/>{dots}</g>'
         )
@@ -96,13 +108,20 @@ def colour(index: int) -> str:
     return f"--colour:{base if not again else f'color-mix(in srgb,{base} {max(25, 100 - 45 * again)}%,var(--card))'}"
 
 
-def thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Average runs of neighbours until at most MAX_POINTS are left; each keeps the last step of its run."""
+def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return sorted(point for point in points if all(map(math.isfinite, point)))
+
+
+def thin(points: list[tuple[X, float]], keep_peaks: bool = False) -> list[tuple[X, float]]:
+    """Average runs of neighbours until at most MAX_POINTS are left, or take their highest; each keeps the last step of its run."""
     size = math.ceil(len(points) / MAX_POINTS)
     if size <= 1:
         return points
     runs = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(run[-1][0], sum(value for _, value in run) / len(run)) for run in runs]
+    values = [[value for _, value in run] for run in runs]
+    return [
+        (run[-1][0], max(own) if keep_peaks else sum(own) / len(own)) for run, own in zip(runs, values, strict=True)
+    ]
 
 
 def ticks(low: float, high: float, count: int, outer: bool = False) -> list[float]:
@@ -113,8 +132,9 @@ def ticks(low: float, high: float, count: int, outer: bool = False) -> list[floa
     >>> ticks(0.3, 10, 5)
     [2.0, 4.0, 6.0, 8.0, 10.0]
     """
-    if high <= low:
-        low, high = (low - 0.5, low + 0.5) if outer else (low, low + 1)
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
+        around = abs(low) / 2 or 0.5
+        low, high = (low - around, low + around) if outer else (low, low + 1)
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     gap = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
@@ -133,11 +153,26 @@ def _y(value: float, span: tuple[float, float]) -> float:
 
 def _y_tick(tick: float, y: float, width: float = WIDTH) -> str:
     line = f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return f'{line}<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:,g}</text>'
+    return f'{line}<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{format_tick(tick)}</text>'
 
 
 def _x_tick(tick: float, x: float) -> str:
-    return _x_label(f"{tick:,g}", x)
+    return _x_label(format_tick(tick), x)
+
+
+def format_tick(tick: float) -> str:
+    """Return a round number as short as the room beside an axis is.
+
+    >>> format_tick(1_500_000), format_tick(20_000), format_tick(0.00015), format_tick(0.25)
+    ('1.5M', '20k', '1.5e-4', '0.25')
+    """
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(tick) >= size:
+            return f"{tick / size:g}{unit}"
+    if 0 < abs(tick) < 1e-3:
+        power = math.floor(math.log10(abs(tick)) + 1e-9)
+        return f"{tick / 10**power:.3g}e{power}"
+    return f"{tick:,g}"
 
 
 def _x_label(text: str, x: float) -> str:

@@ -1,0 +1,56 @@
+"""MFU: the share of what a worker's device is capable of that the model's own arithmetic takes.
+
+In: FLOPs of the model, the device's peak. Out: a ratio and a sentence with its denominator. Always: of model FLOPs, over the
+whole time that an interval took, waiting and checkpoints included.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from lisan.model.flops import ModelFlops, Work, count_flops
+from lisan.model.score import Scorer
+from lisan.train.hardware import Peak, find_peak
+from lisan.train.worker import Worker
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """What the speed of a run is held against."""
+
+    flops: ModelFlops
+    peak: Peak
+    extra_forwards: int = 0
+    "Forward passes of a step beside the one that is trained on: one for KTO's anchor."
+
+    def flops_of(self, work: Work) -> int:
+        return self.flops.training(work) + self.extra_forwards * self.flops.forward(work)
+
+    def mfu(self, flops: float, seconds: float, world_size: int) -> float:
+        """Return the share of the peak of all workers."""
+        return flops / seconds / (self.peak.tflops * 1e12 * world_size)
+
+    def said(self, world_size: int) -> str:
+        return f"MFU of {self.peak.said}" + (f", each of {world_size} workers" if world_size > 1 else "")
+
+
+def make_gauge(
+    scorer: Scorer, worker: Worker, dtype: torch.dtype, given: float | None, extra_forwards: int = 0
+) -> Gauge | None:
+    """Count the model and find the peak, on the first rank for all; None when nobody asks or the model cannot be counted."""
+    if given == 0:
+        return None
+    flops = count_flops(scorer.model)
+    if flops is None:
+        if worker.is_first:
+            print(
+                "  no MFU: the model multiplies with weights outside of linear layers, which are not counted",
+                flush=True,
+            )
+        return None
+    found = [find_peak(worker.device, dtype, given) if worker.is_first else None]
+    dist.broadcast_object_list(found)
+    [peak] = found
+    assert peak is not None
+    return Gauge(flops, peak, extra_forwards)

@@ -1,0 +1,119 @@
+"""What a worker computes on: how fast it could be, and how much memory it has taken.
+
+In: a device and a precision. Out: a peak with the words that say where it comes from, and bytes. Always: a speed is shown
+with what it is a share of, because an MFU means nothing without its denominator.
+
+Peaks on GPUs are the vendors' dense bf16 figures; this table has not been checked on the GPUs themselves.
+"""
+
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+TFLOPS = {
+    "GB200": 2500.0,
+    "B200": 2250.0,
+    "H200": 989.0,
+    "H200 NVL": 835.0,
+    "GH200": 989.0,
+    "H100 NVL": 835.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "H800": 989.0,
+    "H20": 148.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "MI300X": 1307.0,
+}
+"bf16, dense, by a part of the name; a longer name goes before a shorter one that it holds."
+MEASURED_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
+MEASURE_S = 0.3
+"For all sizes together, and a product or two of the largest: a CPU at 0.03 TFLOP/s is through within a second."
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The denominator of MFU, for one worker."""
+
+    tflops: float
+    said: str
+
+
+def find_peak(device: str, dtype: torch.dtype, given: float | None = None) -> Peak:
+    """Return what is given, or else what the data sheet says of a GPU in bf16, or else what a product of matrices reaches."""
+    kind = str(dtype).removeprefix("torch.").replace("bfloat", "bf").replace("float", "fp")
+    if given:
+        return _said(given, f"{kind}, as cluster.peak_tflops says")
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
+    known = look_up(name) if dtype is torch.bfloat16 else None
+    if known is not None:
+        return _said(known, f"{kind} ({name}, dense, data sheet)")
+    tflops, size = measure_tflops(device, dtype, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    where = name or (f"{threads} threads" if threads > 1 else "1 thread")
+    return _said(tflops, f"{kind} measured by a {size} x {size} x {size} matmul on {where}")
+
+
+def _said(tflops: float, rest: str) -> Peak:
+    return Peak(tflops, f"{tflops:.3g} TFLOP/s {rest}")
+
+
+def look_up(name: str) -> float | None:
+    """Return the peak of a GPU by its name; None for one that the table does not hold."""
+    words = name.replace("-", " ").split()
+    for key in sorted(TFLOPS, key=len, reverse=True):
+        parts = key.split()
+        if any(words[start : start + len(parts)] == parts for start in range(len(words))):
+            return TFLOPS[key]
+    return None
+
+
+@cache
+def measure_tflops(device: str, dtype: torch.dtype, num_threads: int) -> tuple[float, int]:  # noqa: ARG001
+    """Return the fastest product of two square matrices in TFLOP/s, and their size; once for a process and its threads."""
+    best = (0.0, 0)
+    sizes = MEASURED_SIZES[device.split(":", maxsplit=1)[0]]
+    for size in sizes:
+        # A GPU is faster on numbers that are all the same than on those of a model. The run's own draws stay as they are.
+        draws = torch.Generator(device).manual_seed(0)
+        left, right = (torch.randn(size, size, dtype=dtype, device=device, generator=draws) for _ in range(2))
+        torch.mm(left, right)  # the first one also sets up what the others use
+        stop = time.perf_counter() + MEASURE_S / len(sizes)
+        while True:
+            best = max(best, (2 * size**3 / _time_product(left, right) / 1e12, size))
+            if time.perf_counter() > stop:
+                break
+    return best
+
+
+def _time_product(left: torch.Tensor, right: torch.Tensor) -> float:
+    _wait_for(left)
+    begun = time.perf_counter()
+    torch.mm(left, right)
+    _wait_for(left)
+    return time.perf_counter() - begun
+
+
+def _wait_for(tensor: torch.Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def read_memory(device: str) -> tuple[int, int]:
+    """Return the bytes that this worker holds and the most it has held: what torch allocated on a GPU, else of the process."""
+    if device.startswith("cuda"):
+        return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+    import psutil
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    resident = psutil.Process(os.getpid()).memory_info().rss
+    return resident, max(resident, most if sys.platform == "darwin" else 1024 * most)

@@ -1,0 +1,57 @@
+"""What the page of a run says before its first step: which model, of what, where and on what terms.
+
+In: a training config and what was made of it. Out: plain values that fit into a line of JSON. Always: the digest of the
+config is the fingerprint that the artifact's manifest will have.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lisan.core.artifact import Kind, Ref, code_commit
+from lisan.core.config import fingerprint
+from lisan.model.score import Scorer
+from lisan.tokens.mix import plan_shares
+from lisan.tokens.order import RowOrder
+from lisan.train.gauge import Gauge
+from lisan.train.progress import format_count
+from lisan.train.worker import Worker
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The run, as far as it is known before it begins."""
+
+    num_steps: int
+    order: RowOrder
+    gauge: Gauge | None
+
+
+def describe_run(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> dict[str, Any]:
+    """Return the header: numbers that the page computes with, and facts that it shows."""
+    return {
+        "title": str(Ref(Kind.model, config.name, config.version)),
+        "num_steps": plan.num_steps,
+        "planned": plan_shares(plan.order.num_rows, config.mix, plan.num_steps),
+        "languages": dict(plan.order.languages),
+        "facts": _list_facts(config, scorer, worker, plan),
+    }
+
+
+def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> dict[str, str]:
+    weights = list(scorer.parameters())
+    num_weights, num_trained = (
+        sum(weight.numel() for weight in some) for some in (weights, [w for w in weights if w.requires_grad])
+    )
+    loop, length = config.loop, plan.order.context_length
+    return {
+        "starts from": config.model.path or "random weights",
+        "tokenizer": config.model.tokenizer or "its own",
+        "tokens": config.tokens,
+        "weights": f"{format_count(num_weights)}, {format_count(num_trained)} trained ({config.tuning.method})",
+        "step": f"{loop.step_rows} rows of {length:,} = {loop.step_rows * length:,} tokens with padding",
+        "learning rate": f"{config.optim.peak_lr:g} at its peak, {config.optim.schedule}",
+        "workers": f"{worker.world_size} on {worker.device.split(':')[0]}, {config.precision}",
+        **({"MFU of": plan.gauge.said(worker.world_size).removeprefix("MFU of ")} if plan.gauge else {}),
+        "config": fingerprint(config)[:12],
+        "commit": code_commit(),
+    }

@@ -1,0 +1,106 @@
+"""What a run says while it goes: one live line with a bar on a terminal, plain lines in a job's log.
+
+In: numbers and sentences of the first rank. Out: text for people. Always: what is said goes through here once training
+has begun, so that no line tears the bar; where standard output is no terminal (a file, a Ray worker, whose output comes
+through the driver), nothing is drawn and the meter's line per interval remains.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+REFRESH_S = 0.1
+"Between two pictures of the bar: a redraw takes a millisecond."
+MAX_BAR = 30
+
+
+class Progress:
+    """The place where a run speaks; `close` leaves the terminal as it was."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self.is_live = self._out.isatty()
+        self._bar: Any = None
+        self._drawn = 0.0
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        if self._bar is None:
+            print(line, file=self._out, flush=True)
+        else:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, step: int, num_steps: int, numbers: str) -> None:
+        """Draw the bar on a terminal; the last step always, the others not too often."""
+        now = time.monotonic()
+        if not self.is_live or (step < num_steps and now - self._drawn < REFRESH_S):
+            return
+        self._drawn = now
+        if self._bar is None:
+            self._bar = _make_bar(self._out, num_steps)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Let the last picture of the bar stand and give the cursor back; nothing where none was drawn."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _make_bar(out: TextIO, num_steps: int) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+    from rich.table import Column
+
+    columns = (
+        TextColumn("  step {task.completed}/{task.total}", style="", table_column=Column(no_wrap=True)),
+        # What the numbers leave of the terminal's width, so that one line stays one.
+        BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=MAX_BAR)),
+        TextColumn("{task.fields[numbers]}", style="", markup=False, table_column=Column(no_wrap=True)),
+    )
+    bar = RichProgress(*columns, console=Console(file=out), auto_refresh=False, expand=True)
+    bar.add_task("", total=num_steps, numbers="")
+    return bar
+
+
+def format_count(value: float) -> str:
+    """Return a count as people say it.
+
+    >>> format_count(1234), format_count(56_700_000), format_count(8.03e9), format_count(312)
+    ('1.2k', '56.7M', '8.0B', '312')
+    """
+    return _scale(value, 1000, ("", "k", "M", "B", "T"))
+
+
+def format_bytes(value: float) -> str:
+    """Return a size in decimal units.
+
+    >>> format_bytes(3_140_000_000)
+    '3.1 GB'
+    """
+    return _scale(value, 1000, (" B", " kB", " MB", " GB", " TB"))
+
+
+def _scale(value: float, base: int, units: Sequence[str]) -> str:
+    place = 0
+    while place < len(units) - 1 and round(value, 1) >= base:
+        value, place = value / base, place + 1
+    return f"{value:.1f}{units[place]}" if place else f"{value:.0f}{units[0]}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration in its two largest units.
+
+    >>> format_seconds(192), format_seconds(7_500), format_seconds(9.4)
+    ('3 m 12 s', '2 h 5 m', '9 s')
+    """
+    whole = round(seconds)
+    days, rest = divmod(whole, 86_400)
+    hours, rest = divmod(rest, 3600)
+    minutes, left = divmod(rest, 60)
+    parts = [f"{value} {unit}" for value, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (left, "s")) if value]
+    return " ".join(parts[:2]) or "0 s"
