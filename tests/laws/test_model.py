@@ -31,7 +31,7 @@ from lisan.model.new_rows import (
 from lisan.model.parallel import Precision
 from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
-from lisan.train.job import Method, TuningConfig
+from lisan.train.tuning import Method, TuningConfig
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 from lisan.vocabulary.neighbours import write_neighbours
 

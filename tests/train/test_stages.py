@@ -17,8 +17,9 @@ from lisan.model.load import ModelConfig
 from lisan.tokens.chat import template_hash
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader
-from lisan.train.job import DpoConfig, Method, TrainConfig, TuningConfig
+from lisan.train.job import DpoConfig, TrainConfig
 from lisan.train.stages import CPT, DPO, SFT
+from lisan.train.tuning import Method, Rows, TuningConfig
 from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 from lisan.vocabulary.tokenizer import load_tokenizer
@@ -158,7 +159,9 @@ def test_another_tokenizer_is_refused_even_when_its_ids_fit_into_the_models_rows
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"tuning": TuningConfig(method=Method.lora)}, r"tuning=lora adapts a model; set model\.path"),
+        ({"tuning": TuningConfig(method=Method.lora)}, r"tuning\.method=lora adapts a model; set model\.path"),
+        ({"tuning": TuningConfig(method=Method.embeddings)}, r"tuning\.method=embeddings adapts a model"),
+        ({"tuning": TuningConfig(rows=Rows.new)}, r"tuning\.method=full with rows=new adapts a model"),
     ],
 )
 def test_an_impossible_training_is_refused(values: dict[str, Any], said: str) -> None:

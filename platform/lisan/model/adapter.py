@@ -12,6 +12,7 @@ from typing import Any
 
 from lisan.core.errors import ConfigError
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
+from lisan.model.trained_rows import TRAINED_ROWS, place_trained_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,12 +69,16 @@ def write_adapter(wrapped: Any, folder: Path, new_rows: Sequence[NewRows]) -> No
 
 
 def read_adapter(model: Any, folder: Path) -> Any:
-    """Grow a base as the adapter's manifest says, where there is one, and put the finished adapter over it.
+    """Grow a base as the adapter's manifest says, where there is one, put trained rows there and the finished adapter over it.
 
     Raises DataError when the base is not the one that the adapter was trained over.
     """
     from peft import PeftModel
 
-    for manifest in read_new_rows(folder):
-        replay_new_rows(model, manifest)
+    manifests = read_new_rows(folder)
+    if (folder / TRAINED_ROWS).exists():
+        place_trained_rows(model, folder, manifests[-1] if manifests else None)
+    else:
+        for manifest in manifests:
+            replay_new_rows(model, manifest)
     return PeftModel.from_pretrained(model, str(folder))

@@ -7,11 +7,13 @@ function of the step, so that resuming needs no scheduler state.
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
+from lisan.model.trained_rows import FrozenRows, decay_rows
 
 
 class Schedule(StrEnum):
@@ -66,16 +68,25 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
     return config.peak_lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * share)
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return fused AdamW over what is trained; matrices decay, vectors (norms, biases) do not."""
+def make_optimizer(model: nn.Module, config: OptimConfig, frozen: FrozenRows | None = None) -> torch.optim.AdamW:
+    """Return fused AdamW over what is trained; matrices decay, vectors (norms, biases) do not.
+
+    `frozen` names the matrices of which some rows are trained: only those decay, and the others' gradients are zero.
+    """
+    frozen = frozen or {}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    whole = [p for p in trained if p not in frozen]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in whole if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in whole if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p in frozen], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.peak_lr,
         betas=(config.beta1, config.beta2),
         fused=True,
     )
+    if frozen and config.weight_decay:
+        optimizer.register_step_pre_hook(partial(decay_rows, frozen=frozen, weight_decay=config.weight_decay))
+    return optimizer

@@ -1,0 +1,163 @@
+"""Laws of what is trained: rows that are not trained stay as they are, adapters merge into what they were trained as."""
+
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import (
+    SHAPE,
+    Recorder,
+    encode,
+    largest_difference,
+    make_job,
+    no_run,
+    silent,
+    train_alone,
+    train_as_pair,
+    train_config,
+    weights,
+)
+
+from lisan.core.artifact import Store
+from lisan.core.stage import StorageConfig, run_stage
+from lisan.corpus.records import RecordKind
+from lisan.model.adapter import LoraConfig, merge_adapter, read_adapter
+from lisan.model.load import ModelConfig, load_model
+from lisan.model.new_rows import read_new_rows
+from lisan.model.trained_rows import TRAINED_ROWS
+from lisan.train.tuning import Method, Rows, TuningConfig
+from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+
+from .test_train import KilledError, assert_same_run, killed_at
+
+REORDERED_WEIGHT = 5e-5
+"As in the laws of training; rows of the vocabulary are fewer sums away from their gradients."
+MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+@pytest.fixture(scope="module")
+def expanded(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with a tokenizer of English only, its Arabic expansion, and documents in the pieces of both."""
+    root = tmp_path_factory.mktemp("tuning")
+    copytree(Path(tiny_store.root.root) / "corpus", root / "corpus")
+    common: dict[str, Any] = {"corpus": "corpus/tiny@v1", "storage": StorageConfig(root=str(root))}
+    english = TokenizerConfig(name="en", sources=("en_text",), num_pieces=400, **common)
+    arabic = TokenizerConfig(name="enar", base="tokenizer/en@v1", sources=("ar_text",), num_pieces=150, **common)
+    for config in (english, arabic):
+        run_stage(TOKENIZER, config, no_run, silent)
+    store = Store(str(root))
+    for name in ("en", "enar"):
+        encode(store, RecordKind.documents, f"tokenizer/{name}@v1", name=name)
+    return store
+
+
+@pytest.fixture(scope="module")
+def bases(expanded: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, str]:
+    """Folders of two models of English, one tied and one not."""
+    folder = tmp_path_factory.mktemp("bases")
+    for tie in (True, False):
+        start = ModelConfig(shape=replace(SHAPE, tie_embeddings=tie), tokenizer="tokenizer/en@v1", init_std=0.2)
+        train_alone(expanded, train_config(expanded, "en", model=start, loop={"num_steps": 1}), folder / str(tie))
+    return {tie: str(folder / str(tie) / "model") for tie in (True, False)}
+
+
+def tuned_config(store: Store, base: str, tuning: TuningConfig, **changes: Any) -> Any:
+    """Return a run over an expansion with a weight decay that nobody can overlook."""
+    model = ModelConfig(path=base, tokenizer="tokenizer/enar@v1")
+    return train_config(store, "enar", model=model, tuning=tuning, optim={"weight_decay": 0.5}, **changes)
+
+
+LORA = LoraConfig(rank=4, alpha=16)
+NEW_ROWS = {
+    "embeddings": TuningConfig(method=Method.embeddings, rows=Rows.new),
+    "lora": TuningConfig(method=Method.lora, rows=Rows.new, lora=LORA),
+    "full": TuningConfig(rows=Rows.new),
+}
+CASES = [(name, tie) for name in NEW_ROWS for tie in (True, False)]
+
+
+@pytest.fixture(scope="module")
+def runs(
+    expanded: Store, bases: dict[bool, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Recorder]]:
+    """Each way to train new rows, in one process, in two, and in two that go on from where one was killed."""
+    folder = tmp_path_factory.mktemp("rows")
+    jobs, found = {}, {}
+    for name, tie in CASES:
+        config, place = tuned_config(expanded, bases[tie], NEW_ROWS[name]), folder / f"{name}-{tie}"
+        found[f"{place.name} alone"] = train_alone(expanded, config, place / "alone")
+        with pytest.raises(KilledError):
+            train_alone(expanded, config, place / "resumed", killed_at(3))
+        jobs[f"{place.name} pair"] = make_job(expanded, config, place / "pair")
+        jobs[f"{place.name} resumed"] = make_job(expanded, config, place / "resumed")
+    pairs = train_as_pair(list(jobs.values()), folder / "pairs")
+    return folder, {**found, **dict(zip(jobs, pairs, strict=True))}
+
+
+@pytest.mark.parametrize("workers", ["alone", "pair", "resumed"])
+@pytest.mark.parametrize(("name", "tie"), CASES)
+def test_rows_that_are_not_trained_stay_to_the_last_bit(
+    name: str, tie: bool, workers: str, runs: tuple[Path, dict[str, Recorder]], bases: dict[bool, str]
+) -> None:
+    folder = runs[0] / f"{name}-{tie}" / workers
+    before, after = load_file(Path(bases[tie]) / "model.safetensors"), weights(folder)
+    [manifest] = read_new_rows(folder / "model")
+    new = sorted(manifest.pieces)
+    assert ("lm_head.weight" in after) is not tie
+    for matrix in set(MATRICES) & set(after):
+        old = [row for row in range(len(before[matrix])) if row not in manifest.pieces]
+        assert torch.equal(after[matrix][old], before[matrix][old])
+        moved = (after[matrix][new] != grown(bases[tie], manifest)[matrix][new]).any(1)
+        assert moved.all() if matrix == "lm_head.weight" or tie else moved.any()
+    blocks = [matrix for matrix in before if matrix not in MATRICES]
+    unmoved = [matrix for matrix in blocks if torch.equal(before[matrix], after[matrix])]
+    assert len(unmoved) == {"embeddings": len(blocks), "lora": 2 * SHAPE.num_layers + 1, "full": 0}[name]
+
+
+def grown(base: str, manifest: Any) -> dict[str, torch.Tensor]:
+    from lisan.model.new_rows import replay_new_rows
+
+    model = load_model(base)
+    replay_new_rows(model, manifest)
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize(("name", "tie"), CASES)
+def test_two_workers_train_the_rows_that_one_does(name: str, tie: bool, runs: tuple[Path, dict[str, Recorder]]) -> None:
+    folder, found = runs[0] / f"{name}-{tie}", runs[1]
+    assert_same_run(found[f"{folder.name} alone"], found[f"{folder.name} pair"])
+    assert largest_difference(weights(folder / "alone"), weights(folder / "pair")) < REORDERED_WEIGHT
+    assert sorted(found[f"{folder.name} resumed"].steps) == [4, 5, 6]
+    assert largest_difference(weights(folder / "alone"), weights(folder / "resumed")) < REORDERED_WEIGHT
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_interrupted_training_of_rows_is_uninterrupted_bit_for_bit(
+    tie: bool, expanded: Store, bases: dict[bool, str], tmp_path: Path
+) -> None:
+    config = tuned_config(expanded, bases[tie], NEW_ROWS["lora"])
+    train_alone(expanded, config, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train_alone(expanded, config, tmp_path / "cut", killed_at(3))
+    train_alone(expanded, config, tmp_path / "cut")
+    assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "cut")) == 0
+
+
+@pytest.mark.parametrize("rows", [Rows.new, Rows.all])
+@pytest.mark.parametrize("tie", [True, False])
+def test_an_adapter_with_trained_rows_over_its_base_is_the_merged_model(
+    tie: bool, rows: Rows, expanded: Store, bases: dict[bool, str], tmp_path: Path
+) -> None:
+    tuning = TuningConfig(method=Method.lora, rows=rows, lora=LORA)
+    train_alone(expanded, tuned_config(expanded, bases[tie], tuning, loop={"num_steps": 2}), tmp_path)
+    folder = tmp_path / "model" / "adapter"
+    [manifest] = read_new_rows(folder)
+    ids = load_file(folder / TRAINED_ROWS)["ids"].tolist()
+    assert ids == (sorted(manifest.pieces) if rows is Rows.new else list(range(manifest.rows_after)))
+    assert all("lora_" in name for name in load_file(folder / "adapter_model.safetensors"))
+    merged = merge_adapter(read_adapter(load_model(bases[tie]), folder))
+    assert largest_difference(dict(merged.state_dict()), dict(load_model(str(tmp_path / "model")).state_dict())) < 1e-6
