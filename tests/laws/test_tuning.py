@@ -28,7 +28,11 @@ from lisan.corpus.records import RecordKind
 from lisan.model.adapter import LoraConfig, merge_adapter, read_adapter
 from lisan.model.load import ModelConfig, load_model
 from lisan.model.new_rows import read_new_rows
+from lisan.model.score import Scorer, collate
 from lisan.model.trained_rows import TRAINED_ROWS
+from lisan.train.job import plan_run
+from lisan.train.objectives import causal_lm
+from lisan.train.outcome import open_places, prepare_model
 from lisan.train.tuning import Method, Rows, TuningConfig
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 
@@ -161,3 +165,60 @@ def test_an_adapter_with_trained_rows_over_its_base_is_the_merged_model(
     assert all("lora_" in name for name in load_file(folder / "adapter_model.safetensors"))
     merged = merge_adapter(read_adapter(load_model(bases[tie]), folder))
     assert largest_difference(dict(merged.state_dict()), dict(load_model(str(tmp_path / "model")).state_dict())) < 1e-6
+
+
+ADAPTERS = {
+    "lora": LORA,
+    "rslora": LoraConfig(rank=4, alpha=16, use_rslora=True),
+    "dora": LoraConfig(rank=4, alpha=16, use_dora=True, targets=("all",)),
+}
+
+
+@pytest.fixture(scope="module")
+def adapters(
+    expanded: Store, bases: dict[bool, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Recorder]]:
+    """Each kind of adapter, trained in one process and in two."""
+    folder = tmp_path_factory.mktemp("adapters")
+    configs = {name: adapter_config(expanded, bases[False], lora) for name, lora in ADAPTERS.items()}
+    alone = {name: train_alone(expanded, config, folder / name / "alone") for name, config in configs.items()}
+    jobs = [make_job(expanded, config, folder / name / "pair") for name, config in configs.items()]
+    pairs = dict(zip(configs, train_as_pair(jobs, folder / "pairs"), strict=True))
+    return folder, {
+        f"{name} {way}": run for way, some in (("alone", alone), ("pair", pairs)) for name, run in some.items()
+    }
+
+
+def adapter_config(store: Store, base: str, lora: LoraConfig) -> Any:
+    return train_config(store, "en", model=ModelConfig(path=base), tuning=TuningConfig(method=Method.lora, lora=lora))
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_over_sharded_weights_learns_what_it_does_over_whole_ones(
+    name: str, adapters: tuple[Path, dict[str, Recorder]], expanded: Store, bases: dict[bool, str]
+) -> None:
+    """DoRA divides by the norms of weights of which every process holds a share."""
+    folder, found = adapters
+    assert_same_run(found[f"{name} alone"], found[f"{name} pair"])
+    assert largest_difference(weights(folder / name / "alone"), weights(folder / name / "pair")) < REORDERED_WEIGHT
+    job = make_job(expanded, adapter_config(expanded, bases[False], ADAPTERS[name]), folder / "none")
+    rows = next(plan_run(job.config, job.tokens)[1].read(0, 0, 1))
+    model = prepare_model(job.config, open_places(job.config, job.parents)).model
+    loss = causal_lm(Scorer(model), collate(rows.input_ids, rows.labels, rows.doc_lens))
+    (loss.total / loss.num_targets).backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert found[f"{name} pair"].curve("grad_norm")[0] == pytest.approx(float(norm), rel=1e-5)
+    assert found[f"{name} pair"].curve("loss")[0] == pytest.approx(loss.total.item() / loss.num_targets, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_trained_adapter_over_its_base_is_the_merged_model(
+    name: str, adapters: tuple[Path, dict[str, Recorder]], bases: dict[bool, str]
+) -> None:
+    place = adapters[0] / name / "pair" / "model"
+    adapted, merged = read_adapter(load_model(bases[False]), place / "adapter").eval(), load_model(str(place)).eval()
+    ids = torch.arange(120).view(4, 30)
+    with torch.no_grad():
+        found, wanted, before = (one(input_ids=ids).logits for one in (merged, adapted, load_model(bases[False])))
+    assert torch.allclose(found, wanted, atol=1e-4)
+    assert not torch.allclose(found, before, atol=1e-2)

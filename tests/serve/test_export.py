@@ -195,6 +195,14 @@ def test_an_adapter_over_the_vocabulary_is_merged_or_nothing(
         export(store, "rows", candidate=str(tmp_path / "m"), formats=(Format.adapter,))
 
 
+def test_a_dora_is_merged_or_nothing(store: Store, tmp_path: Path) -> None:
+    copytree(store.open(Ref.parse("model/tuned@v1")).location.local_folder(), tmp_path / "m")
+    file = tmp_path / "m" / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"use_dora": True}))
+    with pytest.raises(ConfigError, match=r"is a DoRA, which vLLM does not load over a base; export merged"):
+        export(store, "dora", candidate=str(tmp_path / "m"), formats=(Format.adapter,))
+
+
 def test_an_adapter_with_trained_rows_is_merged_or_nothing(store: Store) -> None:
     tuning = TuningConfig(method=Method.lora, rows=Rows.all, lora=LoraConfig(rank=4))
     base = ModelConfig(path="model/base@v1")

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lisan.core.errors import ConfigError
+from lisan.model.load import block_linears
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
 from lisan.model.trained_rows import TRAINED_ROWS, place_trained_rows
+
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,37 +24,67 @@ class LoraConfig:
     alpha: float = 32.0
     dropout: float = 0.0
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    "Names of the linear layers that get an adapter; never the embeddings, which no serving engine loads as LoRA."
+    """Names of the linear layers that get an adapter, or `all` for every linear layer of the blocks; never the embeddings,
+    which no serving engine loads as LoRA."""
+    use_rslora: bool = False
+    "Whether the scale is alpha / sqrt(rank) instead of alpha / rank, which keeps high ranks learning (Kalajdzievski 2023)."
+    use_dora: bool = False
+    "Whether magnitudes of the weights' rows are trained beside their directions (Liu et al. 2024); vLLM needs it merged."
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"tuning.lora.rank must be >= 1, got {self.rank}")
+        if not self.alpha > 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"tuning.lora needs alpha > 0 and dropout in 0..1, below 1, got {self.alpha:g} and {self.dropout:g}"
+            )
+        if not self.targets or (ALL in self.targets and len(self.targets) > 1):
+            raise ConfigError(
+                f"tuning.lora.targets must name layers, or be [{ALL}] for every one, got {list(self.targets)}"
+            )
         banned = {"embed_tokens", "lm_head"} & set(self.targets)
         if banned:
             raise ConfigError(
                 f"tuning.lora.targets names {min(banned)}: vLLM cannot load an adapter over the vocabulary; "
-                "train new rows with tuning=full and merge"
+                "set tuning.rows=new or all, which trains rows and merges them"
             )
 
 
 def attach_adapter(model: Any, config: LoraConfig) -> Any:
-    """Freeze the model and put LoRA into its target layers; returns PEFT's wrapper, whose inner model is changed in place."""
+    """Freeze the model and put LoRA into its target layers; returns PEFT's wrapper, whose inner model is changed in place.
+
+    The weights must be there: DoRA begins with their norms.
+    """
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
-    try:
-        return get_peft_model(
-            model,
-            PeftConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,
-                lora_dropout=config.dropout,
-                target_modules=list(config.targets),
-                task_type="CAUSAL_LM",
-            ),
+    return get_peft_model(
+        model,
+        PeftConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=find_targets(model, config),
+            use_rslora=config.use_rslora,
+            use_dora=config.use_dora,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def find_targets(model: Any, config: LoraConfig) -> list[str]:
+    """Return the names of the layers that get an adapter; ConfigError for one that the model has not."""
+    found = {name: name.rpartition(".")[2] for name in block_linears(model)}
+    known = sorted(set(found.values()))
+    if config.targets == (ALL,):
+        return known
+    unknown = [target for target in config.targets if not any(f".{name}".endswith(f".{target}") for name in found)]
+    if unknown:
+        raise ConfigError(
+            f"tuning.lora.targets names {', '.join(unknown)}, which fit no linear layer in the blocks of "
+            f"{type(model).__name__}; it has {', '.join(known)}, and [{ALL}] means every one"
         )
-    except ValueError as error:
-        raise ConfigError(f"tuning.lora.targets {list(config.targets)} fit no layer of the model: {error}") from error
+    return list(config.targets)
 
 
 def merge_adapter(wrapped: Any) -> Any:

@@ -136,6 +136,11 @@ def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
             f"the adapter of {config.candidate} changes rows of the vocabulary ({min(of_rows)}), which vLLM does not load over a "
             "base; export merged instead"
         )
+    if plain.get("use_dora") and Format.adapter in config.formats:
+        raise ConfigError(
+            f"the adapter of {config.candidate} is a DoRA, which vLLM does not load over a base; export merged, or hf, which is "
+            "the merged model already"
+        )
 
 
 def write_origin(

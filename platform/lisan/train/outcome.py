@@ -35,7 +35,7 @@ from lisan.model.score import Scorer
 from lisan.model.trained_rows import write_trained_rows
 from lisan.tokens.chat import end_of_turn_id
 from lisan.train.growth import check_init, grow_vocabulary
-from lisan.train.tuning import apply_tuning, check_new_rows_exist, choose_rows
+from lisan.train.tuning import apply_tuning, check_new_rows_exist, check_targets, choose_rows
 from lisan.train.worker import Worker
 from lisan.vocabulary.tokenizer import (
     EXPANSION,
@@ -106,6 +106,7 @@ def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact])
         expansion = expansion_for(places, rows, tokens.ref)
         check_init(config.model.new_rows, expansion, places.tokenizer, places.donor)
         check_new_rows_exist(config.tuning, expansion is not None, places.model)
+        check_targets(config.tuning, places.model)
 
 
 def check_context(config: Any, tokens: Artifact, parents: Iterable[Artifact]) -> None:

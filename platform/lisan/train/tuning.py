@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from lisan.core.errors import ConfigError
-from lisan.model.adapter import LoraConfig, attach_adapter
+from lisan.model.adapter import LoraConfig, attach_adapter, find_targets
 from lisan.model.new_rows import MANIFEST, NewRows, read_new_rows
+from lisan.model.state import make_empty, read_config
 from lisan.model.trained_rows import vocabulary_matrices
 
 
@@ -76,6 +77,12 @@ def check_new_rows_exist(tuning: TuningConfig, grows: bool, model: str) -> None:
     """Refuse rows=new where nothing is new, before a worker starts."""
     if tuning.trained_rows is Rows.new and not grows and Path(model).exists():
         find_new_rows(None, model)
+
+
+def check_targets(tuning: TuningConfig, model: str) -> None:
+    """Refuse adapters for layers that the model has not, before a worker starts; hub ids are first seen by one."""
+    if tuning.method is Method.lora and (Path(model) / "config.json").exists():
+        find_targets(make_empty(read_config(Path(model)), "meta"), tuning.lora)
 
 
 def choose_rows(tuning: TuningConfig, model: Any, manifest: NewRows | None, place: str) -> Sequence[int]:
