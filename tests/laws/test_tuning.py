@@ -1,5 +1,6 @@
 """Laws of what is trained: rows that are not trained stay as they are, adapters merge into what they were trained as."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import (
+    ALONE,
     SHAPE,
     Recorder,
     encode,
@@ -28,12 +30,17 @@ from lisan.corpus.records import RecordKind
 from lisan.model.adapter import LoraConfig, merge_adapter, read_adapter
 from lisan.model.load import ModelConfig, load_model
 from lisan.model.new_rows import read_new_rows
+from lisan.model.parallel import Precision, shard
 from lisan.model.score import Scorer, collate
-from lisan.model.trained_rows import TRAINED_ROWS
+from lisan.model.trained_rows import TRAINED_ROWS, freeze_other_rows
+from lisan.tokens.rows import RowReader
+from lisan.train.checkpoint import find_latest, load
 from lisan.train.job import plan_run
 from lisan.train.objectives import causal_lm
+from lisan.train.optim import make_optimizer
 from lisan.train.outcome import open_places, prepare_model
-from lisan.train.tuning import Method, Rows, TuningConfig
+from lisan.train.tuning import Method, Quantisation, Rows, TuningConfig
+from lisan.train.worker import ProcessGroup
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 
 from .test_train import KilledError, assert_same_run, killed_at
@@ -222,3 +229,66 @@ def test_a_trained_adapter_over_its_base_is_the_merged_model(
         found, wanted, before = (one(input_ids=ids).logits for one in (merged, adapted, load_model(bases[False])))
     assert torch.allclose(found, wanted, atol=1e-4)
     assert not torch.allclose(found, before, atol=1e-2)
+
+
+MERGED = 1e-4
+"Nats by which a log-probability of a merged model may differ from the trained one's, saved in fp32: the order of sums."
+MERGED_BF16_KL = 3e-4
+"Nats a token that rounding merged weights to bfloat16 may cost, ten times what it was measured to."
+
+
+@pytest.fixture(scope="module")
+def qlora(expanded: Store, bases: dict[bool, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """LoRA and DoRA over a base in 4 bits with new rows, in one process and in two."""
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'lisan[qlora]'")
+    folder = tmp_path_factory.mktemp("qlora")
+    tuning = TuningConfig(
+        method=Method.lora, rows=Rows.new, quantise_base=Quantisation.nf4, lora=replace(LORA, targets=("all",))
+    )
+    config = tuned_config(expanded, bases[True], tuning)
+    runs = {"alone": train_alone(expanded, config, folder / "alone")}
+    [runs["pair"]] = train_as_pair([make_job(expanded, config, folder / "pair")], folder / "pairs")
+    return folder, (config, runs)
+
+
+def test_adapters_over_four_bits_learn_the_same_on_two_workers(qlora: tuple[Path, Any]) -> None:
+    folder, (_, runs) = qlora
+    assert_same_run(runs["alone"], runs["pair"])
+    assert runs["alone"].curve("loss")[-1] < runs["alone"].curve("loss")[0]
+    assert largest_difference(weights(folder / "alone"), weights(folder / "pair")) < REORDERED_WEIGHT
+
+
+def test_a_model_trained_over_four_bits_says_merged_what_it_said_in_training(
+    qlora: tuple[Path, Any], expanded: Store, bases: dict[bool, str]
+) -> None:
+    """The weights of the last checkpoint over their 4-bit base, the merged folder, and base and adapter put together again."""
+    folder, (config, _) = qlora
+    job = make_job(expanded, config, folder / "alone")
+    rows = RowReader(job.tokens).read([0, 1, 2, 3])
+    batch = collate(rows.input_ids, rows.labels, rows.doc_lens)
+    adapted = prepare_model(config, open_places(config, job.parents))
+    with ProcessGroup(ALONE), torch.no_grad():
+        scorer = shard(Scorer(adapted.model), "cpu", config.precision)
+        latest = find_latest(job.checkpoints)
+        assert latest is not None
+        load(scorer, make_optimizer(scorer, config.optim, freeze_other_rows(scorer.model, adapted.rows)), latest)
+        trained = scorer.eval()(batch)
+    place = folder / "alone" / "model"
+    merged = Scorer(load_model(str(place))).eval()(batch).detach()
+    again = Scorer(read_adapter(load_model(bases[True]), place / "adapter").base_model.model).eval()(batch).detach()
+    unrounded = read_adapter(load_model(bases[True]), place / "adapter", as_trained=False).base_model.model
+    assert torch.allclose(merged, trained, atol=MERGED)
+    assert torch.allclose(again, trained, atol=MERGED)
+    assert not torch.allclose(Scorer(unrounded).eval()(batch), trained, atol=100 * MERGED)
+
+
+def test_what_merging_to_bfloat16_costs_is_measured_and_kept(
+    qlora: tuple[Path, Any], expanded: Store, tmp_path: Path
+) -> None:
+    config = replace(qlora[1][0], save_precision=Precision.bfloat16)
+    train_alone(expanded, config, tmp_path)
+    said = json.loads((tmp_path / "model" / "adapter" / "quantised_base.json").read_bytes())
+    exact = json.loads((qlora[0] / "alone" / "model" / "adapter" / "quantised_base.json").read_bytes())
+    assert said["quantise_base"] == "nf4"
+    assert 1e-7 < said["merged_kl_nats"] < MERGED_BF16_KL
+    assert abs(exact["merged_kl_nats"]) < 1e-7

@@ -5,6 +5,7 @@ fresh adapter changes nothing, the merged model computes what the adapted one di
 rows finds the same rows again.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 from lisan.core.errors import ConfigError
 from lisan.model.load import block_linears
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
+from lisan.model.nf4 import is_quantised, quantise_blocks, restore_blocks
 from lisan.model.trained_rows import TRAINED_ROWS, place_trained_rows
 
 ALL = "all"
+BASE = "quantised_base.json"
+"Beside an adapter that was trained over a base in 4 bits."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,23 +92,32 @@ def find_targets(model: Any, config: LoraConfig) -> list[str]:
 
 
 def merge_adapter(wrapped: Any) -> Any:
-    """Fold the adapters into the weights and return the plain model."""
+    """Fold the adapters into the weights that they were trained over and return the plain model."""
+    restore_blocks(wrapped)
     return wrapped.merge_and_unload()
 
 
 def write_adapter(wrapped: Any, folder: Path, new_rows: Sequence[NewRows]) -> None:
-    """Write the adapter alone, with the manifest of the rows that its base lacks.
+    """Write the adapter alone, with the manifest of the rows that its base lacks, and a mark where the base was in 4 bits.
 
     PEFT would add both matrices of a vocabulary that grew, which no engine loads and the manifest makes unnecessary.
     """
     wrapped.save_pretrained(folder, save_embedding_layers=False)
     write_new_rows(folder, new_rows)
+    if is_quantised(wrapped):
+        note_base(folder)
 
 
-def read_adapter(model: Any, folder: Path) -> Any:
+def note_base(folder: Path, **figures: float) -> None:
+    """Say beside an adapter that its base was in 4 bits, and what was measured."""
+    (folder / BASE).write_text(json.dumps({"quantise_base": "nf4", **figures}), encoding="utf-8")
+
+
+def read_adapter(model: Any, folder: Path, as_trained: bool = True) -> Any:
     """Grow a base as the adapter's manifest says, where there is one, put trained rows there and the finished adapter over it.
 
-    Raises DataError when the base is not the one that the adapter was trained over.
+    The base is rounded to 4 bits where the adapter was trained over such a one, unless `as_trained` is false: an engine that
+    keeps it in 16 bits computes something else. Raises DataError when the base is not the one that it was trained over.
     """
     from peft import PeftModel
 
@@ -114,4 +127,6 @@ def read_adapter(model: Any, folder: Path) -> Any:
     else:
         for manifest in manifests:
             replay_new_rows(model, manifest)
+    if as_trained and (folder / BASE).exists():
+        quantise_blocks(model)
     return PeftModel.from_pretrained(model, str(folder))

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from lisan.core.artifact import Artifact, Kind, Ref
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.storage import Location, writing
-from lisan.model.adapter import merge_adapter, write_adapter
+from lisan.model.adapter import merge_adapter, note_base, write_adapter
 from lisan.model.donor import keep_donor_rows
 from lisan.model.load import load_model, make_model, read_max_positions, read_vocabulary_size, save_model
 from lisan.model.new_rows import (
@@ -30,12 +30,13 @@ from lisan.model.new_rows import (
     replay_new_rows,
     write_new_rows,
 )
+from lisan.model.nf4 import is_quantised, measure_gap, score_probe
 from lisan.model.parallel import gather_state
 from lisan.model.score import Scorer
 from lisan.model.trained_rows import write_trained_rows
 from lisan.tokens.chat import end_of_turn_id
 from lisan.train.growth import check_init, grow_vocabulary
-from lisan.train.tuning import apply_tuning, check_new_rows_exist, check_targets, choose_rows
+from lisan.train.tuning import apply_tuning, check_adapters, check_new_rows_exist, choose_rows
 from lisan.train.worker import Worker
 from lisan.vocabulary.tokenizer import (
     EXPANSION,
@@ -106,7 +107,7 @@ def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact])
         expansion = expansion_for(places, rows, tokens.ref)
         check_init(config.model.new_rows, expansion, places.tokenizer, places.donor)
         check_new_rows_exist(config.tuning, expansion is not None, places.model)
-        check_targets(config.tuning, places.model)
+        check_adapters(config.tuning, places.model)
 
 
 def check_context(config: Any, tokens: Artifact, parents: Iterable[Artifact]) -> None:
@@ -189,12 +190,16 @@ def write_model(
         new_rows = settle_rows(whole)
         folder = Path(output.full_path) if output.is_local else Path(tempfile.mkdtemp(prefix="lisan-model-"))
         model = whole.model
+        trained = None
         with writing(output, "the model"):
             if whole.wrapper is not None:
                 write_adapter(whole.wrapper, folder / "adapter", new_rows)
                 write_trained_rows(model, whole.rows, folder / "adapter")
+                trained = score_probe(model) if is_quantised(model) else None
                 model = merge_adapter(whole.wrapper)
             save_model(model, folder, config.save_precision.dtype)
+            if trained is not None:
+                note_base(folder / "adapter", merged_kl_nats=measure_gap(trained, score_probe(model)))
             write_new_rows(folder, [*read_new_rows(places.model), *new_rows])
             copy_tokenizer(places.tokenizer, folder)
             output.upload(folder)

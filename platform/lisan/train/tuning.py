@@ -15,6 +15,7 @@ import torch
 from lisan.core.errors import ConfigError
 from lisan.model.adapter import LoraConfig, attach_adapter, find_targets
 from lisan.model.new_rows import MANIFEST, NewRows, read_new_rows
+from lisan.model.nf4 import check_installed, quantise_blocks
 from lisan.model.state import make_empty, read_config
 from lisan.model.trained_rows import vocabulary_matrices
 
@@ -33,6 +34,12 @@ class Rows(StrEnum):
     all = "all"
 
 
+class Quantisation(StrEnum):
+    none = "none"
+    nf4 = "nf4"
+    "QLoRA: the linear layers of the blocks in 4 bits, whole on every worker; bitsandbytes, `pip install 'lisan[qlora]'`."
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TuningConfig:
     method: Method = Method.full
@@ -41,6 +48,8 @@ class TuningConfig:
     none with lora. Rows that are not trained stay as they are to the last bit."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     "Used by method=lora; merged into the model at the end."
+    quantise_base: Quantisation = Quantisation.none
+    "How the frozen blocks under adapters are kept. Merged weights are those that the adapters were trained over."
 
     def __post_init__(self) -> None:
         if self.method is Method.embeddings and self.rows is Rows.none:
@@ -79,8 +88,13 @@ def check_new_rows_exist(tuning: TuningConfig, grows: bool, model: str) -> None:
         find_new_rows(None, model)
 
 
-def check_targets(tuning: TuningConfig, model: str) -> None:
-    """Refuse adapters for layers that the model has not, before a worker starts; hub ids are first seen by one."""
+def check_adapters(tuning: TuningConfig, model: str) -> None:
+    """Refuse adapters for layers that the model has not, and a base in 4 bits without the library for it, before a worker starts.
+
+    What a hub id holds is first seen by a worker.
+    """
+    if tuning.quantise_base is Quantisation.nf4:
+        check_installed()
     if tuning.method is Method.lora and (Path(model) / "config.json").exists():
         find_targets(make_empty(read_config(Path(model)), "meta"), tuning.lora)
 
@@ -99,6 +113,8 @@ def choose_rows(tuning: TuningConfig, model: Any, manifest: NewRows | None, plac
 def apply_tuning(tuning: TuningConfig, model: Any, rows: Sequence[int], seed: int) -> Any:
     """Freeze what is not trained and attach adapters; returns PEFT's wrapper, or None without one."""
     wrapper = None
+    if tuning.quantise_base is Quantisation.nf4:
+        quantise_blocks(model)
     if tuning.method is Method.lora:
         # Adapters start from random weights: the same on every rank and in every run.
         torch.manual_seed(seed)
