@@ -10,7 +10,16 @@ from lisan.core.errors import ConfigError
 from lisan.model.adapter import LoraConfig
 from lisan.model.load import ModelConfig, make_model
 from lisan.model.new_rows import NewRows, init_new_rows, write_new_rows
-from lisan.train.tuning import Method, Rows, TuningConfig, apply_tuning, check_new_rows_exist, choose_rows
+from lisan.train.tuning import (
+    Method,
+    Quantisation,
+    Rows,
+    TuningConfig,
+    apply_tuning,
+    check_adapters,
+    check_new_rows_exist,
+    choose_rows,
+)
 
 
 def model() -> Any:
@@ -71,8 +80,24 @@ def test_new_rows_where_nothing_is_new_are_refused(tmp_path: Path) -> None:
         ({"method": Method.embeddings, "rows": Rows.none}, r"tuning\.rows=none with method=embeddings trains nothing"),
         ({"lora": LoraConfig(rank=4)}, r"tuning\.lora has no effect with tuning\.method=full"),
         ({"method": Method.embeddings, "lora": LoraConfig(rank=4)}, "has no effect with tuning.method=embeddings"),
+        (
+            {"quantise_base": Quantisation.nf4},
+            r"tuning\.quantise_base=nf4 freezes the blocks, which takes method=lora, not full",
+        ),
     ],
 )
 def test_an_option_without_effect_is_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         TuningConfig(**values)
+
+
+def test_what_a_worker_would_refuse_is_refused_before_one_starts(
+    base_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_adapters(TuningConfig(method=Method.lora), base_model)
+    check_adapters(TuningConfig(), base_model)
+    with pytest.raises(ConfigError, match=r"names query, which fit no linear layer in the blocks of LlamaForCausalLM"):
+        check_adapters(TuningConfig(method=Method.lora, lora=LoraConfig(targets=("query",))), base_model)
+    monkeypatch.setattr("lisan.model.nf4.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"needs bitsandbytes, .* pip install 'lisan\[qlora\]'"):
+        check_adapters(TuningConfig(method=Method.lora, quantise_base=Quantisation.nf4), base_model)

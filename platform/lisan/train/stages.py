@@ -16,6 +16,7 @@ from lisan.train.job import DpoConfig, TrainConfig, TrainJob, plan_run
 from lisan.train.launch import launch
 from lisan.train.ledger import realised
 from lisan.train.loop import check_rows
+from lisan.train.optim import check_moments
 from lisan.train.outcome import check_context, check_vocabulary, open_places
 from lisan.vocabulary.tokenizer import open_tokenizer
 
@@ -38,6 +39,7 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
 def check(config: TrainConfig, store: Store) -> None:
     """Refuse, before a worker starts, what cannot train: rows that do not divide, tokens of another vocabulary, a wrong mix."""
     check_rows(config.loop, max(1, config.cluster.num_workers))
+    check_moments(config.optim)
     tokens = store.open(Ref.parse(config.tokens, Kind.tokens))
     wanted = "preferences" if isinstance(config, DpoConfig) else None
     kind = tokens.facts["record_kind"]

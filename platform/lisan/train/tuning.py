@@ -58,6 +58,11 @@ class TuningConfig:
             raise ConfigError(
                 f"tuning.lora has no effect with tuning.method={self.method}; drop it, or set method=lora"
             )
+        if self.method is not Method.lora and self.quantise_base is not Quantisation.none:
+            raise ConfigError(
+                f"tuning.quantise_base={self.quantise_base} freezes the blocks, which takes method=lora, not {self.method}; set "
+                "method=lora, or quantise_base=none"
+            )
 
     @property
     def trained_rows(self) -> Rows:
