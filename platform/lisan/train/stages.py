@@ -7,7 +7,7 @@ it.
 
 from typing import Any
 
-from lisan.core.artifact import Draft, Kind, Ref, Store
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage
 from lisan.tokens.chat import template_hash
@@ -51,6 +51,17 @@ def check(config: TrainConfig, store: Store) -> None:
     check_vocabulary(config, tokens, parents)
     check_context(config, tokens, parents)
     plan_run(config, tokens)
+    check_targets(config, tokens)
+
+
+def check_targets(config: TrainConfig, tokens: Artifact) -> None:
+    """Refuse rows of which no token is trained; DataError."""
+    sources = [source for source in tokens.facts["sources"] if config.mix.reads(source)]
+    if not any(tokens.facts["sources"][source]["targets"] for source in sources):
+        raise DataError(
+            f"{tokens.ref} has no trained token in {', '.join(sources)}: no reply of an assistant is in its rows; look at them "
+            "with show_example, mix other sources, or encode conversations that have replies"
+        )
 
 
 def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
