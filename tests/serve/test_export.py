@@ -23,7 +23,7 @@ from lisan.serve.modelfile import find_frame, write_modelfile
 from lisan.serve.parity import PROBES, Parity, compare_logits, compute_logits, probe_rows
 from lisan.tokens.chat import encode_prompt
 from lisan.train.stages import CPT
-from lisan.train.tuning import Method, Rows, TuningConfig
+from lisan.train.tuning import Method, Quantisation, Rows, TuningConfig
 from lisan.vocabulary import bpe
 from lisan.vocabulary.sentencepiece import PieceKind
 from lisan.vocabulary.tokenizer import load_tokenizer
@@ -211,6 +211,17 @@ def test_an_adapter_with_trained_rows_is_merged_or_nothing(store: Store) -> None
         export(store, "rows", candidate="model/rows@v1", formats=(Format.adapter,))
     found = export(store, "rows", candidate="model/rows@v1", formats=(Format.merged, Format.hf))
     assert not list((folder(found, "merged")).glob("*.trained"))
+
+
+def test_a_qlora_is_merged_into_the_base_that_it_was_trained_over(store: Store) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'lisan[qlora]'")
+    tuning = TuningConfig(method=Method.lora, quantise_base=Quantisation.nf4, lora=LoraConfig(rank=4))
+    base = ModelConfig(path="model/base@v1")
+    run_stage(CPT, train_config(store, name="nf4", model=base, tuning=tuning, loop={"num_steps": 2}), no_run, silent)
+    formats, bounds = (Format.hf, Format.merged, Format.adapter), {"adapter": 10.0}
+    figures = export(store, "nf4", candidate="model/nf4@v1", formats=formats, tolerances=bounds).facts["formats"]
+    assert figures["merged"]["mean_kl"] < 1e-6
+    assert figures["adapter"]["mean_kl"] > 100 * max(figures["merged"]["mean_kl"], 1e-9)
 
 
 def test_an_adapter_over_another_base_is_refused(store: Store, tmp_path: Path) -> None:
