@@ -1,6 +1,5 @@
 """Laws of AdamW's moments in bytes: they learn as those in fp32 do, resume, and leave rows alone that are not trained."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,10 @@ from lisan.train.optim import MomentType
 from .test_train import KilledError, killed_at
 from .tuned import NEW_ROWS, grown, tuned_config
 
+pytest.importorskip("torchao", reason="needs torchao: pip install 'lisan[int8]'")
+
 IN_BYTES = 1e-3
 "Relative, five times what moments in bytes were measured to change in a loss of twelve steps."
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave the optimizer's step uncompiled, here and in processes that are started: compiling takes half a minute."""
-    pytest.importorskip("torchao", reason="needs torchao: pip install 'lisan[int8]'")
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    with torch._dynamo.config.patch(disable=True):
-        yield
 
 
 def bytes_config(store: Store, **changes: Any) -> Any:
@@ -39,9 +31,7 @@ def bytes_config(store: Store, **changes: Any) -> Any:
     return train_config(store, "en", model=model, loop={"num_steps": 12, "checkpoint_every": 6}, optim=changes)
 
 
-def test_moments_in_bytes_learn_as_those_in_fp32_and_resume_bit_for_bit(
-    eager: None, expanded: Store, tmp_path: Path
-) -> None:
+def test_moments_in_bytes_learn_as_those_in_fp32_and_resume_bit_for_bit(expanded: Store, tmp_path: Path) -> None:
     whole = train_alone(expanded, bytes_config(expanded), tmp_path / "fp32")
     config = bytes_config(expanded, moments=MomentType.int8)
     found = train_alone(expanded, config, tmp_path / "int8")
@@ -58,7 +48,7 @@ def test_moments_in_bytes_learn_as_those_in_fp32_and_resume_bit_for_bit(
     )  # 4 + 2 instead of 4 + 8 bytes a weight, and a table of 256 numbers for each matrix
 
 
-def test_a_run_with_moments_in_bytes_goes_on_with_two_workers(eager: None, expanded: Store, tmp_path: Path) -> None:
+def test_a_run_with_moments_in_bytes_goes_on_with_two_workers(expanded: Store, tmp_path: Path) -> None:
     config = bytes_config(expanded, moments=MomentType.int8)
     alone = train_alone(expanded, config, tmp_path / "alone")
     with pytest.raises(KilledError):
@@ -70,7 +60,7 @@ def test_a_run_with_moments_in_bytes_goes_on_with_two_workers(eager: None, expan
 
 
 def test_rows_that_are_not_trained_stay_with_moments_in_bytes_too(
-    eager: None, expanded: Store, bases: dict[bool, str], tmp_path: Path
+    expanded: Store, bases: dict[bool, str], tmp_path: Path
 ) -> None:
     """A scale is over 256 numbers, which are rows of both kinds here."""
     config = tuned_config(expanded, bases[True], NEW_ROWS["embeddings"])
