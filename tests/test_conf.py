@@ -110,6 +110,12 @@ def test_every_option_of_every_group_composes(job: str, group: str, option: str)
     assert load(SCHEMAS[job], to_plain(config)) == config
 
 
+@pytest.mark.parametrize("option", options("tuning"))
+def test_a_tuning_says_first_when_one_wants_it(option: str) -> None:
+    first = (CONF / "tuning" / f"{option}.yaml").read_text().splitlines()[0]
+    assert re.match(r"# \w.{30,}", first)
+
+
 def first_comments(recipe: str) -> str:
     lines = (CONF / "recipe" / f"{recipe}.yaml").read_text().splitlines()
     comments = [line for line in lines if line.startswith("#") and "@package" not in line]

@@ -45,6 +45,8 @@ KNOWN_ONLY_TO = {
     },
     "mlflow": {"lisan/registry.py"},
     "peft": {"lisan/model/adapter.py"},
+    "bitsandbytes": {"lisan/model/nf4.py"},
+    "torchao": {"lisan/train/optim.py"},
     "gguf": {"lisan/model/gguf.py"},
     "hydra": {"lisan/core/config.py"},
     "omegaconf": {"lisan/core/config.py"},

@@ -31,7 +31,7 @@ from lisan.model.new_rows import (
 from lisan.model.parallel import Precision
 from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
-from lisan.train.job import Method, TuningConfig
+from lisan.train.tuning import Method, TuningConfig
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 from lisan.vocabulary.neighbours import write_neighbours
 
@@ -123,10 +123,18 @@ def test_a_grown_model_is_saved_and_read_back_the_same(method: InitMethod, tie: 
     assert torch.equal(logits(again), logits(model))
 
 
-def test_a_fresh_adapter_changes_nothing() -> None:
+ADAPTERS = {
+    "lora": LoraConfig(rank=4, alpha=16),
+    "rslora": LoraConfig(rank=4, alpha=16, use_rslora=True),
+    "dora": LoraConfig(rank=4, alpha=16, use_dora=True, targets=("all",)),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_fresh_adapter_changes_nothing(name: str) -> None:
     model = tiny_model()
     before = logits(model)
-    attach_adapter(model, LoraConfig(rank=4))
+    attach_adapter(model, ADAPTERS[name])
     assert torch.equal(logits(model), before)
 
 
@@ -137,16 +145,19 @@ def test_only_the_adapter_is_trained() -> None:
     assert all("lora_" in name for name in trained)
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("tie", [True, False])
-def test_the_merged_model_computes_what_the_adapted_one_did(tie: bool) -> None:
+def test_the_merged_model_computes_what_the_adapted_one_did(tie: bool, adapter: str) -> None:
     model = tiny_model(tie)
     before = logits(model)
-    wrapped = attach_adapter(model, LoraConfig(rank=4, alpha=16))
+    wrapped = attach_adapter(model, ADAPTERS[adapter])
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.2)
+            if "magnitude" in name:
+                parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
     adapted = logits(model)
     merged = merge_adapter(wrapped)
     assert not torch.allclose(adapted, before, atol=0.1)

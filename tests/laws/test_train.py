@@ -26,9 +26,10 @@ from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.labels import IGNORE_INDEX
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_latest
-from lisan.train.job import Method, TuningConfig, run_worker
+from lisan.train.job import run_worker
 from lisan.train.objectives import PreferenceLoss, Terms, causal_lm, preference
 from lisan.train.reference import attach_reference, score_reference
+from lisan.train.tuning import Method, TuningConfig
 from lisan.train.worker import ProcessGroup
 
 REORDERED_LOSS = 2e-6

@@ -95,6 +95,23 @@ def test_an_output_layer_with_a_bias_is_refused() -> None:
         resize_embeddings(model, 64, (50, 55), {"input": NEW, "output": NEW})
 
 
+def test_a_layer_of_the_models_own_class_stays_one() -> None:
+    """Gemma 3 multiplies what it looks up by the root of its width; a plain embedding in its place would not."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    model = Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=50, pad_token_id=0, **shape, **heads)).eval()
+    ids = torch.tensor([[1, 7, 42]])
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        resize_embeddings(model, 64, (50, 55), {"input": NEW})
+        after = model(input_ids=ids).logits
+    assert torch.allclose(after[..., :50], before, atol=1e-5)
+    assert is_tied(model)
+    assert (model.get_input_embeddings().num_embeddings, after.shape[-1]) == (64, 64)
+
+
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 64, 1001])
 def test_the_mean_is_the_mean(num_rows: int) -> None:
     rows = torch.randn(num_rows, 5, generator=torch.Generator().manual_seed(0))

@@ -22,8 +22,8 @@ from lisan.serve.gguf_tokenizer import PRE_TYPES, adds_space, describe_tokenizer
 from lisan.serve.modelfile import find_frame, write_modelfile
 from lisan.serve.parity import PROBES, Parity, compare_logits, compute_logits, probe_rows
 from lisan.tokens.chat import encode_prompt
-from lisan.train.job import Method, TuningConfig
 from lisan.train.stages import CPT
+from lisan.train.tuning import Method, Quantisation, Rows, TuningConfig
 from lisan.vocabulary import bpe
 from lisan.vocabulary.sentencepiece import PieceKind
 from lisan.vocabulary.tokenizer import load_tokenizer
@@ -167,7 +167,7 @@ def test_an_export_that_is_too_far_off_is_refused_and_leaves_nothing(store: Stor
         ),
         (
             {"candidate": "model/base@v1", "formats": (Format.merged,)},
-            r"not trained with tuning=lora; hf is the whole model",
+            r"not trained with tuning\.method=lora; hf is the whole model",
         ),
     ],
 )
@@ -193,6 +193,35 @@ def test_an_adapter_over_the_vocabulary_is_merged_or_nothing(
     file.write_text(json.dumps(json.loads(file.read_bytes()) | change))
     with pytest.raises(ConfigError, match=r"changes rows of the vocabulary .* export merged instead"):
         export(store, "rows", candidate=str(tmp_path / "m"), formats=(Format.adapter,))
+
+
+def test_a_dora_is_merged_or_nothing(store: Store, tmp_path: Path) -> None:
+    copytree(store.open(Ref.parse("model/tuned@v1")).location.local_folder(), tmp_path / "m")
+    file = tmp_path / "m" / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"use_dora": True}))
+    with pytest.raises(ConfigError, match=r"is a DoRA, which vLLM does not load over a base; export merged"):
+        export(store, "dora", candidate=str(tmp_path / "m"), formats=(Format.adapter,))
+
+
+def test_an_adapter_with_trained_rows_is_merged_or_nothing(store: Store) -> None:
+    tuning = TuningConfig(method=Method.lora, rows=Rows.all, lora=LoraConfig(rank=4))
+    base = ModelConfig(path="model/base@v1")
+    run_stage(CPT, train_config(store, name="rows", model=base, tuning=tuning, loop={"num_steps": 1}), no_run, silent)
+    with pytest.raises(ConfigError, match=r"rows of the vocabulary that were trained .* export merged"):
+        export(store, "rows", candidate="model/rows@v1", formats=(Format.adapter,))
+    found = export(store, "rows", candidate="model/rows@v1", formats=(Format.merged, Format.hf))
+    assert not list((folder(found, "merged")).glob("*.trained"))
+
+
+def test_a_qlora_is_merged_into_the_base_that_it_was_trained_over(store: Store) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'lisan[qlora]'")
+    tuning = TuningConfig(method=Method.lora, quantise_base=Quantisation.nf4, lora=LoraConfig(rank=4))
+    base = ModelConfig(path="model/base@v1")
+    run_stage(CPT, train_config(store, name="nf4", model=base, tuning=tuning, loop={"num_steps": 2}), no_run, silent)
+    formats, bounds = (Format.hf, Format.merged, Format.adapter), {"adapter": 10.0}
+    figures = export(store, "nf4", candidate="model/nf4@v1", formats=formats, tolerances=bounds).facts["formats"]
+    assert figures["merged"]["mean_kl"] < 1e-6
+    assert figures["adapter"]["mean_kl"] > 100 * max(figures["merged"]["mean_kl"], 1e-9)
 
 
 def test_an_adapter_over_another_base_is_refused(store: Store, tmp_path: Path) -> None:

@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
-from lisan.train.optim import OptimConfig, Schedule, learning_rate, make_optimizer
+from lisan.train.optim import (
+    MomentType,
+    OptimConfig,
+    Schedule,
+    check_moments,
+    learning_rate,
+    make_optimizer,
+    set_rate,
+)
 
 STEPS = 100
 
@@ -73,6 +81,22 @@ def test_a_step_is_that_of_adamw_as_published() -> None:
     model.weight.grad = torch.tensor([[3.0, -4.0]])
     optimizer.step()
     assert torch.allclose(model.weight, before * 0.95 - 0.1 * torch.tensor([[1.0, -1.0]]), atol=1e-6)
+
+
+def test_moments_in_bytes_without_their_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lisan.train.optim.find_spec", lambda _: None)
+    check_moments(OptimConfig())
+    with pytest.raises(ConfigError, match=r"optim\.moments=int8 needs torchao, .* pip install 'lisan\[int8\]'"):
+        check_moments(OptimConfig(moments=MomentType.int8))
+
+
+@pytest.mark.parametrize("is_tensor", [True, False])
+def test_the_rate_of_a_step_is_set_in_place_where_it_is_a_tensor(is_tensor: bool) -> None:
+    optimizer = make_optimizer(nn.Linear(3, 4), OptimConfig())
+    first = optimizer.param_groups[0]["lr"] = torch.tensor(1.0) if is_tensor else 1.0
+    set_rate(optimizer, 0.25)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [0.25, 0.25]
+    assert (optimizer.param_groups[0]["lr"] is first) is is_tensor
 
 
 @pytest.mark.parametrize(

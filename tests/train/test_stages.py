@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from lisan.model.load import ModelConfig
 from lisan.tokens.chat import template_hash
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader
-from lisan.train.job import DpoConfig, Method, TrainConfig, TuningConfig
-from lisan.train.stages import CPT, DPO, SFT
+from lisan.train.job import DpoConfig, TrainConfig
+from lisan.train.stages import CPT, DPO, SFT, check_targets
+from lisan.train.tuning import Method, Rows, TuningConfig
 from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 from lisan.vocabulary.tokenizer import load_tokenizer
@@ -146,6 +148,15 @@ def test_what_cannot_train_is_refused_before_a_worker_starts(
     assert not (Path(store.root.root) / "checkpoints" / "refused").exists()
 
 
+def test_rows_of_which_no_token_is_trained_are_refused_before_a_worker_starts(store: Store) -> None:
+    """`encode_tokens` makes none of conversations without replies; artifacts of other makers may be such."""
+    sources = {"asked": {"rows": 9, "targets": 0}, "told": {"rows": 9, "targets": 5}}
+    tokens: Any = SimpleNamespace(ref="tokens/t@v1", facts={"sources": sources})
+    check_targets(small(store), tokens)
+    with pytest.raises(DataError, match=r"tokens/t@v1 has no trained token in asked: no reply of an assistant"):
+        check_targets(small(store, mix=MixConfig(weights={"asked": 1.0})), tokens)
+
+
 def test_another_tokenizer_is_refused_even_when_its_ids_fit_into_the_models_rows(
     store: Store, trained: Artifact
 ) -> None:
@@ -159,7 +170,9 @@ def test_another_tokenizer_is_refused_even_when_its_ids_fit_into_the_models_rows
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"tuning": TuningConfig(method=Method.lora)}, r"tuning=lora adapts a model; set model\.path"),
+        ({"tuning": TuningConfig(method=Method.lora)}, r"tuning\.method=lora adapts a model; set model\.path"),
+        ({"tuning": TuningConfig(method=Method.embeddings)}, r"tuning\.method=embeddings adapts a model"),
+        ({"tuning": TuningConfig(rows=Rows.new)}, r"tuning\.method=full with rows=new adapts a model"),
     ],
 )
 def test_an_impossible_training_is_refused(values: dict[str, Any], said: str) -> None:

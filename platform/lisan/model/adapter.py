@@ -5,13 +5,21 @@ fresh adapter changes nothing, the merged model computes what the adapted one di
 rows finds the same rows again.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lisan.core.errors import ConfigError
+from lisan.model.load import block_linears
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
+from lisan.model.nf4 import is_quantised, quantise_blocks, restore_blocks
+from lisan.model.trained_rows import TRAINED_ROWS, place_trained_rows
+
+ALL = "all"
+BASE = "quantised_base.json"
+"Beside an adapter that was trained over a base in 4 bits."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,60 +28,105 @@ class LoraConfig:
     alpha: float = 32.0
     dropout: float = 0.0
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    "Names of the linear layers that get an adapter; never the embeddings, which no serving engine loads as LoRA."
+    """Names of the linear layers that get an adapter, or `all` for every linear layer of the blocks; never the embeddings,
+    which no serving engine loads as LoRA."""
+    use_rslora: bool = False
+    "Whether the scale is alpha / sqrt(rank) instead of alpha / rank, which keeps high ranks learning (Kalajdzievski 2023)."
+    use_dora: bool = False
+    "Whether magnitudes of the weights' rows are trained beside their directions (Liu et al. 2024); vLLM needs it merged."
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"tuning.lora.rank must be >= 1, got {self.rank}")
+        if not self.alpha > 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"tuning.lora needs alpha > 0 and dropout in 0..1, below 1, got {self.alpha:g} and {self.dropout:g}"
+            )
+        if not self.targets or (ALL in self.targets and len(self.targets) > 1):
+            raise ConfigError(
+                f"tuning.lora.targets must name layers, or be [{ALL}] for every one, got {list(self.targets)}"
+            )
         banned = {"embed_tokens", "lm_head"} & set(self.targets)
         if banned:
             raise ConfigError(
                 f"tuning.lora.targets names {min(banned)}: vLLM cannot load an adapter over the vocabulary; "
-                "train new rows with tuning=full and merge"
+                "set tuning.rows=new or all, which trains rows and merges them"
             )
 
 
 def attach_adapter(model: Any, config: LoraConfig) -> Any:
-    """Freeze the model and put LoRA into its target layers; returns PEFT's wrapper, whose inner model is changed in place."""
+    """Freeze the model and put LoRA into its target layers; returns PEFT's wrapper, whose inner model is changed in place.
+
+    The weights must be there: DoRA begins with their norms.
+    """
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
-    try:
-        return get_peft_model(
-            model,
-            PeftConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,
-                lora_dropout=config.dropout,
-                target_modules=list(config.targets),
-                task_type="CAUSAL_LM",
-            ),
+    return get_peft_model(
+        model,
+        PeftConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=find_targets(model, config),
+            use_rslora=config.use_rslora,
+            use_dora=config.use_dora,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def find_targets(model: Any, config: LoraConfig) -> list[str]:
+    """Return the names of the layers that get an adapter; ConfigError for one that the model has not."""
+    found = {name: name.rpartition(".")[2] for name in block_linears(model)}
+    known = sorted(set(found.values()))
+    if config.targets == (ALL,):
+        return known
+    unknown = [target for target in config.targets if not any(f".{name}".endswith(f".{target}") for name in found)]
+    if unknown:
+        raise ConfigError(
+            f"tuning.lora.targets names {', '.join(unknown)}, which fit no linear layer in the blocks of "
+            f"{type(model).__name__}; it has {', '.join(known)}, and [{ALL}] means every one"
         )
-    except ValueError as error:
-        raise ConfigError(f"tuning.lora.targets {list(config.targets)} fit no layer of the model: {error}") from error
+    return list(config.targets)
 
 
 def merge_adapter(wrapped: Any) -> Any:
-    """Fold the adapters into the weights and return the plain model."""
+    """Fold the adapters into the weights that they were trained over and return the plain model."""
+    restore_blocks(wrapped)
     return wrapped.merge_and_unload()
 
 
 def write_adapter(wrapped: Any, folder: Path, new_rows: Sequence[NewRows]) -> None:
-    """Write the adapter alone, with the manifest of the rows that its base lacks.
+    """Write the adapter alone, with the manifest of the rows that its base lacks, and a mark where the base was in 4 bits.
 
     PEFT would add both matrices of a vocabulary that grew, which no engine loads and the manifest makes unnecessary.
     """
     wrapped.save_pretrained(folder, save_embedding_layers=False)
     write_new_rows(folder, new_rows)
+    if is_quantised(wrapped):
+        note_base(folder)
 
 
-def read_adapter(model: Any, folder: Path) -> Any:
-    """Grow a base as the adapter's manifest says, where there is one, and put the finished adapter over it.
+def note_base(folder: Path, **figures: float) -> None:
+    """Say beside an adapter that its base was in 4 bits, and what was measured."""
+    (folder / BASE).write_text(json.dumps({"quantise_base": "nf4", **figures}), encoding="utf-8")
 
-    Raises DataError when the base is not the one that the adapter was trained over.
+
+def read_adapter(model: Any, folder: Path, as_trained: bool = True) -> Any:
+    """Grow a base as the adapter's manifest says, where there is one, put trained rows there and the finished adapter over it.
+
+    The base is rounded to 4 bits where the adapter was trained over such a one, unless `as_trained` is false: an engine that
+    keeps it in 16 bits computes something else. Raises DataError when the base is not the one that it was trained over.
     """
     from peft import PeftModel
 
-    for manifest in read_new_rows(folder):
-        replay_new_rows(model, manifest)
+    manifests = read_new_rows(folder)
+    if (folder / TRAINED_ROWS).exists():
+        place_trained_rows(model, folder, manifests[-1] if manifests else None)
+    else:
+        for manifest in manifests:
+            replay_new_rows(model, manifest)
+    if as_trained and (folder / BASE).exists():
+        quantise_blocks(model)
     return PeftModel.from_pretrained(model, str(folder))

@@ -36,18 +36,19 @@ def resize_embeddings(model: Any, num_rows: int, ids: Sequence[int], rows: Mappi
     An id may be one of the model's own rows: bases are padded. Rows beyond the model's own that no id names are padding,
     and get the mean of all rows.
     """
-    was_tied = is_tied(model)
-    model.set_input_embeddings(_grow(model.get_input_embeddings(), num_rows, ids, rows["input"]))
+    was_tied, inner, outer = is_tied(model), model.get_input_embeddings(), model.get_output_embeddings()
+    _grow(inner, num_rows, ids, rows["input"])
+    inner.num_embeddings = num_rows
     if was_tied:
-        model.tie_weights()
-        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+        outer.weight = inner.weight
     else:
-        model.set_output_embeddings(_grow(model.get_output_embeddings(), num_rows, ids, rows["output"]))
-    model.get_output_embeddings().out_features = num_rows
+        _grow(outer, num_rows, ids, rows["output"])
+    outer.out_features = num_rows
     model.config.vocab_size = num_rows
 
 
-def _grow(layer: nn.Module, num_rows: int, ids: Sequence[int], new: torch.Tensor) -> nn.Module:
+def _grow(layer: nn.Module, num_rows: int, ids: Sequence[int], new: torch.Tensor) -> None:
+    """Give a layer a larger matrix. The layer stays what it is: Gemma 3 scales what it looks up in a class of its own."""
     if getattr(layer, "bias", None) is not None:
         raise DataError(
             "the model's output layer has a bias, and a new piece would have none; choose a base without one"
@@ -57,13 +58,7 @@ def _grow(layer: nn.Module, num_rows: int, ids: Sequence[int], new: torch.Tensor
     rows[: len(old)] = old
     rows[len(old) :] = mean_of_rows(old.float()).to(old.dtype)
     rows[list(ids)] = new.to(old.dtype)
-    grown: nn.Module
-    if isinstance(layer, nn.Embedding):
-        grown = nn.Embedding(num_rows, old.shape[1], padding_idx=layer.padding_idx, dtype=old.dtype)
-    else:
-        grown = nn.Linear(old.shape[1], num_rows, bias=False, dtype=old.dtype)
-    grown.weight = nn.Parameter(rows)
-    return grown
+    layer.weight = nn.Parameter(rows)
 
 
 def mean_of_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -148,3 +148,13 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     if not layers:
         raise ConfigError(f"{type(model).__name__} names no blocks to shard (_no_split_modules is empty)")
     return layers
+
+
+def block_linears(model: nn.Module) -> list[str]:
+    """Return the names of the linear layers inside the transformer blocks."""
+    blocks = {id(inner) for block in decoder_layers(model) for inner in block.modules()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if id(module) in blocks and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+    ]

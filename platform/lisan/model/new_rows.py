@@ -147,6 +147,12 @@ def _draw_rows(recipe: NewRows, name: str, old: torch.Tensor) -> torch.Tensor:
 
 def replay_new_rows(model: Any, manifest: NewRows) -> None:
     """Grow a base as the manifest says, to the same bits; DataError when the base or the rows are others."""
+    check_base(model, manifest)
+    _compare(manifest, init_new_rows(model, manifest).digests, "replayed")
+
+
+def check_base(model: Any, manifest: NewRows) -> None:
+    """Refuse a base that is not the one of the manifest; DataError."""
     old = read_matrices(model)
     found = hash_rows(old.values())
     if found != manifest.base_hash:
@@ -154,7 +160,6 @@ def replay_new_rows(model: Any, manifest: NewRows) -> None:
             f"new rows were made over a base of {manifest.rows_before:,} rows with sha256 {manifest.base_hash[:12]}, this model "
             f"has {len(old['input']):,} rows with {found[:12]}; load the base that they were made over"
         )
-    _compare(manifest, init_new_rows(model, manifest).digests, "replayed")
 
 
 def check_new_rows(model: Any, manifest: NewRows) -> None:

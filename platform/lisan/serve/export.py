@@ -20,6 +20,7 @@ from lisan.model.gguf import check_gguf
 from lisan.model.load import load_model
 from lisan.model.quantise import check_quantisable
 from lisan.model.state import read_config, weight_files
+from lisan.model.trained_rows import TRAINED_ROWS
 from lisan.serve.formats import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -106,6 +107,11 @@ def check_export(config: ExportConfig, store: Store) -> None:
     weight_files(source)
     if {Format.adapter, Format.merged} & set(config.formats):
         check_adapter(config, read_adapter_config(source))
+    if Format.adapter in config.formats and (source / ADAPTER / TRAINED_ROWS).exists():
+        raise ConfigError(
+            f"the adapter of {config.candidate} came with rows of the vocabulary that were trained (tuning.rows), which vLLM does "
+            "not load over a base; export merged, or hf, which is the merged model already"
+        )
     if Format.int8 in config.formats:
         check_quantisable(source, 8, config.int4_group)
     if Format.int4 in config.formats:
@@ -120,7 +126,7 @@ def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
     if not plain:
         raise ConfigError(
             f"formats names adapter or merged, but {config.candidate} has no {ADAPTER}/{ADAPTER_CONFIG}: it was not trained with "
-            "tuning=lora; hf is the whole model"
+            "tuning.method=lora; hf is the whole model"
         )
     targets = plain.get("target_modules") or ()
     of_rows = {"embed_tokens", "lm_head"} & {*([targets] if isinstance(targets, str) else targets)}
@@ -129,6 +135,11 @@ def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"the adapter of {config.candidate} changes rows of the vocabulary ({min(of_rows)}), which vLLM does not load over a "
             "base; export merged instead"
+        )
+    if plain.get("use_dora") and Format.adapter in config.formats:
+        raise ConfigError(
+            f"the adapter of {config.candidate} is a DoRA, which vLLM does not load over a base; export merged, or hf, which is "
+            "the merged model already"
         )
 
 

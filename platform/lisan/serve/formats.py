@@ -162,7 +162,8 @@ def copy_companions(source: Path, folder: Path) -> None:
 
 
 def read_adapted(config: ExportConfig, subject: Subject, folder: Path) -> Any:  # noqa: ARG001
-    return read_adapter(load_model(subject.base), folder).eval()
+    # An engine keeps the base as it is, also where the adapter was trained over one in 4 bits.
+    return read_adapter(load_model(subject.base), folder, as_trained=False).eval()
 
 
 def read_whole(config: ExportConfig, subject: Subject, folder: Path) -> Any:  # noqa: ARG001

@@ -7,19 +7,18 @@ whoever started it: Ray Train, torchrun or a test.
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 
 from lisan.core.artifact import Artifact
 from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, StageConfig
 from lisan.core.storage import Location
-from lisan.model.adapter import LoraConfig
 from lisan.model.attention import Attention, check_attention
 from lisan.model.leakage import check_documents_apart
 from lisan.model.load import ModelConfig
 from lisan.model.parallel import Precision, shard
 from lisan.model.score import Batch, Scorer
+from lisan.model.trained_rows import freeze_other_rows
 from lisan.tokens.mix import MixConfig
 from lisan.tokens.order import RowOrder, open_order
 from lisan.tokens.rows import RowReader, Rows
@@ -33,19 +32,8 @@ from lisan.train.objectives import PreferenceLoss, Terms
 from lisan.train.optim import OptimConfig, make_optimizer
 from lisan.train.outcome import open_places, prepare_model, write_model
 from lisan.train.reference import Reference, attach_reference, score_reference
+from lisan.train.tuning import TuningConfig
 from lisan.train.worker import ProcessGroup, Worker
-
-
-class Method(StrEnum):
-    full = "full"
-    lora = "lora"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TuningConfig:
-    method: Method = Method.full
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    "Used by method=lora; merged into the model at the end."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,10 +55,7 @@ class TrainConfig(StageConfig):
     "How the documents of a row are kept apart: sdpa everywhere; flex or flash for long rows on a GPU, not yet tried on one."
 
     def __post_init__(self) -> None:
-        if self.tuning.method is Method.lora and self.model.path is None:
-            raise ConfigError(
-                "tuning=lora adapts a model; set model.path, or train from random weights with tuning=full"
-            )
+        self.tuning.check_start(self.model.path)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +120,7 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
         adapted = prepare_model(config, places)
         scorer = shard(Scorer(adapted.model, config.attention), worker.device, config.precision)
         check_documents_apart(scorer, worker.device, config.precision.dtype)
-        optimizer = make_optimizer(scorer, config.optim)
+        optimizer = make_optimizer(scorer, config.optim, freeze_other_rows(scorer.model, adapted.rows))
         course = make_course(job, scorer, worker)
         with closing(course.progress):
             metrics = train(scorer, optimizer, course, worker)

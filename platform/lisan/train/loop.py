@@ -24,7 +24,7 @@ from lisan.train.course import Course, LoopConfig
 from lisan.train.guard import Guard
 from lisan.train.ledger import Ledger, flatten_read
 from lisan.train.objectives import Loss
-from lisan.train.optim import OptimConfig, learning_rate
+from lisan.train.optim import OptimConfig, learning_rate, set_rate
 from lisan.train.throughput import Meter
 from lisan.train.worker import Worker, sum_over_ranks
 
@@ -148,8 +148,7 @@ def gather_row_ids(rows: Rows, worker: Worker) -> list[int]:
 
 
 def take_step(optimizer: Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    set_rate(optimizer, lr)
     optimizer.step()
 
 

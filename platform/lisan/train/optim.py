@@ -7,11 +7,15 @@ function of the step, so that resuming needs no scheduler state.
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
+from lisan.model.trained_rows import FrozenRows, decay_rows
 
 
 class Schedule(StrEnum):
@@ -20,6 +24,16 @@ class Schedule(StrEnum):
     cosine = "cosine"
     wsd = "wsd"
     "Warm up, stay, then fall linearly over the last `decay_ratio` of the steps."
+
+
+class MomentType(StrEnum):
+    """What AdamW keeps its two moments in."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+    """A byte for each and a scale for every 256 (Dettmers et al. 2022): 2 bytes a weight instead of 8; torchao,
+    `pip install 'lisan[int8]'`. What is smaller than 4,096 numbers on a worker, or no multiple of 256, stays in fp32. On a GPU the
+    first step compiles one kernel for each shape of matrix; there it has not run yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +48,8 @@ class OptimConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     max_grad_norm: float = 1.0
+    moments: MomentType = MomentType.fp32
+    "How AdamW keeps its state."
     z_loss: float = 0.0
     "Weight of the squared logarithm of the softmax's denominator, against drifting logits; 1e-4 in PaLM. Not for preferences."
 
@@ -66,16 +82,50 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
     return config.peak_lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * share)
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return fused AdamW over what is trained; matrices decay, vectors (norms, biases) do not."""
+def make_optimizer(model: nn.Module, config: OptimConfig, frozen: FrozenRows | None = None) -> torch.optim.Optimizer:
+    """Return AdamW over what is trained; matrices decay, vectors (norms, biases) do not.
+
+    `frozen` names the matrices of which some rows are trained: only those decay, and the others' gradients are zero.
+    """
+    frozen = frozen or {}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    whole = [p for p in trained if p not in frozen]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in whole if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in whole if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p in frozen], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.peak_lr,
-        betas=(config.beta1, config.beta2),
-        fused=True,
-    )
+    optimizer = _make_adamw([group for group in groups if group["params"]], config)
+    if frozen and config.weight_decay:
+        optimizer.register_step_pre_hook(partial(decay_rows, frozen=frozen, weight_decay=config.weight_decay))
+    return optimizer
+
+
+def _make_adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    if config.moments is MomentType.int8:
+        check_moments(config)
+        from torchao.optim import AdamW8bit
+
+        in_bytes: torch.optim.Optimizer = AdamW8bit(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2))
+        if groups[0]["params"][0].device.type == "cpu":
+            # Compiling took 108 s for the matrices of one layer, and an eager step takes milliseconds.
+            in_bytes.step = torch.compiler.set_stance("force_eager")(in_bytes.step)  # type: ignore[method-assign]
+        return in_bytes
+    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def check_moments(config: OptimConfig) -> None:
+    """Refuse a state that its library is missing for."""
+    if config.moments is MomentType.int8 and find_spec("torchao") is None:
+        raise ConfigError(
+            "optim.moments=int8 needs torchao, which is not installed: pip install 'lisan[int8]', or set it to fp32"
+        )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the rate of a step; torchao's are tensors, so that a compiled step need not be compiled again."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -8,18 +8,17 @@ worker starts.
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from lisan.core.artifact import Artifact, Kind, Ref
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.storage import Location, writing
-from lisan.model.adapter import attach_adapter, merge_adapter, write_adapter
+from lisan.model.adapter import merge_adapter, note_base, write_adapter
 from lisan.model.donor import keep_donor_rows
 from lisan.model.load import load_model, make_model, read_max_positions, read_vocabulary_size, save_model
 from lisan.model.new_rows import (
@@ -31,10 +30,13 @@ from lisan.model.new_rows import (
     replay_new_rows,
     write_new_rows,
 )
+from lisan.model.nf4 import is_quantised, measure_gap, score_probe
 from lisan.model.parallel import gather_state
 from lisan.model.score import Scorer
+from lisan.model.trained_rows import write_trained_rows
 from lisan.tokens.chat import end_of_turn_id
 from lisan.train.growth import check_init, grow_vocabulary
+from lisan.train.tuning import apply_tuning, check_adapters, check_new_rows_exist, choose_rows
 from lisan.train.worker import Worker
 from lisan.vocabulary.tokenizer import (
     EXPANSION,
@@ -73,6 +75,8 @@ class Adapted:
     "PEFT's wrapper around it, or None."
     new_rows: NewRows | None = None
     "How its new rows came to be; None when its vocabulary did not grow."
+    rows: Sequence[int] = ()
+    "Ids of the rows of its vocabulary that are trained."
 
 
 def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
@@ -102,6 +106,8 @@ def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact])
     if rows is not None:
         expansion = expansion_for(places, rows, tokens.ref)
         check_init(config.model.new_rows, expansion, places.tokenizer, places.donor)
+        check_new_rows_exist(config.tuning, expansion is not None, places.model)
+        check_adapters(config.tuning, places.model)
 
 
 def check_context(config: Any, tokens: Artifact, parents: Iterable[Artifact]) -> None:
@@ -156,13 +162,9 @@ def prepare_model(config: Any, places: Places, manifest: NewRows | None = None) 
         size = expansion.size if expansion else len(tokenizer)
         special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model = make_model(config.model, size, special, config.loop.seed)
-    if config.tuning.method == "lora":
-        torch.manual_seed(
-            config.loop.seed
-        )  # adapters start from random weights: the same on every rank and in every run
-        wrapper = attach_adapter(model, config.tuning.lora)
-        return Adapted(wrapper.base_model.model, wrapper, manifest)
-    return Adapted(model, None, manifest)
+    rows = choose_rows(config.tuning, model, manifest, places.model)
+    wrapper = apply_tuning(config.tuning, model, rows, config.loop.seed)
+    return Adapted(wrapper.base_model.model if wrapper is not None else model, wrapper, manifest, rows)
 
 
 def _grow(model: Any, config: RowInitConfig, places: Places, manifest: NewRows | None) -> NewRows | None:
@@ -188,11 +190,16 @@ def write_model(
         new_rows = settle_rows(whole)
         folder = Path(output.full_path) if output.is_local else Path(tempfile.mkdtemp(prefix="lisan-model-"))
         model = whole.model
+        trained = None
         with writing(output, "the model"):
             if whole.wrapper is not None:
                 write_adapter(whole.wrapper, folder / "adapter", new_rows)
+                write_trained_rows(model, whole.rows, folder / "adapter")
+                trained = score_probe(model) if is_quantised(model) else None
                 model = merge_adapter(whole.wrapper)
             save_model(model, folder, config.save_precision.dtype)
+            if trained is not None:
+                note_base(folder / "adapter", merged_kl_nats=measure_gap(trained, score_probe(model)))
             write_new_rows(folder, [*read_new_rows(places.model), *new_rows])
             copy_tokenizer(places.tokenizer, folder)
             output.upload(folder)
@@ -204,15 +211,16 @@ def write_model(
 def settle_rows(adapted: Adapted) -> list[NewRows]:
     """Return the manifest of the rows that this run added, if it did.
 
-    An adapter leaves the vocabulary alone: its rows after training are those of the manifest, or the model is not that of the
-    manifest. A donor's are taken as they are, for every rank holds its shard of its own fit, and fits round as their machine does.
+    A run that trains no rows leaves the vocabulary alone: its rows after training are those of the manifest, or the model is not
+    that of the manifest. A donor's are taken as they are, for every rank holds its shard of its own fit, and fits round as their
+    machine does.
     """
     manifest = adapted.new_rows
     if manifest is None:
         return []
-    if adapted.wrapper is not None and manifest.method is InitMethod.donor:
+    if not adapted.rows and manifest.method is InitMethod.donor:
         manifest = keep_donor_rows(adapted.model, manifest)
-    if adapted.wrapper is not None:
+    if not adapted.rows:
         check_new_rows(adapted.model, manifest)
     return [manifest]
 

@@ -7,7 +7,7 @@ it.
 
 from typing import Any
 
-from lisan.core.artifact import Draft, Kind, Ref, Store
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage
 from lisan.tokens.chat import template_hash
@@ -17,6 +17,7 @@ from lisan.train.job import DpoConfig, TrainConfig, TrainJob, plan_run
 from lisan.train.launch import launch
 from lisan.train.ledger import realised
 from lisan.train.loop import check_rows
+from lisan.train.optim import check_moments
 from lisan.train.outcome import check_context, check_vocabulary, open_places
 from lisan.vocabulary.tokenizer import open_tokenizer
 
@@ -40,6 +41,7 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
 def check(config: TrainConfig, store: Store) -> None:
     """Refuse, before a worker starts, what cannot train: rows that do not divide, tokens of another vocabulary, a wrong mix."""
     check_rows(config.loop, max(1, config.cluster.num_workers))
+    check_moments(config.optim)
     tokens = store.open(Ref.parse(config.tokens, Kind.tokens))
     wanted = "preferences" if isinstance(config, DpoConfig) else None
     kind = tokens.facts["record_kind"]
@@ -51,6 +53,17 @@ def check(config: TrainConfig, store: Store) -> None:
     check_vocabulary(config, tokens, parents)
     check_context(config, tokens, parents)
     plan_run(config, tokens)
+    check_targets(config, tokens)
+
+
+def check_targets(config: TrainConfig, tokens: Artifact) -> None:
+    """Refuse rows of which no token is trained; DataError."""
+    sources = [source for source in tokens.facts["sources"] if config.mix.reads(source)]
+    if not any(tokens.facts["sources"][source]["targets"] for source in sources):
+        raise DataError(
+            f"{tokens.ref} has no trained token in {', '.join(sources)}: no reply of an assistant is in its rows; look at them "
+            "with show_example, mix other sources, or encode conversations that have replies"
+        )
 
 
 def parents_of(config: TrainConfig) -> tuple[Ref, ...]:

@@ -1,0 +1,132 @@
+"""What of a model is trained: its blocks whole, adapters in them or nothing of them, and which rows of its vocabulary.
+
+In: a `TuningConfig` and a model on the CPU. Out: the same model with the gradients that the config asks for. Always: an option
+that would do nothing is refused before a worker starts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lisan.core.errors import ConfigError
+from lisan.model.adapter import LoraConfig, attach_adapter, find_targets
+from lisan.model.new_rows import MANIFEST, NewRows, read_new_rows
+from lisan.model.nf4 import check_installed, quantise_blocks
+from lisan.model.state import make_empty, read_config
+from lisan.model.trained_rows import vocabulary_matrices
+
+
+class Method(StrEnum):
+    full = "full"
+    lora = "lora"
+    embeddings = "embeddings"
+    "Only the rows of the vocabulary: the first stage after an expansion."
+
+
+class Rows(StrEnum):
+    none = "none"
+    new = "new"
+    "Those that the expansion added; where this run expands nothing, those of the expansion that made the model."
+    all = "all"
+
+
+class Quantisation(StrEnum):
+    none = "none"
+    nf4 = "nf4"
+    "QLoRA: the linear layers of the blocks in 4 bits, whole on every worker; bitsandbytes, `pip install 'lisan[qlora]'`."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuningConfig:
+    method: Method = Method.full
+    rows: Rows | None = None
+    """Rows of the vocabulary that are trained, beside what `method` says of the blocks: null is all with full and embeddings,
+    none with lora. Rows that are not trained stay as they are to the last bit."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    "Used by method=lora; merged into the model at the end."
+    quantise_base: Quantisation = Quantisation.none
+    "How the frozen blocks under adapters are kept. Merged weights are those that the adapters were trained over."
+
+    def __post_init__(self) -> None:
+        if self.method is Method.embeddings and self.rows is Rows.none:
+            raise ConfigError("tuning.rows=none with method=embeddings trains nothing; set rows=new or all")
+        if self.method is not Method.lora and self.lora != LoraConfig():
+            raise ConfigError(
+                f"tuning.lora has no effect with tuning.method={self.method}; drop it, or set method=lora"
+            )
+        if self.method is not Method.lora and self.quantise_base is not Quantisation.none:
+            raise ConfigError(
+                f"tuning.quantise_base={self.quantise_base} freezes the blocks, which takes method=lora, not {self.method}; set "
+                "method=lora, or quantise_base=none"
+            )
+
+    @property
+    def trained_rows(self) -> Rows:
+        return self.rows or (Rows.none if self.method is Method.lora else Rows.all)
+
+    def check_start(self, path: str | None) -> None:
+        """Refuse to adapt random weights."""
+        adapts = self.method is not Method.full or self.trained_rows is not Rows.all
+        if adapts and path is None:
+            what = f"tuning.method={self.method}" + (f" with rows={self.rows}" if self.rows else "")
+            raise ConfigError(f"{what} adapts a model; set model.path, or train from random weights with tuning=full")
+
+
+def find_new_rows(manifest: NewRows | None, model: str) -> tuple[int, ...]:
+    """Return the ids of this run's new rows, or of those that the model's own expansion added; ConfigError without any."""
+    chain = (manifest,) if manifest else read_new_rows(model)
+    if not chain:
+        raise ConfigError(
+            f"tuning.rows=new has no effect: no piece is new, and {model} has no {MANIFEST} of an expansion before; name an "
+            "expanded tokenizer in model.tokenizer, or set rows=all"
+        )
+    return tuple(sorted(chain[-1].pieces))
+
+
+def check_new_rows_exist(tuning: TuningConfig, grows: bool, model: str) -> None:
+    """Refuse rows=new where nothing is new, before a worker starts."""
+    if tuning.trained_rows is Rows.new and not grows and Path(model).exists():
+        find_new_rows(None, model)
+
+
+def check_adapters(tuning: TuningConfig, model: str) -> None:
+    """Refuse adapters for layers that the model has not, and a base in 4 bits without the library for it, before a worker starts.
+
+    What a hub id holds is first seen by a worker.
+    """
+    if tuning.quantise_base is Quantisation.nf4:
+        check_installed()
+    if tuning.method is Method.lora and (Path(model) / "config.json").exists():
+        find_targets(make_empty(read_config(Path(model)), "meta"), tuning.lora)
+
+
+def choose_rows(tuning: TuningConfig, model: Any, manifest: NewRows | None, place: str) -> Sequence[int]:
+    """Return the ids of the rows that are trained."""
+    match tuning.trained_rows:
+        case Rows.none:
+            return ()
+        case Rows.new:
+            return find_new_rows(manifest, place)
+        case Rows.all:
+            return range(model.get_input_embeddings().weight.shape[0])
+
+
+def apply_tuning(tuning: TuningConfig, model: Any, rows: Sequence[int], seed: int) -> Any:
+    """Freeze what is not trained and attach adapters; returns PEFT's wrapper, or None without one."""
+    wrapper = None
+    if tuning.quantise_base is Quantisation.nf4:
+        quantise_blocks(model)
+    if tuning.method is Method.lora:
+        # Adapters start from random weights: the same on every rank and in every run.
+        torch.manual_seed(seed)
+        wrapper = attach_adapter(model, tuning.lora)
+        model = wrapper.base_model.model
+    elif tuning.method is Method.embeddings:
+        model.requires_grad_(False)
+    for matrix in vocabulary_matrices(model):
+        matrix.requires_grad_(bool(rows))
+    return wrapper
