@@ -5,13 +5,21 @@ fresh adapter changes nothing, the merged model computes what the adapted one di
 rows finds the same rows again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from lisan.core.errors import ConfigError
+from lisan.model.draw import Drawing, drawing
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
+
+Gather = Callable[[torch.Tensor], torch.Tensor]
+"Returns the whole of a sharded tensor, every rank calling it."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,8 +41,19 @@ class LoraConfig:
             )
 
 
-def attach_adapter(model: Any, config: LoraConfig) -> Any:
-    """Freeze the model and put LoRA into its target layers; returns PEFT's wrapper, whose inner model is changed in place."""
+def draw_adapter(model: Any, config: LoraConfig, seed: int) -> tuple[Any, Drawing]:
+    """Do as `attach_adapter` does, with random weights that are yet to be drawn, and return what draws them too."""
+    with drawing(seed) as drawn:
+        wrapper = attach_adapter(model, config, is_empty=True)
+    drawn.keep(wrapper.base_model.model)
+    return wrapper, drawn
+
+
+def attach_adapter(model: Any, config: LoraConfig, is_empty: bool = False) -> Any:
+    """Freeze the model and put LoRA into its target layers; returns PEFT's wrapper, whose inner model is changed in place.
+
+    With `is_empty` the adapter's weights are on the device `meta`.
+    """
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
@@ -48,9 +67,40 @@ def attach_adapter(model: Any, config: LoraConfig) -> Any:
                 target_modules=list(config.targets),
                 task_type="CAUSAL_LM",
             ),
+            low_cpu_mem_usage=is_empty,
         )
     except ValueError as error:
         raise ConfigError(f"tuning.lora.targets {list(config.targets)} fit no layer of the model: {error}") from error
+
+
+def iter_merged(model: nn.Module) -> Iterator[tuple[str, torch.Size, Callable[[Gather], torch.Tensor]]]:
+    """Yield name, shape and maker of every weight of the model without adapters, in the model's order.
+
+    A maker gathers what it needs, with the adapter's product added where the layer has one, as PEFT's own merge adds it.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = {
+        f"{name}.base_layer.weight": module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+    }
+    for name, parameter in model.named_parameters():
+        layer = layers.get(name)
+        plain = name.replace(".base_layer.", ".")
+        if layer is not None:
+            yield plain, parameter.shape, partial(_merge_layer, layer)
+        elif ".lora_" not in name:
+            yield plain, parameter.shape, partial(_gather_one, parameter)
+
+
+def _gather_one(parameter: torch.Tensor, gather: Gather) -> torch.Tensor:
+    return gather(parameter)
+
+
+def _merge_layer(layer: Any, gather: Gather) -> torch.Tensor:
+    base, down, up = (
+        gather(part.weight) for part in (layer.get_base_layer(), layer.lora_A.default, layer.lora_B.default)
+    )
+    return base + (up @ down) * layer.scaling["default"]
 
 
 def merge_adapter(wrapped: Any) -> Any:
@@ -58,12 +108,15 @@ def merge_adapter(wrapped: Any) -> Any:
     return wrapped.merge_and_unload()
 
 
-def write_adapter(wrapped: Any, folder: Path, new_rows: Sequence[NewRows]) -> None:
-    """Write the adapter alone, with the manifest of the rows that its base lacks.
+def write_adapter(wrapped: Any, folder: Path | None, new_rows: Sequence[NewRows], gather: Gather) -> None:
+    """Write the adapter alone, with the manifest of the rows that its base lacks; a rank without a folder only gathers.
 
     PEFT would add both matrices of a vocabulary that grew, which no engine loads and the manifest makes unnecessary.
     """
-    wrapped.save_pretrained(folder, save_embedding_layers=False)
+    state = {name: gather(parameter) for name, parameter in wrapped.named_parameters() if ".lora_" in name}
+    if folder is None:
+        return
+    wrapped.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
     write_new_rows(folder, new_rows)
 
 

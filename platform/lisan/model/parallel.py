@@ -5,12 +5,10 @@ reductions in fp32. Always: with one worker the arithmetic is that of many.
 """
 
 from enum import StrEnum
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -32,7 +30,6 @@ def shard(scorer: Scorer, device: str, precision: Precision) -> Scorer:
     """Shard every block and then what is left over all ranks of the process group."""
     mesh = init_device_mesh(device.split(":", maxsplit=1)[0], (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=precision.dtype, reduce_dtype=torch.float32)
-    scorer.to(device)
     for layer in decoder_layers(scorer.model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(scorer, mesh=mesh, mp_policy=policy)
@@ -44,10 +41,3 @@ def reshard(scorer: nn.Module) -> None:
     for module in scorer.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def gather_state(scorer: Scorer) -> dict[str, Any]:
-    """Return the whole fp32 state of the inner model on rank 0's CPU; empty elsewhere."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(scorer, options=options)
-    return {name.removeprefix("model."): value for name, value in state.items()}

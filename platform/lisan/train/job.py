@@ -15,6 +15,7 @@ from lisan.core.stage import Run, StageConfig
 from lisan.core.storage import Location
 from lisan.model.adapter import LoraConfig
 from lisan.model.attention import Attention, check_attention, use_attention
+from lisan.model.fill import fill
 from lisan.model.leakage import check_documents_apart
 from lisan.model.load import ModelConfig
 from lisan.model.parallel import Precision, shard
@@ -27,7 +28,7 @@ from lisan.train.kto_anchor import MismatchedReader, estimate_kl
 from lisan.train.loop import Course, LoopConfig, check_rows, train
 from lisan.train.objectives import PreferenceLoss, Terms
 from lisan.train.optim import OptimConfig, make_optimizer
-from lisan.train.outcome import open_places, prepare_model, write_model
+from lisan.train.outcome import open_places, outline, write_model
 from lisan.train.reference import Reference, attach_reference, score_reference
 from lisan.train.worker import ProcessGroup, Worker
 
@@ -128,9 +129,10 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     with ProcessGroup(worker, config.cluster.collective_timeout_s):
         check_attention(config.attention, worker.device, config.precision.dtype)
         places = open_places(config, job.parents)
-        adapted = prepare_model(config, places)
+        adapted = outline(config, places)
         use_attention(adapted.model, config.attention)
         scorer = shard(Scorer(adapted.model), worker.device, config.precision)
+        fill(adapted.model, adapted.sources)
         check_documents_apart(scorer, worker.device, config.precision.dtype)
         optimizer = make_optimizer(scorer, config.optim)
         course = make_course(job, scorer, worker)

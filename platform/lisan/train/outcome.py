@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from lisan.core.artifact import Artifact, Kind, Ref
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.storage import Location, writing
-from lisan.model.adapter import attach_adapter, merge_adapter, write_adapter
+from lisan.model.adapter import draw_adapter, write_adapter
 from lisan.model.donor import keep_donor_rows
-from lisan.model.load import load_model, make_model, read_max_positions, read_vocabulary_size, save_model
+from lisan.model.embeddings import gather
+from lisan.model.fill import Source, fill
+from lisan.model.load import draw_model, read_max_positions, read_vocabulary_size
 from lisan.model.new_rows import (
     InitMethod,
     NewRows,
@@ -31,8 +32,10 @@ from lisan.model.new_rows import (
     replay_new_rows,
     write_new_rows,
 )
-from lisan.model.parallel import gather_state
+from lisan.model.outline import load_vocabulary, outline_model
+from lisan.model.parallel import reshard
 from lisan.model.score import Scorer
+from lisan.model.write import write_config, write_weights
 from lisan.tokens.chat import end_of_turn_id
 from lisan.train.growth import check_init, grow_vocabulary
 from lisan.train.worker import Worker
@@ -73,6 +76,8 @@ class Adapted:
     "PEFT's wrapper around it, or None."
     new_rows: NewRows | None = None
     "How its new rows came to be; None when its vocabulary did not grow."
+    sources: tuple[Source, ...] = ()
+    "Where the weights come from that it has not yet."
 
 
 def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
@@ -143,37 +148,48 @@ def find_expansion(place: str) -> Expansion | None:
 
 
 def prepare_model(config: Any, places: Places, manifest: NewRows | None = None) -> Adapted:
-    """Make or load the model, grow its vocabulary where the tokenizer did, attach adapters. Same weights on every rank.
+    """Return the model of `outline`, whole in this process."""
+    adapted = outline(config, places, manifest)
+    fill(adapted.model, adapted.sources)
+    return adapted
+
+
+def outline(config: Any, places: Places, manifest: NewRows | None = None) -> Adapted:
+    """Make the model without its weights, grow its vocabulary where the tokenizer did, attach adapters. The same on every rank.
 
     With the manifest of a model that was prepared before, its new rows are replayed.
     """
     tokenizer = open_tokenizer(places.tokenizer)
+    sources: tuple[Source, ...]
     if places.model:
-        model = load_model(places.model)
-        manifest = _grow(model, config.model.new_rows, places, manifest)
+        model, sources = outline_model(places.model)
+        manifest = _grow(model, sources, config.model.new_rows, places, manifest)
     else:
         expansion = find_expansion(places.tokenizer)
         size = expansion.size if expansion else len(tokenizer)
         special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        model = make_model(config.model, size, special, config.loop.seed)
+        model, drawn = draw_model(config.model, size, special, config.loop.seed)
+        sources = (drawn,)
     if config.tuning.method == "lora":
-        torch.manual_seed(
-            config.loop.seed
-        )  # adapters start from random weights: the same on every rank and in every run
-        wrapper = attach_adapter(model, config.tuning.lora)
-        return Adapted(wrapper.base_model.model, wrapper, manifest)
-    return Adapted(model, None, manifest)
+        # adapters start from random weights: the same on every rank and in every run
+        wrapper, drawn = draw_adapter(model, config.tuning.lora, config.loop.seed)
+        return Adapted(wrapper.base_model.model, wrapper, manifest, (*sources, drawn))
+    return Adapted(model, None, manifest, sources)
 
 
-def _grow(model: Any, config: RowInitConfig, places: Places, manifest: NewRows | None) -> NewRows | None:
+def _grow(
+    model: Any, sources: tuple[Source, ...], config: RowInitConfig, places: Places, manifest: NewRows | None
+) -> NewRows | None:
     """Give the model the rows that its tokenizer needs, as before or anew; None when it needs none."""
     if manifest is not None:
+        load_vocabulary(model, sources)
         replay_new_rows(model, manifest)
         return manifest
     expansion = expansion_for(places, model.get_input_embeddings().weight.shape[0], places.tokenizer)
     check_init(config, expansion, places.tokenizer, places.donor)
     if expansion is None:
         return None
+    load_vocabulary(model, sources)
     return grow_vocabulary(model, config, expansion, places.tokenizer, places.donor)
 
 
@@ -181,23 +197,23 @@ def write_model(
     config: Any, places: Places, adapted: Adapted, scorer: Scorer, output: Location, worker: Worker
 ) -> None:
     """Gather the weights and let the first rank write the finished folder; every rank returns when it is there."""
-    state = gather_state(scorer)
+    reshard(scorer)
+    new_rows = settle_rows(adapted)
+    folder: Path | None = None
     if worker.is_first:
-        whole = prepare_model(config, places, adapted.new_rows)
-        whole.model.load_state_dict(state, strict=False)
-        new_rows = settle_rows(whole)
         folder = Path(output.full_path) if output.is_local else Path(tempfile.mkdtemp(prefix="lisan-model-"))
-        model = whole.model
-        with writing(output, "the model"):
-            if whole.wrapper is not None:
-                write_adapter(whole.wrapper, folder / "adapter", new_rows)
-                model = merge_adapter(whole.wrapper)
-            save_model(model, folder, config.save_precision.dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+    with writing(output, "the model"):
+        if adapted.wrapper is not None:
+            write_adapter(adapted.wrapper, folder and folder / "adapter", new_rows, gather)
+        write_weights(adapted.model, folder, config.save_precision.dtype)
+        if folder is not None:
+            write_config(adapted.model, folder, config.save_precision.dtype)
             write_new_rows(folder, [*read_new_rows(places.model), *new_rows])
             copy_tokenizer(places.tokenizer, folder)
             output.upload(folder)
-        if not output.is_local:
-            shutil.rmtree(folder)
+    if folder is not None and not output.is_local:
+        shutil.rmtree(folder)
     dist.barrier()
 
 
