@@ -100,7 +100,8 @@ def _merge_layer(layer: Any, gather: Gather) -> torch.Tensor:
     base, down, up = (
         gather(part.weight) for part in (layer.get_base_layer(), layer.lora_A.default, layer.lora_B.default)
     )
-    return base + (up @ down) * layer.scaling["default"]
+    merged: torch.Tensor = base + (up @ down) * layer.scaling["default"]
+    return merged
 
 
 def merge_adapter(wrapped: Any) -> Any:

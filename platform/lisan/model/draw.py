@@ -32,7 +32,8 @@ class Call:
 
     @property
     def storage(self) -> int:
-        return self.place.untyped_storage()._cdata
+        address: int = self.place.untyped_storage()._cdata
+        return address
 
     def run(self, whole: torch.Tensor) -> None:
         """Do to a real tensor what was done to the parameter that it stands for."""

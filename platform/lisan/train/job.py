@@ -18,7 +18,7 @@ from lisan.model.attention import Attention, check_attention, use_attention
 from lisan.model.fill import fill
 from lisan.model.leakage import check_documents_apart
 from lisan.model.load import ModelConfig
-from lisan.model.parallel import Precision, shard
+from lisan.model.parallel import Precision, ShardingConfig, check_compiler, check_sharding, shard
 from lisan.model.score import Batch, Scorer
 from lisan.tokens.mix import MixConfig
 from lisan.tokens.order import RowOrder, open_order
@@ -60,6 +60,8 @@ class TrainConfig(StageConfig):
     "Of the computation; master weights, gradients' reductions and optimizer state are fp32."
     save_precision: Precision = Precision.bfloat16
     "Of the finished model's weights."
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    "How the model lies on its workers, and what it computes again to save memory."
     attention: Attention = Attention.sdpa
     "How the documents of a row are kept apart: sdpa everywhere; flex or flash for long rows on a GPU, not yet tried on one."
 
@@ -126,12 +128,15 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     """Train on this process's share of the rows; the first rank writes the model. Returns the last metrics."""
     config = job.config
     check_rows(config.loop, worker.world_size)
+    check_sharding(config.sharding, worker.world_size, config.cluster.num_nodes)
+    check_compiler(config.sharding, worker.device)
     with ProcessGroup(worker, config.cluster.collective_timeout_s):
         check_attention(config.attention, worker.device, config.precision.dtype)
         places = open_places(config, job.parents)
         adapted = outline(config, places)
         use_attention(adapted.model, config.attention)
-        scorer = shard(Scorer(adapted.model), worker.device, config.precision)
+        num_nodes = config.cluster.num_nodes
+        scorer = shard(Scorer(adapted.model), worker.device, config.precision, config.sharding, num_nodes)
         fill(adapted.model, adapted.sources)
         check_documents_apart(scorer, worker.device, config.precision.dtype)
         optimizer = make_optimizer(scorer, config.optim)
