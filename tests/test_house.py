@@ -45,6 +45,7 @@ KNOWN_ONLY_TO = {
     "mlflow": {"lisan/registry.py"},
     "peft": {"lisan/model/adapter.py"},
     "gguf": {"lisan/model/gguf.py"},
+    "torchao": {"lisan/model/float8.py"},
     "hydra": {"lisan/core/config.py"},
     "omegaconf": {"lisan/core/config.py"},
 }

@@ -16,6 +16,7 @@ from torch import nn
 
 from lisan.core.errors import ConfigError
 from lisan.model.draw import Drawing, drawing
+from lisan.model.fill import plain_name
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
@@ -76,32 +77,33 @@ def attach_adapter(model: Any, config: LoraConfig, is_empty: bool = False) -> An
 def iter_merged(model: nn.Module) -> Iterator[tuple[str, torch.Size, Callable[[Gather], torch.Tensor]]]:
     """Yield name, shape and maker of every weight of the model without adapters, in the model's order.
 
-    A maker gathers what it needs, with the adapter's product added where the layer has one, as PEFT's own merge adds it.
+    A maker gathers what it needs, every rank calling it, and returns the whole weight, adapter merged where there is one.
     """
     from peft.tuners.lora import LoraLayer
 
-    layers = {
-        f"{name}.base_layer.weight": module for name, module in model.named_modules() if isinstance(module, LoraLayer)
-    }
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for name, parameter in model.named_parameters():
-        layer = layers.get(name)
-        plain = name.replace(".base_layer.", ".")
-        if layer is not None:
-            yield plain, parameter.shape, partial(_merge_layer, layer)
-        elif ".lora_" not in name:
-            yield plain, parameter.shape, partial(_gather_one, parameter)
+        layer, _, own = name.partition(".base_layer.")
+        if own == "weight":
+            yield f"{layer}.weight", parameter.shape, partial(_merge_layer, layers[layer])
+        elif own or not any(name.startswith(f"{adapted}.") for adapted in layers):
+            yield plain_name(name), parameter.shape, partial(_gather_one, parameter)
 
 
 def _gather_one(parameter: torch.Tensor, gather: Gather) -> torch.Tensor:
     return gather(parameter)
 
 
+@torch.no_grad()
 def _merge_layer(layer: Any, gather: Gather) -> torch.Tensor:
-    base, down, up = (
-        gather(part.weight) for part in (layer.get_base_layer(), layer.lora_A.default, layer.lora_B.default)
-    )
-    merged: torch.Tensor = base + (up @ down) * layer.scaling["default"]
-    return merged
+    """Let PEFT merge one layer, over whole copies of its weights in the place of their shards."""
+    from torch.nn.utils.stateless import _reparametrize_module
+
+    whole = {name: nn.Parameter(gather(part).clone(), requires_grad=False) for name, part in layer.named_parameters()}
+    with _reparametrize_module(layer, whole):
+        layer.merge()
+        layer.merged_adapters.clear()
+    return whole["base_layer.weight"].detach()
 
 
 def merge_adapter(wrapped: Any) -> Any:

@@ -16,6 +16,7 @@ from lisan.core.storage import Location
 from lisan.model.adapter import LoraConfig
 from lisan.model.attention import Attention, check_attention, use_attention
 from lisan.model.fill import fill
+from lisan.model.float8 import check_float8, use_float8
 from lisan.model.leakage import check_documents_apart
 from lisan.model.load import ModelConfig
 from lisan.model.parallel import Precision, ShardingConfig, check_compiler, check_sharding, shard
@@ -58,6 +59,9 @@ class TrainConfig(StageConfig):
     loop: LoopConfig = field(default_factory=LoopConfig)
     precision: Precision = Precision.bfloat16
     "Of the computation; master weights, gradients' reductions and optimizer state are fp32."
+    float8: bool = False
+    """Whether the products inside the blocks are computed in float8: on an H100 or later, with precision=bfloat16 and best with
+    sharding.compile=true. Not yet run on a GPU."""
     save_precision: Precision = Precision.bfloat16
     "Of the finished model's weights."
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
@@ -66,6 +70,10 @@ class TrainConfig(StageConfig):
     "How the documents of a row are kept apart: sdpa everywhere; flex or flash for long rows on a GPU, not yet tried on one."
 
     def __post_init__(self) -> None:
+        if self.float8 and self.precision is not Precision.bfloat16:
+            raise ConfigError(
+                f"float8=true needs precision=bfloat16, got {self.precision}; set it, or leave float8 out"
+            )
         if self.tuning.method is Method.lora and self.model.path is None:
             raise ConfigError(
                 "tuning=lora adapts a model; set model.path, or train from random weights with tuning=full"
@@ -132,9 +140,13 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     check_compiler(config.sharding, worker.device)
     with ProcessGroup(worker, config.cluster.collective_timeout_s):
         check_attention(config.attention, worker.device, config.precision.dtype)
+        if config.float8:
+            check_float8(worker.device)
         places = open_places(config, job.parents)
         adapted = outline(config, places)
         use_attention(adapted.model, config.attention)
+        if config.float8:
+            use_float8(adapted.model)
         num_nodes = config.cluster.num_nodes
         scorer = shard(Scorer(adapted.model), worker.device, config.precision, config.sharding, num_nodes)
         fill(adapted.model, adapted.sources)
