@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lisan.model.fill import Parts
+from lisan.model.fill import Parts, plain_name
 
 RANDOM = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
 "The calls that take random numbers; a module that takes any other way is refused by `Drawing`."
@@ -79,6 +79,7 @@ class Drawing:
         so that no second tensor is held.
         """
         torch.manual_seed(self.seed)
+        wanted = {plain_name(name): name for name in parts}
         begin: dict[int, int] = {}
         for index, call in enumerate(self.calls):
             if call.storage not in begin or call.function in RANDOM:
@@ -86,8 +87,8 @@ class Drawing:
         for index, call in enumerate(self.calls):
             if begin[call.storage] == index:
                 whole = _make([later for later in self.calls[index:] if later.storage == call.storage])
-                name = self.names.get(call.storage, "")
-                if name in parts:
+                name = wanted.get(self.names.get(call.storage, ""))
+                if name is not None:
                     yield name, whole[parts[name]].clone()
             elif call.function in RANDOM:
                 _make([call])  # overwritten later, but its random numbers are used up

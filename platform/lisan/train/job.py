@@ -74,6 +74,11 @@ class TrainConfig(StageConfig):
             raise ConfigError(
                 f"float8=true needs precision=bfloat16, got {self.precision}; set it, or leave float8 out"
             )
+        if self.sharding.compile and self.attention is Attention.flash:
+            raise ConfigError(
+                "sharding.compile=true with attention=flash would compile anew for every batch with other lengths of documents; "
+                "take attention=flex, or leave compile out"
+            )
         if self.tuning.method is Method.lora and self.model.path is None:
             raise ConfigError(
                 "tuning=lora adapts a model; set model.path, or train from random weights with tuning=full"
