@@ -24,6 +24,8 @@ from tempfile import TemporaryDirectory
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "platform"))
 
+import ray
+
 from lisan.core.artifact import Ref, Store
 from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig
 from lisan.core.storage import Location
@@ -117,7 +119,9 @@ def be_worker(job: Path, pinned: bool) -> int:
 
 
 def measure_ray(job: TrainJob, place: Path) -> float:
+    """Return the tokens/s of a run under Ray Train, and leave no Ray behind that would slow the next one."""
     launch(job)
+    ray.shutdown()
     return read_speed(place)
 
 
@@ -134,8 +138,8 @@ def measure_round(root: str, arguments: argparse.Namespace) -> dict[str, float]:
         with TemporaryDirectory(dir=root) as folder:
             place = Path(folder)
             job = make_job(root, place, num_workers, arguments)
-            ray = name == "ray"
-            found[name] = measure_ray(job, place) if ray else measure_torchrun(job, place, num_workers, pinned)
+            by_ray = name == "ray"
+            found[name] = measure_ray(job, place) if by_ray else measure_torchrun(job, place, num_workers, pinned)
         print(f"  {name:10} {found[name]:10,.0f} tokens/s", flush=True)
     return found
 

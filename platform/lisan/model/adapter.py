@@ -99,7 +99,10 @@ def _merge_layer(layer: Any, gather: Gather) -> torch.Tensor:
     """Let PEFT merge one layer, over whole copies of its weights in the place of their shards."""
     from torch.nn.utils.stateless import _reparametrize_module
 
-    whole = {name: nn.Parameter(gather(part).clone(), requires_grad=False) for name, part in layer.named_parameters()}
+    parts: dict[str, torch.Tensor] = dict(layer.named_parameters())
+    whole: dict[str, torch.Tensor] = {
+        name: nn.Parameter(gather(part).clone(), requires_grad=False) for name, part in parts.items()
+    }
     with _reparametrize_module(layer, whole):
         layer.merge()
         layer.merged_adapters.clear()
