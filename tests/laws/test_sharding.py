@@ -25,7 +25,7 @@ from tiny import (
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from laws.test_train import REORDERED_WEIGHT, assert_same_run
+from laws.test_train import REORDERED_LOSS, REORDERED_WEIGHT, assert_same_run
 from lisan.core.artifact import Ref, Store
 from lisan.core.config import fingerprint
 from lisan.core.errors import ConfigError
@@ -70,6 +70,19 @@ def test_groups_that_hold_a_copy_each_do_what_one_process_does(
     folder, found = runs
     assert_same_run(found["alone"], found[mesh])
     assert largest_difference(weights(folder / "alone"), weights(folder / mesh)) < REORDERED_WEIGHT
+
+
+def test_a_run_of_groups_goes_on_in_one_process(
+    tiny_store: Store, base_model: str, runs: tuple[Path, dict[str, Recorder]], tmp_path: Path
+) -> None:
+    folder, found = runs
+    shutil.copytree(folder / "2x2" / "checkpoints", tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000006")
+    config = train_config(tiny_store, model=ModelConfig(path=base_model), loop={"micro_rows": 2})
+    resumed = train_alone(tiny_store, config, tmp_path)
+    assert sorted(resumed.steps) == [4, 5, 6]
+    assert resumed.curve("loss") == pytest.approx(found["alone"].curve("loss")[3:], rel=REORDERED_LOSS)
+    assert largest_difference(weights(folder / "alone"), weights(tmp_path)) < REORDERED_WEIGHT
 
 
 def gradients(store: Store, recompute: Recompute, dropout: float) -> dict[str, torch.Tensor]:
