@@ -46,8 +46,8 @@ KNOWN_ONLY_TO = {
     "mlflow": {"lisan/registry.py"},
     "peft": {"lisan/model/adapter.py"},
     "bitsandbytes": {"lisan/model/nf4.py"},
-    "torchao": {"lisan/train/optim.py"},
     "gguf": {"lisan/model/gguf.py"},
+    "torchao": {"lisan/model/float8.py", "lisan/train/optim.py"},
     "hydra": {"lisan/core/config.py"},
     "omegaconf": {"lisan/core/config.py"},
 }

@@ -192,23 +192,34 @@ def train_alone(store: Store, config: Any, folder: Path, worker: Worker = ALONE)
     return job.run
 
 
-def train_as_pair(jobs: Sequence[TrainJob], folder: Path) -> list[Recorder]:
-    """Run jobs one after the other on two processes over gloo and return what the first rank's runs were told."""
-    folder.mkdir(parents=True)
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.multiprocessing.spawn(_be_rank, (list(jobs), str(folder)), nprocs=2)
-    if threads is None:
-        del os.environ["OMP_NUM_THREADS"]
+def train_as_pair(jobs: Sequence[TrainJob], folder: Path, num_workers: int = 2) -> list[Recorder]:
+    """Run jobs one after the other on some processes over gloo and return what the first rank's runs were told."""
+    start_together(_train_all, (list(jobs), str(folder)), folder, num_workers)
     return [_read_run(folder / f"{index}.json") for index in range(len(jobs))]
 
 
-def _be_rank(rank: int, jobs: list[TrainJob], folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def _train_all(jobs: list[TrainJob], folder: str) -> None:
+    rank, num_workers = dist.get_rank(), dist.get_world_size()
     for index, job in enumerate(jobs):
-        run_worker(job, Worker(rank=rank, world_size=2, local_rank=rank, threads=1))
+        run_worker(job, Worker(rank=rank, world_size=num_workers, local_rank=rank, threads=1))
         if rank == 0:
             Path(folder, f"{index}.json").write_text(json.dumps(job.run.steps))  # type: ignore[attr-defined]
+
+
+def start_together(work: Callable[..., None], args: tuple[Any, ...], folder: Path, num_workers: int = 2) -> None:
+    """Call a function in some processes that are a process group over gloo."""
+    folder.mkdir(parents=True)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.multiprocessing.spawn(_be_rank, (num_workers, str(folder), work, args), nprocs=num_workers)
+    if threads is None:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def _be_rank(rank: int, num_workers: int, folder: str, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=num_workers)
+    work(*args)
+    dist.barrier()  # a peer that leaves early aborts the others
     dist.destroy_process_group()
 
 

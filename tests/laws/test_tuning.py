@@ -181,7 +181,7 @@ def test_a_trained_adapter_over_its_base_is_the_merged_model(name: str, runs: Ru
 
 MERGED = 1e-4
 "Nats by which a log-probability of a merged model may differ from the trained one's, saved in fp32: the order of sums."
-MERGED_BF16_KL = 3e-4
+MERGED_BF16 = 0.03
 "Nats a token that rounding merged weights to bfloat16 may cost, ten times what it was measured to."
 
 
@@ -227,5 +227,5 @@ def test_what_merging_to_bfloat16_costs_is_measured_and_kept(
     said = json.loads((tmp_path / "model" / "adapter" / "quantised_base.json").read_bytes())
     exact = json.loads((runs[0] / "nf4" / "alone" / "model" / "adapter" / "quantised_base.json").read_bytes())
     assert said["quantise_base"] == "nf4"
-    assert 1e-7 < said["merged_kl_nats"] < MERGED_BF16_KL
-    assert abs(exact["merged_kl_nats"]) < 1e-7
+    assert MERGED < said["merged_nats"] < MERGED_BF16
+    assert exact["merged_nats"] < MERGED

@@ -14,7 +14,9 @@ from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import ClusterConfig, Stage, StorageConfig, run_stage
 from lisan.corpus.records import RecordKind
+from lisan.model.attention import Attention
 from lisan.model.load import ModelConfig
+from lisan.model.parallel import Precision, ShardingConfig
 from lisan.tokens.chat import template_hash
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader
@@ -130,6 +132,11 @@ def test_text_is_refused_where_preferences_are_trained(store: Store, trained: Ar
             ConfigError,
             r"loop\.step_rows \(8\) must be a multiple of the number of workers \(3\)",
         ),
+        (
+            {"cluster": ClusterConfig(num_workers=4), "sharding": ShardingConfig(shard_workers=3)},
+            ConfigError,
+            r"sharding\.shard_workers \(3\) must divide the number of workers \(4\)",
+        ),
     ],
 )
 def test_what_cannot_train_is_refused_before_a_worker_starts(
@@ -173,6 +180,11 @@ def test_another_tokenizer_is_refused_even_when_its_ids_fit_into_the_models_rows
         ({"tuning": TuningConfig(method=Method.lora)}, r"tuning\.method=lora adapts a model; set model\.path"),
         ({"tuning": TuningConfig(method=Method.embeddings)}, r"tuning\.method=embeddings adapts a model"),
         ({"tuning": TuningConfig(rows=Rows.new)}, r"tuning\.method=full with rows=new adapts a model"),
+        ({"float8": True, "precision": Precision.float32}, "float8=true needs precision=bfloat16, got float32"),
+        (
+            {"sharding": ShardingConfig(compile=True), "attention": Attention.flash},
+            "sharding.compile=true with attention=flash would compile anew for every batch",
+        ),
     ],
 )
 def test_an_impossible_training_is_refused(values: dict[str, Any], said: str) -> None:

@@ -6,20 +6,29 @@ rows finds the same rows again.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from lisan.core.errors import ConfigError
+from lisan.model.draw import Drawing, drawing
+from lisan.model.fill import plain_name
 from lisan.model.load import block_linears
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
-from lisan.model.nf4 import is_quantised, quantise_blocks, restore_blocks
+from lisan.model.nf4 import Nf4Linear, is_quantised, quantise_blocks, restore_blocks, restore_linear
 from lisan.model.trained_rows import TRAINED_ROWS, place_trained_rows
 
 ALL = "all"
 BASE = "quantised_base.json"
 "Beside an adapter that was trained over a base in 4 bits."
+
+Gather = Callable[[torch.Tensor], torch.Tensor]
+"Returns the whole of a sharded tensor, every rank calling it."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,10 +63,19 @@ class LoraConfig:
             )
 
 
-def attach_adapter(model: Any, config: LoraConfig) -> Any:
+def draw_adapter(model: Any, config: LoraConfig, seed: int) -> tuple[Any, Drawing]:
+    """Do as `attach_adapter` does, with random weights that are yet to be drawn, and return what draws them too."""
+    with drawing(seed) as drawn:
+        wrapper = attach_adapter(model, config, is_empty=True)
+    drawn.keep(wrapper.base_model.model)
+    return wrapper, drawn
+
+
+def attach_adapter(model: Any, config: LoraConfig, is_empty: bool = False) -> Any:
     """Freeze the model and put LoRA into its target layers; returns PEFT's wrapper, whose inner model is changed in place.
 
-    The weights must be there: DoRA begins with their norms.
+    With `is_empty` the adapter's weights are on the device `meta`. DoRA begins with the norms of the model's weights, which must
+    be there.
     """
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
@@ -73,6 +91,7 @@ def attach_adapter(model: Any, config: LoraConfig) -> Any:
             use_dora=config.use_dora,
             task_type="CAUSAL_LM",
         ),
+        low_cpu_mem_usage=is_empty,
     )
 
 
@@ -91,18 +110,77 @@ def find_targets(model: Any, config: LoraConfig) -> list[str]:
     return list(config.targets)
 
 
+def iter_merged(model: nn.Module) -> Iterator[tuple[str, torch.Size, Callable[[Gather], torch.Tensor]]]:
+    """Yield name, shape and maker of every weight of the model without adapters, in the model's order.
+
+    A maker gathers what it needs, every rank calling it, and returns the whole weight: adapter merged where there is one, 4 bits
+    restored where it is kept in them.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    inside = tuple(f"{name}.lora_" for name in adapted)
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        if name in adapted:
+            yield f"{name}.weight", _base_shape(adapted[name]), partial(_merge_layer, adapted[name])
+        elif isinstance(module, Nf4Linear) and name.removesuffix(".base_layer") not in adapted:
+            yield f"{name}.weight", torch.Size((module.out_features, module.in_features)), partial(_restore_one, module)
+        for own, parameter in module.named_parameters(recurse=False):
+            is_merged = own == "weight" and name.removesuffix(".base_layer") in adapted
+            if not is_merged and not f"{name}.".startswith(inside) and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield plain_name(f"{name}.{own}"), parameter.shape, partial(_gather_one, parameter)
+
+
+def _base_shape(layer: Any) -> torch.Size:
+    return torch.Size((layer.base_layer.out_features, layer.base_layer.in_features))
+
+
+def _gather_one(parameter: torch.Tensor, gather: Gather) -> torch.Tensor:
+    return gather(parameter)
+
+
+def _restore_one(layer: Nf4Linear, gather: Gather) -> torch.Tensor:  # noqa: ARG001
+    return layer.weight
+
+
+@torch.no_grad()
+def _merge_layer(layer: Any, gather: Gather) -> torch.Tensor:
+    """Let PEFT merge one layer, over whole copies of its weights in the place of their shards."""
+    from torch.nn.utils.stateless import _reparametrize_module
+
+    base = layer.base_layer
+    if isinstance(base, Nf4Linear):
+        layer.base_layer = restore_linear(base)
+    parts: dict[str, torch.Tensor] = dict(layer.named_parameters())
+    whole: dict[str, torch.Tensor] = {
+        name: nn.Parameter(gather(part).clone(), requires_grad=False) for name, part in parts.items()
+    }
+    with _reparametrize_module(layer, whole):
+        layer.merge()
+        layer.merged_adapters.clear()
+    layer.base_layer = base
+    return whole["base_layer.weight"].detach()
+
+
 def merge_adapter(wrapped: Any) -> Any:
     """Fold the adapters into the weights that they were trained over and return the plain model."""
     restore_blocks(wrapped)
     return wrapped.merge_and_unload()
 
 
-def write_adapter(wrapped: Any, folder: Path, new_rows: Sequence[NewRows]) -> None:
+def write_adapter(wrapped: Any, folder: Path | None, new_rows: Sequence[NewRows], gather: Gather) -> None:
     """Write the adapter alone, with the manifest of the rows that its base lacks, and a mark where the base was in 4 bits.
+
+    A rank without a folder only gathers.
 
     PEFT would add both matrices of a vocabulary that grew, which no engine loads and the manifest makes unnecessary.
     """
-    wrapped.save_pretrained(folder, save_embedding_layers=False)
+    state = {name: gather(parameter) for name, parameter in wrapped.named_parameters() if ".lora_" in name}
+    if folder is None:
+        return
+    wrapped.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
     write_new_rows(folder, new_rows)
     if is_quantised(wrapped):
         note_base(folder)

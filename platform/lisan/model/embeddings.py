@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lisan.core.errors import DataError
 
@@ -19,11 +20,20 @@ Weights = Sequence[tuple[int, float]]
 
 
 def read_matrices(model: Any) -> dict[str, torch.Tensor]:
-    """Return the fp32 matrices [rows, hidden] that the vocabulary has: `input`, and `output` unless the two are one."""
+    """Return the fp32 matrices [rows, hidden] that the vocabulary has: `input`, and `output` unless the two are one.
+
+    They are whole and on the CPU; of a sharded model, every rank calls it.
+    """
     layers = {"input": model.get_input_embeddings()} | (
         {} if is_tied(model) else {"output": model.get_output_embeddings()}
     )
-    return {name: cast(torch.Tensor, layer.weight).detach().float() for name, layer in layers.items()}
+    return {name: gather(cast(torch.Tensor, layer.weight)).float() for name, layer in layers.items()}
+
+
+def gather(parameter: torch.Tensor) -> torch.Tensor:
+    """Return the whole of a tensor on the CPU; of a sharded one, every rank calls it."""
+    whole = parameter.detach()
+    return (whole.full_tensor() if isinstance(whole, DTensor) else whole).cpu()
 
 
 def is_tied(model: Any) -> bool:

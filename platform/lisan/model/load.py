@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError, DataError
+from lisan.model.draw import Drawing, drawing
+from lisan.model.fill import fill
 from lisan.model.new_rows import RowInitConfig
 
 
@@ -69,34 +71,44 @@ class ModelConfig:
 
 def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int) -> Any:
     """Make a model of `config.shape` with seeded random weights (normal, output projections scaled by depth)."""
+    model, drawn = draw_model(config, vocabulary_size, special_ids, seed)
+    fill(model, [drawn])
+    return model
+
+
+def draw_model(
+    config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int
+) -> tuple[Any, Drawing]:
+    """Return the same model with weights that are yet to be drawn, and what draws them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = config.shape
     assert shape is not None
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.intermediate_size,
-            num_hidden_layers=shape.num_layers,
-            num_attention_heads=shape.num_heads,
-            num_key_value_heads=shape.num_kv_heads,
-            max_position_embeddings=shape.max_positions,
-            rope_theta=shape.rope_theta,
-            tie_word_embeddings=shape.tie_embeddings,
-            initializer_range=config.init_std,
-            attention_dropout=0.0,
-            dtype="float32",
-            **special_ids,
-        )
+    llama = LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        max_position_embeddings=shape.max_positions,
+        rope_theta=shape.rope_theta,
+        tie_word_embeddings=shape.tie_embeddings,
+        initializer_range=config.init_std,
+        attention_dropout=0.0,
+        dtype="float32",
+        **special_ids,
     )
     scale = (2 * shape.num_layers) ** -0.5
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                parameter.mul_(scale)
-    return model
+    with drawing(seed) as drawn:
+        model = LlamaForCausalLM(llama)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    parameter.mul_(scale)
+    model.tie_weights()  # what ties in there makes two parameters of one
+    drawn.keep(model)
+    return model, drawn
 
 
 def load_model(place: str, dtype: torch.dtype = torch.float32) -> Any:

@@ -22,8 +22,6 @@ BLOCK = 64
 SCALES_BLOCK = 256
 "Scales that share a scale of their own."
 
-PROBE_TOKENS = 64
-
 
 def check_installed() -> None:
     if find_spec("bitsandbytes") is None:
@@ -112,26 +110,16 @@ def restore_blocks(model: Any) -> None:
     """Put plain linear layers with the restored weights in place of those in 4 bits."""
     names = [name for name, module in model.named_modules() if isinstance(module, Nf4Linear)]
     for name in names:
-        layer = model.get_submodule(name)
-        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-        plain.weight = nn.Parameter(layer.weight, requires_grad=False)
-        plain.bias = layer.bias
-        model.set_submodule(name, plain)
+        model.set_submodule(name, restore_linear(model.get_submodule(name)))
+
+
+def restore_linear(layer: Nf4Linear) -> nn.Linear:
+    """Return a plain layer with the weight that the 4 bits stand for, in fp32."""
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    plain.weight = nn.Parameter(layer.weight, requires_grad=False)
+    plain.bias = layer.bias
+    return plain
 
 
 def is_quantised(model: Any) -> bool:
     return any(isinstance(module, Nf4Linear) for module in model.modules())
-
-
-@torch.no_grad()
-def score_probe(model: Any) -> torch.Tensor:
-    """Return the log-probabilities [tokens, pieces] that a model gives on a row of ids from all over its vocabulary, in fp32."""
-    num_pieces = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(num_pieces, (1, PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
-    found: torch.Tensor = model.float().eval()(input_ids=ids).logits[0].log_softmax(-1)
-    return found
-
-
-def measure_gap(trained: torch.Tensor, merged: torch.Tensor) -> float:
-    """Return the KL divergence of the merged model from the trained one in nats a token, of two `score_probe`s."""
-    return float((trained.exp() * (trained - merged)).sum(-1).mean())

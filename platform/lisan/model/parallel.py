@@ -1,19 +1,23 @@
 """Weights over workers: FSDP2, one code path from one process to many nodes.
 
-In: a `Scorer` with fp32 weights. Out: the same module, sharded; compute in `precision`, master weights and gradient
-reductions in fp32. Always: with one worker the arithmetic is that of many.
+In: a `Scorer` with fp32 weights, or with none yet. Out: the same module, sharded; compute in `precision`, master weights and
+gradient reductions in fp32. Always: with one worker the arithmetic is that of many; recomputing changes no bit.
 """
 
+import shutil
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from lisan.core.errors import ConfigError
 from lisan.model.load import decoder_layers
 from lisan.model.score import Scorer
 
@@ -28,15 +32,124 @@ class Precision(StrEnum):
         return dtype
 
 
-def shard(scorer: Scorer, device: str, precision: Precision) -> Scorer:
-    """Shard every block and then what is left over all ranks of the process group."""
-    mesh = init_device_mesh(device.split(":", maxsplit=1)[0], (dist.get_world_size(),))
+class Recompute(StrEnum):
+    """What the backward pass computes again instead of keeping it: activation checkpointing, block by block."""
+
+    none = "none"
+    selective = "selective"
+    "All but the matrix products and the attention, which cost the most time."
+    full = "full"
+    "Everything between the inputs of two blocks: about a third more arithmetic."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardingConfig:
+    """How a model lies on its workers. Not part of an artifact's identity: it moves results by the order of sums at most."""
+
+    shard_workers: int = 0
+    """Workers that hold one copy of the weights together; 0 takes those of one node. Where there are more, every such group
+    holds a copy and only gradients go between groups (HSDP)."""
+    recompute: Recompute = Recompute.none
+    "What is computed again in the backward pass to save memory: none, selective or full."
+    compile: bool = False
+    "Whether torch.compile fuses the kernels of each block; the first step of every shape takes a minute. Needs a C++ compiler."
+
+    def __post_init__(self) -> None:
+        if self.shard_workers < 0:
+            raise ConfigError(f"sharding.shard_workers must be >= 0, got {self.shard_workers}; 0 takes those of a node")
+
+
+def check_sharding(config: ShardingConfig, num_workers: int, num_nodes: int = 1) -> None:
+    """Refuse groups that the workers cannot form, before any of them starts."""
+    group = config.shard_workers or max(1, num_workers // num_nodes)
+    if num_workers % group:
+        raise ConfigError(
+            f"sharding.shard_workers ({group}) must divide the number of workers ({num_workers}); "
+            "0 takes the workers of one node"
+        )
+
+
+def check_compiler(config: ShardingConfig, device: str) -> None:
+    """Refuse to compile where this machine cannot."""
+    if config.compile and device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        raise ConfigError(
+            "sharding.compile=true needs a C++ compiler on every worker and there is none here; install g++, or leave it out"
+        )
+
+
+def make_mesh(device: str, config: ShardingConfig, num_nodes: int = 1) -> DeviceMesh:
+    """Lay the ranks out: groups that hold a copy of the weights together, ranks of a group next to each other.
+
+    Worked example: 4 workers with shard_workers=2 give the groups 0, 1 and 2, 3; gradients are summed over 0, 2 and 1, 3 too.
+    """
+    kind, num_workers = device.split(":", maxsplit=1)[0], dist.get_world_size()
+    group = config.shard_workers or max(1, num_workers // num_nodes)
+    if group == num_workers:
+        return init_device_mesh(kind, (group,), mesh_dim_names=("shard",))
+    return init_device_mesh(kind, (num_workers // group, group), mesh_dim_names=("replicate", "shard"))
+
+
+def shard(
+    scorer: Scorer,
+    device: str,
+    precision: Precision,
+    config: ShardingConfig = ShardingConfig(),
+    num_nodes: int = 1,
+) -> Scorer:
+    """Shard every block and then what is left over the ranks of the process group; weights may come later, from `fill`."""
+    mesh = make_mesh(device, config, num_nodes)
     policy = MixedPrecisionPolicy(param_dtype=precision.dtype, reduce_dtype=torch.float32)
-    scorer.to(device)
     for layer in decoder_layers(scorer.model):
+        prepare_block(layer, config)
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(scorer, mesh=mesh, mp_policy=policy)
     return scorer
+
+
+def prepare_block(layer: Any, config: ShardingConfig) -> None:
+    """Make a block recompute and compile as configured.
+
+    The forward function is replaced and no module put around it: names of weights stay, and FSDP's hooks stay outside, so that
+    weights are gathered once for the recomputation and the backward pass.
+    """
+    if config.recompute is not Recompute.none:
+        layer.forward = _recomputing(layer.forward, config.recompute)
+    if config.compile:
+        # Shapes are few and known: a kernel for each is faster than one for all.
+        layer.forward = torch.compile(layer.forward, dynamic=False)
+
+
+def _recomputing(forward: Any, recompute: Recompute) -> Any:
+    """Return a forward function that keeps its inputs, and what is worth keeping, instead of all it computes."""
+    options: dict[str, Any] = {"use_reentrant": False}
+    if recompute is Recompute.selective:
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+
+    def forward_again(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, **kwargs, **options)
+
+    return forward_again
+
+
+KEPT = {
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "mm",
+        "bmm",
+        "addmm",
+        "_scaled_mm",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+    )
+    if hasattr(torch.ops.aten, name)
+}
+"What recompute=selective keeps: products and attention, whose results cost more to compute than to keep."
+
+
+def _policy(_context: Any, op: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def reshard(scorer: nn.Module) -> None:
@@ -44,10 +157,3 @@ def reshard(scorer: nn.Module) -> None:
     for module in scorer.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def gather_state(scorer: Scorer) -> dict[str, Any]:
-    """Return the whole fp32 state of the inner model on rank 0's CPU; empty elsewhere."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(scorer, options=options)
-    return {name.removeprefix("model."): value for name, value in state.items()}

@@ -80,15 +80,16 @@ def decay_rows(optimizer: Optimizer, *_: Any, frozen: FrozenRows, weight_decay: 
                 local(matrix.data).mul_(factor)
 
 
-def write_trained_rows(model: Any, ids: Sequence[int], folder: Path) -> None:
-    """Write the rows that were trained, in fp32, with their ids; nothing when none were."""
+def write_trained_rows(model: Any, ids: Sequence[int], folder: Path | None) -> None:
+    """Write the rows that were trained, in fp32, with their ids; nothing when none were. A rank without a folder only gathers."""
     if not ids:
         return
     from safetensors.torch import save_file
 
     rows = {name: matrix[list(ids)].contiguous() for name, matrix in read_matrices(model).items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({IDS: torch.tensor(list(ids)), **rows}, folder / TRAINED_ROWS)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({IDS: torch.tensor(list(ids)), **rows}, folder / TRAINED_ROWS)
 
 
 def place_trained_rows(model: Any, folder: Path, manifest: NewRows | None) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from lisan.core.errors import ConfigError
 from lisan.model.donor import project_donor
-from lisan.model.load import load_model
 from lisan.model.new_rows import InitMethod, NewRows, RowInitConfig, init_new_rows
+from lisan.model.outline import load_vocabulary, outline_model
 from lisan.vocabulary.neighbours import match_pieces, read_neighbours
 from lisan.vocabulary.tokenizer import Expansion, open_tokenizer
 
@@ -46,5 +46,7 @@ def grow_vocabulary(model: Any, config: RowInitConfig, expansion: Expansion, tok
         recipe = replace(recipe, neighbours=neighbours, num_fallbacks=len(recipe.pieces) - len(neighbours))
     if config.method is InitMethod.donor:
         matches = match_pieces(open_tokenizer(tokenizer), open_tokenizer(donor))
-        recipe = project_donor(model, load_model(donor), matches, recipe)
+        giver, sources = outline_model(donor)
+        load_vocabulary(giver, sources)
+        recipe = project_donor(model, giver, matches, recipe)
     return init_new_rows(model, recipe)

@@ -14,9 +14,11 @@ from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, StageConfig
 from lisan.core.storage import Location
 from lisan.model.attention import Attention, check_attention
+from lisan.model.fill import fill
+from lisan.model.float8 import check_float8, use_float8
 from lisan.model.leakage import check_documents_apart
 from lisan.model.load import ModelConfig
-from lisan.model.parallel import Precision, shard
+from lisan.model.parallel import Precision, ShardingConfig, check_compiler, check_sharding, shard
 from lisan.model.score import Batch, Scorer
 from lisan.model.trained_rows import freeze_other_rows
 from lisan.tokens.mix import MixConfig
@@ -30,7 +32,7 @@ from lisan.train.kto_anchor import MismatchedReader, estimate_kl
 from lisan.train.loop import Course, LoopConfig, check_rows, train
 from lisan.train.objectives import PreferenceLoss, Terms
 from lisan.train.optim import OptimConfig, make_optimizer
-from lisan.train.outcome import open_places, prepare_model, write_model
+from lisan.train.outcome import open_places, outline, write_model
 from lisan.train.reference import Reference, attach_reference, score_reference
 from lisan.train.tuning import TuningConfig
 from lisan.train.worker import ProcessGroup, Worker
@@ -49,13 +51,27 @@ class TrainConfig(StageConfig):
     loop: LoopConfig = field(default_factory=LoopConfig)
     precision: Precision = Precision.bfloat16
     "Of the computation; master weights, gradients' reductions and optimizer state are fp32."
+    float8: bool = False
+    """Whether the products inside the blocks are computed in float8: on an H100 or later, with precision=bfloat16 and best with
+    sharding.compile=true. Not yet run on a GPU."""
     save_precision: Precision = Precision.bfloat16
     "Of the finished model's weights."
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    "How the model lies on its workers, and what it computes again to save memory."
     attention: Attention = Attention.sdpa
     "How the documents of a row are kept apart: sdpa everywhere; flex or flash for long rows on a GPU, not yet tried on one."
 
     def __post_init__(self) -> None:
         self.tuning.check_start(self.model.path)
+        if self.float8 and self.precision is not Precision.bfloat16:
+            raise ConfigError(
+                f"float8=true needs precision=bfloat16, got {self.precision}; set it, or leave float8 out"
+            )
+        if self.sharding.compile and self.attention is Attention.flash:
+            raise ConfigError(
+                "sharding.compile=true with attention=flash would compile anew for every batch with other lengths of documents; "
+                "take attention=flex, or leave compile out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,11 +130,20 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     """Train on this process's share of the rows; the first rank writes the model. Returns the last metrics."""
     config = job.config
     check_rows(config.loop, worker.world_size)
+    check_sharding(config.sharding, worker.world_size, config.cluster.num_nodes)
+    check_compiler(config.sharding, worker.device)
     with ProcessGroup(worker, config.cluster.collective_timeout_s):
         check_attention(config.attention, worker.device, config.precision.dtype)
+        if config.float8:
+            check_float8(worker.device)
         places = open_places(config, job.parents)
-        adapted = prepare_model(config, places)
-        scorer = shard(Scorer(adapted.model, config.attention), worker.device, config.precision)
+        adapted = outline(config, places)
+        if config.float8:
+            use_float8(adapted.model)
+        num_nodes = config.cluster.num_nodes
+        scorer = Scorer(adapted.model, config.attention)
+        shard(scorer, worker.device, config.precision, config.sharding, num_nodes)
+        fill(adapted.model, adapted.sources)
         check_documents_apart(scorer, worker.device, config.precision.dtype)
         optimizer = make_optimizer(scorer, config.optim, freeze_other_rows(scorer.model, adapted.rows))
         course = make_course(job, scorer, worker)

@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import torch.distributed as dist
 
 from lisan.core.artifact import Artifact, Kind, Ref
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.storage import Location, writing
-from lisan.model.adapter import merge_adapter, note_base, write_adapter
+from lisan.model.adapter import note_base, write_adapter
 from lisan.model.donor import keep_donor_rows
-from lisan.model.load import load_model, make_model, read_max_positions, read_vocabulary_size, save_model
+from lisan.model.embeddings import gather
+from lisan.model.fill import Source, fill
+from lisan.model.load import draw_model, load_model, read_max_positions, read_vocabulary_size
 from lisan.model.new_rows import (
     InitMethod,
     NewRows,
@@ -30,10 +34,12 @@ from lisan.model.new_rows import (
     replay_new_rows,
     write_new_rows,
 )
-from lisan.model.nf4 import is_quantised, measure_gap, score_probe
-from lisan.model.parallel import gather_state
-from lisan.model.score import Scorer
+from lisan.model.nf4 import is_quantised
+from lisan.model.outline import load_vocabulary, outline_model
+from lisan.model.parallel import reshard
+from lisan.model.score import Scorer, collate
 from lisan.model.trained_rows import write_trained_rows
+from lisan.model.write import write_config, write_weights
 from lisan.tokens.chat import end_of_turn_id
 from lisan.train.growth import check_init, grow_vocabulary
 from lisan.train.tuning import apply_tuning, check_adapters, check_new_rows_exist, choose_rows
@@ -50,6 +56,8 @@ from lisan.vocabulary.tokenizer import (
     tokenizer_hash,
 )
 
+PROBE_TOKENS = 64
+"On which a model that was merged into restored 4 bits is compared with the one that was trained."
 TOKENIZER_FILES = (TOKENIZER, EXPANSION, TEMPLATE, "tokenizer_config.json", "special_tokens_map.json")
 "Copied as they are: their hash is what tokens and models are matched by."
 
@@ -77,6 +85,8 @@ class Adapted:
     "How its new rows came to be; None when its vocabulary did not grow."
     rows: Sequence[int] = ()
     "Ids of the rows of its vocabulary that are trained."
+    sources: tuple[Source, ...] = ()
+    "Where the weights come from that it has not yet."
 
 
 def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
@@ -149,33 +159,46 @@ def find_expansion(place: str) -> Expansion | None:
 
 
 def prepare_model(config: Any, places: Places, manifest: NewRows | None = None) -> Adapted:
-    """Make or load the model, grow its vocabulary where the tokenizer did, attach adapters. Same weights on every rank.
+    """Return the model of `outline`, whole in this process."""
+    adapted = outline(config, places, manifest)
+    fill(adapted.model, adapted.sources)
+    return adapted
+
+
+def outline(config: Any, places: Places, manifest: NewRows | None = None) -> Adapted:
+    """Make the model without its weights, grow its vocabulary where the tokenizer did, attach adapters. The same on every rank.
 
     With the manifest of a model that was prepared before, its new rows are replayed.
     """
     tokenizer = open_tokenizer(places.tokenizer)
+    sources: tuple[Source, ...]
     if places.model:
-        model = load_model(places.model)
-        manifest = _grow(model, config.model.new_rows, places, manifest)
+        model, sources = outline_model(places.model)
+        manifest = _grow(model, sources, config.model.new_rows, places, manifest)
     else:
         expansion = find_expansion(places.tokenizer)
         size = expansion.size if expansion else len(tokenizer)
         special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        model = make_model(config.model, size, special, config.loop.seed)
+        model, drawn = draw_model(config.model, size, special, config.loop.seed)
+        sources = (drawn,)
     rows = choose_rows(config.tuning, model, manifest, places.model)
-    wrapper = apply_tuning(config.tuning, model, rows, config.loop.seed)
-    return Adapted(wrapper.base_model.model if wrapper is not None else model, wrapper, manifest, rows)
+    wrapper, sources = apply_tuning(config.tuning, model, sources, rows, config.loop.seed)
+    return Adapted(wrapper.base_model.model if wrapper is not None else model, wrapper, manifest, rows, sources)
 
 
-def _grow(model: Any, config: RowInitConfig, places: Places, manifest: NewRows | None) -> NewRows | None:
+def _grow(
+    model: Any, sources: tuple[Source, ...], config: RowInitConfig, places: Places, manifest: NewRows | None
+) -> NewRows | None:
     """Give the model the rows that its tokenizer needs, as before or anew; None when it needs none."""
     if manifest is not None:
+        load_vocabulary(model, sources)
         replay_new_rows(model, manifest)
         return manifest
     expansion = expansion_for(places, model.get_input_embeddings().weight.shape[0], places.tokenizer)
     check_init(config, expansion, places.tokenizer, places.donor)
     if expansion is None:
         return None
+    load_vocabulary(model, sources)
     return grow_vocabulary(model, config, expansion, places.tokenizer, places.donor)
 
 
@@ -183,29 +206,41 @@ def write_model(
     config: Any, places: Places, adapted: Adapted, scorer: Scorer, output: Location, worker: Worker
 ) -> None:
     """Gather the weights and let the first rank write the finished folder; every rank returns when it is there."""
-    state = gather_state(scorer)
+    reshard(scorer)
+    new_rows = settle_rows(adapted)
+    folder: Path | None = None
     if worker.is_first:
-        whole = prepare_model(config, places, adapted.new_rows)
-        whole.model.load_state_dict(state, strict=False)
-        new_rows = settle_rows(whole)
         folder = Path(output.full_path) if output.is_local else Path(tempfile.mkdtemp(prefix="lisan-model-"))
-        model = whole.model
-        trained = None
-        with writing(output, "the model"):
-            if whole.wrapper is not None:
-                write_adapter(whole.wrapper, folder / "adapter", new_rows)
-                write_trained_rows(model, whole.rows, folder / "adapter")
-                trained = score_probe(model) if is_quantised(model) else None
-                model = merge_adapter(whole.wrapper)
-            save_model(model, folder, config.save_precision.dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+    adapter = folder and folder / "adapter"
+    trained = score_probe(scorer, worker.device) if is_quantised(adapted.model) else None
+    with writing(output, "the model"):
+        if adapted.wrapper is not None:
+            write_adapter(adapted.wrapper, adapter, new_rows, gather)
+            write_trained_rows(adapted.model, adapted.rows, adapter)
+        write_weights(adapted.model, folder, config.save_precision.dtype)
+        if folder is not None:
+            write_config(adapted.model, folder, config.save_precision.dtype)
             if trained is not None:
-                note_base(folder / "adapter", merged_kl_nats=measure_gap(trained, score_probe(model)))
+                merged = score_probe(Scorer(load_model(str(folder))), "cpu")
+                note_base(folder / "adapter", merged_nats=float((merged - trained).abs().mean()))
             write_new_rows(folder, [*read_new_rows(places.model), *new_rows])
             copy_tokenizer(places.tokenizer, folder)
             output.upload(folder)
-        if not output.is_local:
-            shutil.rmtree(folder)
+    if folder is not None and not output.is_local:
+        shutil.rmtree(folder)
     dist.barrier()
+
+
+@torch.no_grad()
+def score_probe(scorer: Scorer, device: str) -> torch.Tensor:
+    """Return the log-probabilities of a row of ids from all over the vocabulary; every rank calls it."""
+    scorer.eval()
+    num_pieces = scorer.model.get_input_embeddings().weight.shape[0]
+    ids = np.random.default_rng(0).integers(num_pieces, size=(1, PROBE_TOKENS))
+    logps: torch.Tensor = scorer(collate(ids, ids, [[PROBE_TOKENS]]).to(device)).cpu()
+    reshard(scorer)
+    return logps
 
 
 def settle_rows(adapted: Adapted) -> list[NewRows]:

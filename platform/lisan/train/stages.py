@@ -10,6 +10,7 @@ from typing import Any
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage
+from lisan.model.parallel import check_sharding
 from lisan.tokens.chat import template_hash
 from lisan.train.checkpoint import find_latest
 from lisan.train.history import leave_page
@@ -40,7 +41,9 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
 
 def check(config: TrainConfig, store: Store) -> None:
     """Refuse, before a worker starts, what cannot train: rows that do not divide, tokens of another vocabulary, a wrong mix."""
-    check_rows(config.loop, max(1, config.cluster.num_workers))
+    num_workers = max(1, config.cluster.num_workers)
+    check_rows(config.loop, num_workers)
+    check_sharding(config.sharding, num_workers, config.cluster.num_nodes)
     check_moments(config.optim)
     tokens = store.open(Ref.parse(config.tokens, Kind.tokens))
     wanted = "preferences" if isinstance(config, DpoConfig) else None

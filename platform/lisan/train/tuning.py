@@ -1,7 +1,7 @@
 """What of a model is trained: its blocks whole, adapters in them or nothing of them, and which rows of its vocabulary.
 
-In: a `TuningConfig` and a model on the CPU. Out: the same model with the gradients that the config asks for. Always: an option
-that would do nothing is refused before a worker starts.
+In: a `TuningConfig` and a model, with its weights or without. Out: the same model with the gradients that the config asks for.
+Always: an option that would do nothing is refused before a worker starts.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from lisan.core.errors import ConfigError
-from lisan.model.adapter import LoraConfig, attach_adapter, find_targets
+from lisan.model.adapter import LoraConfig, attach_adapter, draw_adapter, find_targets
+from lisan.model.fill import Source, fill
 from lisan.model.new_rows import MANIFEST, NewRows, read_new_rows
 from lisan.model.nf4 import check_installed, quantise_blocks
 from lisan.model.state import make_empty, read_config
@@ -115,18 +116,29 @@ def choose_rows(tuning: TuningConfig, model: Any, manifest: NewRows | None, plac
             return range(model.get_input_embeddings().weight.shape[0])
 
 
-def apply_tuning(tuning: TuningConfig, model: Any, rows: Sequence[int], seed: int) -> Any:
-    """Freeze what is not trained and attach adapters; returns PEFT's wrapper, or None without one."""
-    wrapper = None
-    if tuning.quantise_base is Quantisation.nf4:
+def apply_tuning(
+    tuning: TuningConfig, model: Any, sources: Sequence[Source], rows: Sequence[int], seed: int
+) -> tuple[Any, tuple[Source, ...]]:
+    """Freeze what is not trained and attach adapters; returns PEFT's wrapper, or None, and where weights are yet to come from.
+
+    4 bits and the norms that DoRA begins with are made from the weights, which every worker then loads whole.
+    """
+    wrapper, left = None, tuple(sources)
+    is_quantised = tuning.quantise_base is Quantisation.nf4
+    if is_quantised or tuning.lora.use_dora:
+        fill(model, sources)
+        left = ()
+    if is_quantised:
         quantise_blocks(model)
-    if tuning.method is Method.lora:
-        # Adapters start from random weights: the same on every rank and in every run.
+    if tuning.lora.use_dora:
         torch.manual_seed(seed)
         wrapper = attach_adapter(model, tuning.lora)
-        model = wrapper.base_model.model
+    elif tuning.method is Method.lora:
+        # Adapters start from random weights: the same on every rank and in every run.
+        wrapper, drawn = draw_adapter(model, tuning.lora, seed)
+        left = (*left, drawn)
     elif tuning.method is Method.embeddings:
         model.requires_grad_(False)
     for matrix in vocabulary_matrices(model):
         matrix.requires_grad_(bool(rows))
-    return wrapper
+    return wrapper, left

@@ -1,0 +1,268 @@
+"""Claim: one GPU trains an 8B model with LoRA at 12,500 tokens/s, and all of a 1B model at 45 % of its peak.
+
+Llama shapes with random weights and made tokens, rows of one document without padding, through the loop that trains: sharding,
+scorer, objective, optimizer, meter. The first intervals (compilation, allocation) are left out.
+
+    python benchmarks/gpu_training.py
+    python benchmarks/gpu_training.py --cases 1b-full 8b-lora --micro-rows 2 --recompute selective
+    python benchmarks/gpu_training.py --tiny        # the same way on a CPU with a very small model: no figures, no bars
+
+Prints a table with hardware, date and the denominator of MFU; exits 1 below a bar. Without a GPU it says so and exits 0.
+MFU counts what the mathematics asks for: 6 FLOPs a token for a trained weight, 4 for a frozen one (LoRA), and attention, of
+whose products the half that the causal mask hides is counted too (Chowdhery et al. 2022).
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "platform"))
+
+import numpy as np
+import torch
+import yaml
+
+from lisan.core.stage import SilentRun
+from lisan.core.storage import Location
+from lisan.model.adapter import LoraConfig, draw_adapter
+from lisan.model.attention import Attention, use_attention
+from lisan.model.fill import Parts, fill
+from lisan.model.float8 import check_float8, use_float8
+from lisan.model.load import ModelConfig, ShapeConfig, draw_model
+from lisan.model.parallel import Precision, Recompute, ShardingConfig, shard
+from lisan.model.score import Scorer
+from lisan.tokens.rows import Rows
+from lisan.train import objectives
+from lisan.train.course import Course, LoopConfig
+from lisan.train.loop import train
+from lisan.train.optim import OptimConfig, make_optimizer
+from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
+
+VOCABULARY = 128_256
+"Pieces of Llama 3."
+PEAK_TFLOPS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0}
+"bf16, dense, by a part of the device's name; data sheets. Float8 runs are held against the same."
+WARM_INTERVALS = 2
+LOG_EVERY = 5
+LORA = LoraConfig(rank=16)
+
+
+@dataclass(frozen=True)
+class Case:
+    shape: str
+    "Of conf/model."
+    is_lora: bool
+    float8: bool = False
+    least_tokens: float = 0.0
+    "Bar, tokens/s."
+    least_mfu: float = 0.0
+
+
+CASES = {
+    "1b-full": Case("llama_1b", is_lora=False, least_mfu=0.45),
+    "1b-full-float8": Case("llama_1b", is_lora=False, float8=True),
+    "1b-lora": Case("llama_1b", is_lora=True),
+    "8b-lora": Case("llama_8b", is_lora=True, least_tokens=12_500),
+    "8b-lora-float8": Case("llama_8b", is_lora=True, float8=True),
+    "8b-full": Case("llama_8b", is_lora=False),
+}
+"8b-full takes 128 GB for weights, gradients and moments in fp32: run it by name where there is room."
+USUAL = ("1b-full", "1b-full-float8", "1b-lora", "8b-lora", "8b-lora-float8")
+TINY = {"tiny-full": Case("nano", is_lora=False), "tiny-lora": Case("nano", is_lora=True)}
+
+
+@dataclass(frozen=True)
+class MadeOrder:
+    """Rows of random pieces, one document each; the loop takes it for the order of a tokens artifact."""
+
+    step_rows: int
+    context_length: int
+    vocabulary: int
+    sources: tuple[str, ...] = ("made",)
+
+    @property
+    def languages(self) -> Mapping[str, str]:
+        return {"made": "none"}
+
+    @property
+    def num_rows(self) -> Mapping[str, int]:
+        return {"made": 2**40}
+
+    @property
+    def num_tokens(self) -> Mapping[str, int]:
+        return {"made": 2**40 * self.context_length}
+
+    def source_of(self, row_ids: Any) -> Any:
+        return np.zeros_like(row_ids)
+
+    def read(self, position: int, rank: int, world_size: int) -> Iterator[Rows]:
+        share = self.step_rows // world_size
+        while True:
+            row_ids = np.arange(position + rank * share, position + (rank + 1) * share)
+            ids = np.random.default_rng(int(row_ids[0])).integers(self.vocabulary, size=(share, self.context_length))
+            yield Rows(row_ids, ids.astype(np.int32), ids.astype(np.int32), ((self.context_length,),) * share)
+            position += self.step_rows
+
+    def check(self, step: int, rank: int, row_ids: Any) -> None:
+        """Rows that were made here are those that were asked for."""
+
+    def follow(self, position: int, row_ids: Any) -> int:
+        return position + len(row_ids)
+
+
+class EnoughError(Exception):
+    """Ends a run that has been measured, before it would write a checkpoint."""
+
+
+class Watch(SilentRun):
+    """Keeps the speed of each interval and ends the run after enough of them."""
+
+    def __init__(self, num_intervals: int) -> None:
+        self.num_intervals, self.speeds = num_intervals, list[float]()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # noqa: ARG002
+        self.speeds.append(metrics["train/tokens_per_second"])
+        if len(self.speeds) == self.num_intervals:
+            raise EnoughError
+
+
+def make_weights(parts: Parts, device: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Draw each shard where it will lie: what a seed makes on the CPU would take minutes."""
+    for name, part in parts.items():
+        sides = [side.stop - side.start for side in part]
+        matrix = torch.empty(sides, device=device)
+        yield name, matrix.fill_(1.0) if len(sides) == 1 else matrix.normal_(std=0.02)
+
+
+def build(case: Case, arguments: argparse.Namespace, device: str) -> Scorer:
+    """Make the model of a case as a training run does."""
+    shape = ShapeConfig(**yaml.safe_load((REPOSITORY / "conf" / "model" / f"{case.shape}.yaml").read_text())["shape"])
+    model, _ = draw_model(ModelConfig(shape=shape, tokenizer="made"), arguments.vocabulary, {}, 0)
+    sources: list[Any] = [partial(make_weights, device=device)]
+    if case.is_lora:
+        wrapper, drawn = draw_adapter(model, LORA, seed=0)
+        model, sources = wrapper.base_model.model, [drawn, *sources]
+    if case.float8:
+        use_float8(model)
+    use_attention(model, Attention(arguments.attention))
+    sharding = ShardingConfig(recompute=Recompute(arguments.recompute), compile=arguments.compile)
+    scorer = shard(Scorer(model), device, Precision.bfloat16, sharding)
+    fill(model, sources)
+    return scorer
+
+
+def measure(case: Case, arguments: argparse.Namespace, worker: Worker) -> tuple[float, float]:
+    """Return the tokens/s of a case and the FLOPs that a token asks for."""
+    with ProcessGroup(worker), TemporaryDirectory() as scratch:
+        scorer = build(case, arguments, worker.device)
+        flops = flops_per_token(scorer.model, arguments.context)
+        config = OptimConfig(warmup_steps=1)
+        watch = Watch(WARM_INTERVALS + arguments.intervals)
+        num_steps = (watch.num_intervals + 1) * LOG_EVERY
+        step_rows = arguments.micro_rows * arguments.accumulate
+        course = Course(
+            config=LoopConfig(
+                num_steps=num_steps,
+                step_rows=step_rows,
+                micro_rows=arguments.micro_rows,
+                log_every=LOG_EVERY,
+                checkpoint_every=num_steps,
+            ),
+            optim=config,
+            num_steps=num_steps,
+            order=MadeOrder(step_rows, arguments.context, arguments.vocabulary),
+            objective=causal_lm,
+            count_targets=objectives.count_labels,
+            checkpoints=Location(scratch),
+            run=watch,
+        )
+        with suppress(EnoughError):
+            train(scorer, make_optimizer(scorer, config), course, worker)
+        return float(np.median(watch.speeds[WARM_INTERVALS:])), flops
+
+
+def causal_lm(scorer: Scorer, batch: Any, rows: Rows, **_: Any) -> objectives.Loss:  # noqa: ARG001
+    return objectives.causal_lm(scorer, batch)
+
+
+def flops_per_token(model: Any, context: int) -> float:
+    """Return what a token costs forwards and backwards in a row of one document."""
+    embedding = model.get_input_embeddings().weight
+    output = model.get_output_embeddings().weight
+    weights = [p for p in model.parameters() if p.ndim == 2 and p is not embedding and p is not output] + [output]
+    attention = 12 * model.config.num_hidden_layers * model.config.hidden_size * context
+    return sum((6 if p.requires_grad else 4) * p.numel() for p in weights) + attention
+
+
+def find_peak(name: str) -> float:
+    """Return the bf16 TFLOP/s of a GPU; 0 for one that is not known."""
+    return next((tflops for part, tflops in PEAK_TFLOPS.items() if part in name), 0.0)
+
+
+def report(name: str, case: Case, arguments: argparse.Namespace, worker: Worker, peak: float) -> bool:
+    """Measure a case, print its line, and tell whether it reached its bars."""
+    speed, flops = measure(case, arguments, worker)
+    tflops = speed * flops / 1e12
+    mfu = tflops / peak if peak else 0.0
+    memory = torch.cuda.max_memory_allocated() / 2**30 if worker.device != "cpu" else 0.0
+    passed = speed >= case.least_tokens and mfu >= case.least_mfu
+    bars = [f">= {case.least_tokens:,.0f} tokens/s"] * bool(case.least_tokens)
+    bars += [f">= {case.least_mfu:.0%} MFU"] * bool(case.least_mfu)
+    said = f"{'pass' if passed else 'FAIL'} {', '.join(bars)}" if bars else ""
+    share = f"{mfu:6.1%}" if peak else "     -"
+    print(f"{name:16} {speed:12,.0f} {tflops:9.2f} {share} {memory:8.1f} GiB  {said}", flush=True)
+    return passed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=USUAL)
+    parser.add_argument("--context", type=int, default=4096, help="tokens of a row (default: 4096)")
+    parser.add_argument("--micro-rows", type=int, default=2, help="rows computed at a time (default: 2)")
+    parser.add_argument("--accumulate", type=int, default=4, help="micro batches of a step (default: 4)")
+    parser.add_argument("--intervals", type=int, default=4, help="intervals of 5 steps measured (default: 4)")
+    parser.add_argument("--recompute", choices=[str(which) for which in Recompute], default="none")
+    parser.add_argument("--attention", choices=[str(which) for which in Attention], default="flex")
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    parser.add_argument("--tiny", action="store_true", help="the whole way on a CPU with a very small model")
+    parser.set_defaults(vocabulary=VOCABULARY)
+    arguments = parser.parse_args()
+    cases = {name: CASES[name] for name in arguments.cases}
+    if arguments.tiny:
+        cases = TINY
+        small = {"context": 64, "attention": "sdpa", "compile": False, "vocabulary": 640, "intervals": 1}
+        vars(arguments).update(small)
+    elif not torch.cuda.is_available():
+        print("not measured: no GPU")
+        return 0
+    worker = Worker(threads=1) if arguments.tiny else worker_from_environment()
+    hardware = "CPU" if arguments.tiny else torch.cuda.get_device_name()
+    peak = find_peak(hardware)
+    against = f"MFU of {peak:g} TFLOP/s, bf16 dense" if peak else "no MFU: its peak is not known here"
+    print(f"{hardware}, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}; {against}")
+    print(
+        f"context {arguments.context}, {arguments.micro_rows} rows x {arguments.accumulate}, attention {arguments.attention}, "
+        f"recompute {arguments.recompute}, {'compiled' if arguments.compile else 'not compiled'}, bf16 unless named float8"
+    )
+    print(f"{'case':16} {'tokens/s':>12} {'TFLOP/s':>9} {'MFU':>6} {'memory':>12}  bar")
+    passed = []
+    for name, case in cases.items():
+        if case.float8:
+            check_float8(worker.device)
+        if worker.device != "cpu":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        passed.append(report(name, case, arguments, worker, peak))
+    return 0 if all(passed) or arguments.tiny else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
