@@ -45,12 +45,20 @@ class ClusterConfig:
     max_failures: int = 3
     "How often a failed worker group is restarted from its last checkpoint."
     collective_timeout_s: int = 600
-    "A collective that waits longer than this has lost a peer, and the run restarts."
+    "During set-up a collective that waits longer than this has lost a peer, and the run restarts."
+    step_timeout_s: int = 300
+    """The same after the first step, for collectives and for a worker that hangs outside of them; where steps are slow it
+    grows to five times the slowest. Watched where somebody starts a worker again: Ray Train, torchrun."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 0 or self.num_nodes < 1:
             raise ConfigError(
                 f"cluster needs num_workers >= 0 and num_nodes >= 1, got {self.num_workers} and {self.num_nodes}"
+            )
+        if self.step_timeout_s < 1 or self.collective_timeout_s < 1:
+            raise ConfigError(
+                "cluster needs step_timeout_s >= 1 and collective_timeout_s >= 1, got "
+                f"{self.step_timeout_s} and {self.collective_timeout_s}"
             )
         if self.num_nodes > 1 and self.num_workers % self.num_nodes:
             raise ConfigError(

@@ -29,6 +29,7 @@ from lisan.train.objectives import PreferenceLoss, Terms
 from lisan.train.optim import OptimConfig, make_optimizer
 from lisan.train.outcome import open_places, prepare_model, write_model
 from lisan.train.reference import Reference, attach_reference, score_reference
+from lisan.train.validation import ValidationConfig, measure_losses
 from lisan.train.worker import ProcessGroup, Worker
 
 
@@ -55,6 +56,8 @@ class TrainConfig(StageConfig):
     tuning: TuningConfig = field(default_factory=TuningConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    "Loss on held-out rows while training."
     precision: Precision = Precision.bfloat16
     "Of the computation; master weights, gradients' reductions and optimizer state are fp32."
     save_precision: Precision = Precision.bfloat16
@@ -93,6 +96,10 @@ class DpoConfig(TrainConfig):
             raise ConfigError(
                 "length_normalised has no effect on loss=kto, which judges whole replies against a KL divergence of whole "
                 "replies; leave it out, or take loss=sigmoid or ipo"
+            )
+        if self.validation.tokens is not None:
+            raise ConfigError(
+                f"validation.tokens={self.validation.tokens} is for text; train_dpo measures no held-out loss, leave it out"
             )
         if self.optim.z_loss:
             raise ConfigError(f"optim.z_loss={self.optim.z_loss} has no effect on preferences; set it to 0")
@@ -151,7 +158,34 @@ def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
         count = objectives.count_pairs
         if config.loss is PreferenceLoss.kto:
             anchor = make_anchor(job, scorer, worker)
-    return Course(config.loop, config.optim, num_steps, order, objective, count, job.checkpoints, job.run, anchor)
+    return Course(
+        config=config.loop,
+        optim=config.optim,
+        num_steps=num_steps,
+        order=order,
+        objective=objective,
+        count_targets=count,
+        checkpoints=job.checkpoints,
+        run=job.run,
+        anchor=anchor,
+        validate=make_validation(job, worker),
+        validate_every=config.validation.every,
+    )
+
+
+def make_validation(job: TrainJob, worker: Worker) -> Callable[[Scorer], dict[str, float]] | None:
+    """Return what measures the loss on the held-out rows that the config names; None when it names none."""
+    config = job.config
+    if config.validation.tokens is None:
+        return None
+    [held_out] = [parent for parent in job.parents if str(parent.ref) == config.validation.tokens]
+    return partial(
+        measure_losses,
+        reader=RowReader(held_out),
+        num_rows=config.validation.num_rows,
+        micro_rows=config.loop.micro_rows,
+        worker=worker,
+    )
 
 
 def make_anchor(job: TrainJob, scorer: Scorer, worker: Worker) -> Callable[[Scorer, Sequence[Rows]], float]:
