@@ -24,9 +24,9 @@ from torch.optim import Optimizer
 from lisan.core.errors import ArtifactError, TrainingError
 from lisan.core.storage import Location, writing
 from lisan.model.score import Scorer
+from lisan.train.staging import State
 
 T = TypeVar("T")
-State = dict[str, Any]
 Files = dict[str, dict[str, Any]]
 "Size and hash of every file, by name."
 

@@ -22,10 +22,10 @@ from torch.optim import Optimizer
 
 from lisan.model.score import Scorer
 from lisan.train import checkpoint
-from lisan.train.checkpoint import Checkpoint, State
+from lisan.train.checkpoint import Checkpoint
 from lisan.train.course import Course
 from lisan.train.ledger import flatten_read
-from lisan.train.staging import Staging
+from lisan.train.staging import Staging, State
 from lisan.train.worker import Worker, sum_over_ranks
 
 PATIENCE_S = 60.0

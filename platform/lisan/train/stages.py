@@ -28,7 +28,10 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     latest = check_outcome(job, draft.ref)
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
     tokenizer = open_tokenizer(open_places(config, draft.parents).tokenizer)
-    known: dict[str, Any] = {"tokenizer_hash": tokens.facts["tokenizer_hash"], "template_hash": template_hash(tokenizer)}
+    known: dict[str, Any] = {
+        "tokenizer_hash": tokens.facts["tokenizer_hash"],
+        "template_hash": template_hash(tokenizer),
+    }
     best = {found.step: found.facts[LOSS] for found in find_best(job.checkpoints, config.loop.keep_best)}
     if best:
         known["best_checkpoints"] = best
@@ -44,9 +47,13 @@ def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
     latest = find_latest(job.checkpoints)
     steps = latest.step if latest else 0
     if latest is None or steps != num_steps:
-        raise TrainingError(f"{ref} ended at step {steps} of {num_steps}; run the same command again to go on from there")
+        raise TrainingError(
+            f"{ref} ended at step {steps} of {num_steps}; run the same command again to go on from there"
+        )
     if not realised(latest.facts)["tokens_seen"]:
-        raise TrainingError(f"{ref} took {steps} steps and read no token; see the workers' log and delete {job.checkpoints}")
+        raise TrainingError(
+            f"{ref} took {steps} steps and read no token; see the workers' log and delete {job.checkpoints}"
+        )
     files = {file.relative_to(job.output): size for file, size in job.output.walk()}
     missing = [name for name in ("config.json", "tokenizer.json") if not files.get(name)]
     if missing or not any(size for name, size in files.items() if name.endswith(".safetensors")):

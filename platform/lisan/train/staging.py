@@ -13,6 +13,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
+State = dict[str, Any]
+
+
 class Staging:
     """Buffers as large as this rank's share of the state."""
 
@@ -29,17 +32,17 @@ class Staging:
             self._settled.record(torch.cuda.current_stream(self.device))
 
     @torch.no_grad()
-    def copy(self, state: dict[str, Any]) -> dict[str, Any]:
+    def copy(self, state: State) -> State:
         """Return the state over the buffers; on any thread."""
         leaves, spec = tree_flatten(state)
-        if self._stream is None:
-            return tree_unflatten([self._copy_leaf(*leaf) for leaf in enumerate(leaves)], spec)
-        with torch.cuda.stream(self._stream):
-            assert self._settled is not None
-            self._stream.wait_event(self._settled)
+        with torch.cuda.stream(self._stream):  # nothing where there is none
+            if self._stream is not None and self._settled is not None:
+                self._stream.wait_event(self._settled)
             copied = [self._copy_leaf(*leaf) for leaf in enumerate(leaves)]
-        self._stream.synchronize()
-        return tree_unflatten(copied, spec)
+        if self._stream is not None:
+            self._stream.synchronize()
+        whole: State = tree_unflatten(copied, spec)
+        return whole
 
     def _copy_leaf(self, place: int, leaf: Any) -> Any:
         if isinstance(leaf, DTensor):

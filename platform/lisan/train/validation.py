@@ -33,7 +33,9 @@ class ValidationConfig:
         if self.num_rows < 1 or self.every < 0:
             raise ConfigError(f"validation needs num_rows >= 1 and every >= 0, got {self.num_rows} and {self.every}")
         if self.tokens is None and (self.num_rows, self.every) != (256, 0):
-            raise ConfigError("validation.num_rows and validation.every have no effect without validation.tokens; set it")
+            raise ConfigError(
+                "validation.num_rows and validation.every have no effect without validation.tokens; set it"
+            )
 
 
 @torch.no_grad()

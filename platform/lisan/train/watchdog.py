@@ -92,4 +92,3 @@ class Watchdog:
                     f"cluster.step_timeout_s is {self.least_s}; its stacks follow, and the run goes on from its last checkpoint "
                     "where cluster.max_failures allows; raise cluster.step_timeout_s if a step may take so long"
                 )
-
