@@ -12,7 +12,6 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-
 State = dict[str, Any]
 
 
