@@ -188,7 +188,7 @@ def test_a_run_that_fails_lets_the_checkpoint_that_is_being_written_come_to_its_
     delayed(monkeypatch, checkpoint, "write", has_failed)
 
     class Failing(Recorder):
-        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # noqa: ARG002
             if step == 3:
                 raise ZeroDivisionError
 

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.optim import Optimizer
 
+from lisan.core.errors import LisanError
 from lisan.model.score import Scorer
 from lisan.train import checkpoint
 from lisan.train.checkpoint import Checkpoint
@@ -28,8 +29,8 @@ from lisan.train.ledger import flatten_read
 from lisan.train.staging import Staging, State
 from lisan.train.worker import Worker, sum_over_ranks
 
-PATIENCE_S = 60.0
-"How long a run that fails waits for the checkpoint it was writing: its peers may be gone."
+PATIENCE_S = 10.0
+"How long a run that fails for want of its peers waits for the checkpoint that they were writing together."
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Keeper:
         """Let the checkpoint that is being written come to its end, whatever became of the run."""
         flight = self._flight
         if flight is not None and self._thread is not None:
-            self._thread.join(PATIENCE_S)
+            self._thread.join(None if error is None or isinstance(error, LisanError) else PATIENCE_S)
             if flight.result.done() and flight.result.exception() is not None:
                 print(f"  the checkpoint of step {flight.step} failed too: {flight.result.exception()}", flush=True)
         if self._thread is None or not self._thread.is_alive():
