@@ -58,11 +58,11 @@ def start(root: Path, name: str, *overrides: str, **environment: str) -> subproc
             "jobs/train_cpt.py",
             f"name={name}",
             f"storage.root=file://{root}",
-            f"tracking.uri=sqlite:///{root}/mlflow.db",
+            f"tracking.uri=file://{root}/mlruns",  # a database in a file is refused for several nodes
             *TINY,
             *overrides,
         ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_ALLOW_FILE_STORE": "true", **environment},
         cwd=REPOSITORY,
         text=True,
         stdout=subprocess.PIPE,

@@ -4,8 +4,8 @@ In: a beat after every finished step. Out: nothing, or the stacks of all threads
 Always: it begins with the first step, whose compilations and set-up may take long; a slow model is no hang, because the limit
 grows with the slowest step so far; a process that was itself stopped for a while begins to count anew.
 
-A collective that lost a peer raises by itself after the same limit, which is what ends most hangs; the watchdog is for those
-outside of collectives, and for streams that never yield.
+Collectives get the same limit. A peer that died breaks its connections, which every rank notices at once; the watchdog is for
+peers that stand still, hangs outside of collectives, and streams that never yield.
 """
 
 import faulthandler
