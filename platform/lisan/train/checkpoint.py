@@ -202,6 +202,7 @@ def remove_old(folder: Location, keep: int, keep_best: int = 0) -> None:
     kept = {*finished[-keep:], *(found.location for found in find_best(folder, keep_best))}
     for place in places:
         if place not in kept:
+            (place / MARK).delete()  # first, so that what is left of a folder is never taken for a checkpoint
             place.delete()
 
 

@@ -73,9 +73,10 @@ class Watchdog:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Do not count what may take any time, such as waiting for storage."""
-        self._is_paused = True
+        self._is_paused, begun = True, time.monotonic()
         yield
-        self._last = None if self._last is None else time.monotonic()
+        if self._last is not None:
+            self._last += time.monotonic() - begun
         self._is_paused = False
 
     def _watch(self) -> None:
