@@ -47,8 +47,8 @@ VOCABULARY = 16_384
 SHAPE = ShapeConfig(
     num_layers=8, hidden_size=448, intermediate_size=1216, num_heads=7, num_kv_heads=7, max_positions=512
 )
-ROWS, CONTEXT = 8, 256
-STEPS_APART = 6
+ROWS, CONTEXT = 2, 128
+STEPS_APART = 2
 "Between two checkpoints, of which the first computes while the last is written."
 BOOKS = {"read": {}, "loss": 1.0, "position": 0}
 WORKER = Worker()
