@@ -129,6 +129,20 @@ def test_beginning_removes_what_a_crash_left(store: Store) -> None:
     assert not (draft.location / "half").exists()
 
 
+def test_checkpoints_made_from_another_parent_are_refused(store: Store) -> None:
+    parent, other = make(store), make(store, Ref(Kind.corpus, "text", "v2"), config={"seed": 2})
+    ref = Ref(Kind.model, "m", "v1")
+    store.begin(ref, {"x": 1}, (parent,))
+    changed = Artifact(parent.ref, parent.location, other.manifest)
+    store.begin(ref, {"x": 1}, (changed,))  # nothing was made of it yet
+    (store.checkpoints(ref) / "step_00000010" / "f").write_bytes(b"1")
+    with pytest.raises(
+        ArtifactError, match=r"model/m@v1 is unfinished, with checkpoints made from another corpus/text@v1"
+    ):
+        store.begin(ref, {"x": 1}, (parent,))
+    store.begin(ref, {"x": 1}, (changed,))
+
+
 def test_checkpoints_of_a_model_outlive_a_crash_but_only_for_the_same_config(store: Store) -> None:
     ref = Ref(Kind.model, "m", "v1")
     store.begin(ref, {"seed": 1}, ())

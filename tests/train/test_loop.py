@@ -194,12 +194,6 @@ def test_checkpoints_are_made_at_intervals_and_at_the_end_and_old_ones_go(tiny_s
     assert reports[-1][1] == str(tmp_path / "checkpoints" / "step_00000005")
 
 
-def test_where_ray_keeps_checkpoints_the_loop_leaves_them_alone(tiny_store: Store, tmp_path: Path) -> None:
-    loop = {"num_steps": 3, "checkpoint_every": 1, "keep_checkpoints": 1}
-    train_alone(tiny_store, train_config(tiny_store, loop=loop), tmp_path, replace(ALONE, retains=False))
-    assert len(list((tmp_path / "checkpoints").glob("step_*"))) == 3
-
-
 def test_a_finished_run_that_is_started_again_trains_no_step(tiny_store: Store, tmp_path: Path) -> None:
     config = train_config(tiny_store, loop={"num_steps": 2})
     train_alone(tiny_store, config, tmp_path)

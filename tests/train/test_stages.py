@@ -1,5 +1,6 @@
 """The training stages: what is refused before a worker starts, and what the manifest tells."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from tiny import SHAPE, encode, no_run, train_config
 
-from lisan.core.artifact import Artifact, Ref, Store
-from lisan.core.errors import ArtifactError, ConfigError, DataError
+from lisan.core.artifact import Artifact, Kind, Ref, Store
+from lisan.core.errors import ArtifactError, ConfigError, DataError, TrainingError
 from lisan.core.stage import ClusterConfig, Stage, StorageConfig, run_stage
+from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
 from lisan.model.attention import Attention
 from lisan.model.load import ModelConfig
@@ -20,7 +22,8 @@ from lisan.model.parallel import Precision, ShardingConfig
 from lisan.tokens.chat import template_hash
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader
-from lisan.train.job import DpoConfig, TrainConfig
+from lisan.train.checkpoint import find_latest
+from lisan.train.job import DpoConfig, TrainConfig, TrainJob, run_worker
 from lisan.train.stages import CPT, DPO, SFT, check_targets
 from lisan.train.tuning import Method, Rows, TuningConfig
 from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
@@ -86,6 +89,67 @@ def test_the_model_is_a_folder_that_anybody_can_load(trained: Artifact) -> None:
     assert model.config.vocab_size >= len(tokenizer)
 
 
+def launcher(spoil: Callable[[TrainJob], None], **loop: int) -> Callable[[TrainJob], dict[str, float]]:
+    """Return a launcher that reports success after having trained something less, or having lost something of it."""
+
+    def launch(job: TrainJob) -> dict[str, float]:
+        metrics = run_worker(replace(job, config=replace(job.config, loop=replace(job.config.loop, **loop))), Worker())
+        spoil(job)
+        return metrics
+
+    return launch
+
+
+def lose(name: str) -> Callable[[TrainJob], None]:
+    return lambda job: (job.output / name).delete()
+
+
+def clear(folder: Location) -> None:
+    for place in folder.list():
+        place.delete()
+
+
+def lose_checkpoints(job: TrainJob) -> None:
+    clear(job.checkpoints)
+
+
+def read_nothing(job: TrainJob) -> None:
+    latest = find_latest(job.checkpoints)
+    assert latest is not None
+    (latest.location / "checkpoint.json").write_json({**latest.facts, "read": {}})
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        (launcher(lambda _: None, num_steps=1), r"model/less@v1 ended at step 1 of 2; run the same command again"),
+        (launcher(lose_checkpoints), r"model/less@v1 ended at step 0 of 2"),
+        (launcher(read_nothing), r"model/less@v1 took 2 steps and read no token"),
+        (launcher(lose("config.json")), r"took all 2 steps and left no config\.json in"),
+        (launcher(lose("tokenizer.json")), r"left no tokenizer\.json in"),
+        (launcher(lose("model.safetensors")), r"left no weights \(\*\.safetensors\) in"),
+    ],
+)
+def test_a_launcher_that_says_it_succeeded_is_not_believed(
+    launch: Any, said: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lisan.train.stages.launch", launch)
+    with pytest.raises(TrainingError, match=said) as caught:
+        run(CPT, small(store, name="less"))
+    assert "\n" not in str(caught.value)
+    assert store.versions(Kind.model, "less") == []
+    monkeypatch.undo()
+    clear(store.checkpoints(Ref.parse("model/less@v1")))
+
+
+def test_a_run_that_ended_early_goes_on_with_the_same_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lisan.train.stages.launch", launcher(lose("model.safetensors")))
+    with pytest.raises(TrainingError, match="left no weights"):
+        run(CPT, small(store, name="early"))
+    monkeypatch.undo()
+    assert run(CPT, small(store, name="early")).facts["steps"] == 2
+
+
 @pytest.mark.parametrize("stage", [CPT, SFT])
 def test_preferences_are_refused_where_text_is_trained(stage: Stage, store: Store, trained: Artifact) -> None:
     config = replace(small(store, name="t"), tokens="tokens/preferences@v1")
@@ -109,7 +173,7 @@ def test_text_is_refused_where_preferences_are_trained(store: Store, trained: Ar
         (
             {"model": ModelConfig(path="model/none@v1")},
             ArtifactError,
-            r"model/none@v1 does not exist; models under .*: trained",
+            r"model/none@v1 does not exist; models under .*: .*trained",
         ),
         (
             {"tokens": "tokens/en@v1"},

@@ -194,7 +194,15 @@ class Store:
                     f"{ref} is unfinished, with checkpoints of another config ({keys}); "
                     f"finish it, bump the version, or delete {checkpoints}"
                 )
-            started.write_json({"fingerprint": mark, "config": plain})
+            made_of = {str(parent.ref): parent.manifest["fingerprint"] for parent in parents}
+            if has_progress and started.exists():
+                begun_with = started.read_json().get("parents", made_of)
+                if changed := [name for name in made_of if begun_with.get(name) != made_of[name]]:
+                    raise ArtifactError(
+                        f"{ref} is unfinished, with checkpoints made from another {changed[0]}; bump the version, or delete "
+                        f"{checkpoints}"
+                    )
+            started.write_json({"fingerprint": mark, "config": plain, "parents": made_of})
         location.delete()
         (location / DRAFT).write_json({"fingerprint": mark, "config": plain})
         return Draft(ref, location, mark, plain, parents, self)

@@ -54,7 +54,10 @@ class ClusterConfig:
     max_failures: int = 3
     "How often a failed worker group is restarted from its last checkpoint."
     collective_timeout_s: int = 600
-    "A collective that waits longer than this has lost a peer, and the run restarts."
+    "During set-up a collective that waits longer than this has lost a peer, and the run restarts."
+    step_timeout_s: int = 300
+    """The same after the first step, for collectives and for a worker that hangs outside of them; where steps are slow it
+    grows to five times the slowest. Watched where somebody starts a worker again: Ray Train, torchrun."""
     peak_tflops: float | None = None
     """TFLOP/s that a training worker's device is capable of, what MFU is a share of; null takes the data sheet's where the
     GPU is known, or else measures for less than a second, 0 leaves MFU out."""
@@ -67,6 +70,11 @@ class ClusterConfig:
         if self.peak_tflops is not None and not 0 <= self.peak_tflops < math.inf:
             raise ConfigError(
                 f"cluster.peak_tflops must be > 0, 0 for no MFU or null to find out, got {self.peak_tflops}"
+            )
+        if self.step_timeout_s < 1 or self.collective_timeout_s < 1:
+            raise ConfigError(
+                "cluster needs step_timeout_s >= 1 and collective_timeout_s >= 1, got "
+                f"{self.step_timeout_s} and {self.collective_timeout_s}"
             )
         if self.num_nodes > 1 and self.num_workers % self.num_nodes:
             raise ConfigError(

@@ -5,13 +5,15 @@ Always: a folder without `checkpoint.json` is ignored and overwritten; loading w
 every rank writes its own.
 """
 
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -19,12 +21,18 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
-from lisan.core.artifact import hash_file
-from lisan.core.errors import TrainingError
+from lisan.core.errors import ArtifactError, TrainingError
 from lisan.core.storage import Location, writing
 from lisan.model.score import Scorer
+from lisan.train.staging import State
+
+T = TypeVar("T")
+Files = dict[str, dict[str, Any]]
+"Size and hash of every file, by name."
 
 MARK = "checkpoint.json"
+LOSS = "loss"
+"What the best checkpoints are chosen by: that of the validation where there is one, else that of the last steps."
 OPTIONS = StateDictOptions(ignore_frozen_params=True)
 
 
@@ -51,9 +59,13 @@ def find_latest(folder: Location) -> Checkpoint | None:
     """Return the finished checkpoint with the highest step."""
     for place in reversed(folder.list()):
         if place.name.startswith("step_") and (place / MARK).exists():
-            facts = (place / MARK).read_json()
-            return Checkpoint(facts["step"], place, facts["bytes"], facts["sha256"], facts)
+            return _open(place)
     return None
+
+
+def _open(place: Location) -> Checkpoint:
+    facts = (place / MARK).read_json()
+    return Checkpoint(facts["step"], place, facts["bytes"], facts["sha256"], facts)
 
 
 def next_start(folder: Location) -> tuple[int, int]:
@@ -62,47 +74,101 @@ def next_start(folder: Location) -> tuple[int, int]:
     return (0, 0) if latest is None else (latest.step, latest.position)
 
 
+def take_state(scorer: Scorer, optimizer: Optimizer) -> State:
+    """Return what a checkpoint holds: the very tensors that training goes on to change, not copies."""
+    model_state, optimizer_state = get_state_dict(scorer, optimizer, options=OPTIONS)
+    return {"model": model_state, "optimizer": optimizer_state}
+
+
 def save(
     scorer: Scorer, optimizer: Optimizer, step: int, folder: Location, facts: Mapping[str, Any] | None = None
 ) -> Checkpoint:
     """Write the state after `step` steps, and facts beside it; every rank calls it and returns when all is complete."""
+    return write(take_state(scorer, optimizer), step, folder, facts or {})
+
+
+def write(
+    state: State, step: int, folder: Location, facts: Mapping[str, Any], group: dist.ProcessGroup | None = None
+) -> Checkpoint:
+    """Write a state that nobody changes meanwhile, and its mark when the files of all ranks lie in their place.
+
+    What fails on one rank raises the same ArtifactError on all. Collectives go through `group`, so that a thread may call it.
+    """
     place = folder / f"step_{step:08d}"
-    model_state, optimizer_state = get_state_dict(scorer, optimizer, options=OPTIONS)
-    with writing(place, "the checkpoint"), _workspace(place) as local:
-        _save_shards({"model": model_state, "optimizer": optimizer_state}, local)
+    share = partial(together, group, place)
+    share(lambda: _clear(place) if dist.get_rank() == 0 else None)
+    shares = share(lambda: _write_share(state, place, group))
+    files = {name: facts for share_files in shares for name, facts in share_files.items()}
+    mark = {
+        "step": step,
+        **facts,
+        "bytes": sum(f["bytes"] for f in files.values()),
+        "sha256": _digest(files),
+        "files": files,
+    }
+    share(lambda: _write_mark(place, mark) if dist.get_rank() == 0 else None)
+    return Checkpoint(step, place, mark["bytes"], mark["sha256"], mark)
+
+
+def together(group: dist.ProcessGroup | None, place: Location, do: Callable[[], T]) -> list[T]:
+    """Do something on every rank and return what each made of it; what fails on one raises ArtifactError on all."""
+    mine: tuple[T | None, str] = (None, "")
+    try:
+        with writing(place, "the checkpoint"):
+            mine = (do(), "")
+    except ArtifactError as error:
+        mine = (None, str(error))
+    outcomes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(outcomes, mine, group=group)
+    for _, said in outcomes:
+        if said:
+            raise ArtifactError(said)
+    return [made for made, _ in outcomes]
+
+
+def _clear(place: Location) -> None:
+    place.delete()
+    place.make()
+
+
+def _write_share(state: State, place: Location, group: dist.ProcessGroup | None) -> Files:
+    """Write this rank's part and return its files: hashed where they were written, before they travel."""
+    with _workspace(place) as local:
+        try:
+            dcp.save(state, checkpoint_id=local, process_group=group)
+        except CheckpointException as error:  # a BaseException, which nobody else would catch
+            raise OSError(_reason(error)) from error
+        files = {file.name: _describe(file) for file in sorted(local.iterdir()) if _is_own(file.name)}
         if not place.is_local:
             place.upload(local)
-    dist.barrier()
-    if dist.get_rank() == 0:
-        files = {file.relative_to(place): {"bytes": size, "sha256": hash_file(file)} for file, size in place.walk()}
-        digest = _digest(files)
-        (place / MARK).write_json(
-            {
-                "step": step,
-                **(facts or {}),
-                "bytes": sum(f["bytes"] for f in files.values()),
-                "sha256": digest,
-                "files": files,
-            }
+    return files
+
+
+def _is_own(name: str) -> bool:
+    """Tell whether DCP lets this rank write a file: `__3_0.distcp` is rank 3's, the metadata rank 0's."""
+    rank = dist.get_rank()
+    return name.startswith(f"__{rank}_") or (rank == 0 and not name.startswith("__"))
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _write_mark(place: Location, mark: Mapping[str, Any]) -> None:
+    found = {file.relative_to(place): size for file, size in place.walk()}
+    lost = sorted(name for name, facts in mark["files"].items() if found.get(name) != facts["bytes"])
+    if lost:
+        raise OSError(
+            f"{len(lost)} of {len(mark['files'])} files that workers wrote are not there ({lost[0]}), as when every node "
+            "writes to a disk of its own"
         )
-    dist.barrier()
-    found = find_latest(folder)
-    assert found is not None
-    assert found.step == step
-    return found
-
-
-def _save_shards(state: dict[str, Any], folder: Path) -> None:
-    try:
-        dcp.save(state, checkpoint_id=folder)
-    except CheckpointException as error:  # a BaseException, which nobody else would catch
-        raise OSError(_reason(error)) from error
+    (place / MARK).write_json(mark)
 
 
 def load(scorer: Scorer, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
     """Put the state of a checkpoint into the model and the optimizer, whatever number of workers wrote it."""
-    model_state, optimizer_state = get_state_dict(scorer, optimizer, options=OPTIONS)
-    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
+    state = take_state(scorer, optimizer)
     try:
         dcp.load(state, checkpoint_id=checkpoint.location.local_folder())
     except (Exception, CheckpointException) as error:  # the latter is no Exception
@@ -126,23 +192,33 @@ def _reason(error: BaseException) -> str:
     return next(iter(str(first).splitlines()), "") or type(first).__name__
 
 
-def remove_old(folder: Location, keep: int) -> None:
-    """Delete all but the `keep` latest checkpoints, and unfinished ones."""
+def remove_old(folder: Location, keep: int, keep_best: int = 0) -> None:
+    """Delete all but the `keep` latest checkpoints and the `keep_best` of lowest loss, and unfinished ones.
+
+    The latest, which a resumed run takes, stays always. Called by rank 0 while none is being written.
+    """
     places = [place for place in folder.list() if place.name.startswith("step_")]
     finished = [place for place in places if (place / MARK).exists()]
+    kept = {*finished[-keep:], *(found.location for found in find_best(folder, keep_best))}
     for place in places:
-        if place not in finished[-keep:]:
+        if place not in kept:
+            (place / MARK).delete()  # first, so that what is left of a folder is never taken for a checkpoint
             place.delete()
+
+
+def find_best(folder: Location, count: int) -> list[Checkpoint]:
+    """Return the finished checkpoints of lowest loss, the best first and of equals the earlier; those without one count last."""
+    if not count:
+        return []
+    finished = [_open(place) for place in folder.list() if place.name.startswith("step_") and (place / MARK).exists()]
+    measured = [found for found in finished if found.facts.get(LOSS) is not None]
+    return sorted(measured, key=lambda found: (found.facts[LOSS], found.step))[:count]
 
 
 @contextmanager
 def _workspace(place: Location) -> Iterator[Path]:
     """Give the folder that DCP writes to: the place itself, or a temporary one that is uploaded."""
     if place.is_local:
-        if dist.get_rank() == 0:
-            place.delete()
-            place.make()
-        dist.barrier()
         yield Path(place.full_path)
         return
     folder = Path(tempfile.mkdtemp(prefix="lisan-checkpoint-"))
@@ -152,8 +228,6 @@ def _workspace(place: Location) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _digest(files: dict[str, dict[str, Any]]) -> str:
-    import hashlib
-
+def _digest(files: Files) -> str:
     lines = "".join(f"{name} {facts['sha256']}\n" for name, facts in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -33,7 +33,12 @@ class LoopConfig:
     "Rows that one worker computes at a time."
     checkpoint_every: int = 200
     "Steps between checkpoints."
+    async_checkpoints: bool = True
+    "Whether checkpoints are written while training goes on; costs main memory for one copy of a worker's share of the state."
     keep_checkpoints: int = 2
+    "Latest checkpoints that stay."
+    keep_best: int = 0
+    "Checkpoints of lowest loss that stay as well: of the validation where there is one, else of the last guard.window steps."
     log_every: int = 10
     seed: int = 0
     guard: GuardConfig = field(default_factory=GuardConfig)
@@ -47,6 +52,9 @@ class LoopConfig:
             raise ConfigError(
                 "loop.step_rows, micro_rows, checkpoint_every, keep_checkpoints and log_every must be >= 1"
             )
+
+        if self.keep_best < 0:
+            raise ConfigError(f"loop.keep_best must be >= 0, got {self.keep_best}")
 
     def steps(self, num_rows: int) -> int:
         return self.num_steps or max(1, math.ceil(self.num_epochs * num_rows / self.step_rows))
@@ -72,3 +80,7 @@ class Course:
     history: History | None = None
     "What the run's page is drawn from, on the first rank; it is the `run` then."
     progress: Progress = field(default_factory=Progress)
+    validate: Callable[[Scorer], dict[str, float]] | None = None
+    "Losses on held-out rows, on every rank; called after some of the steps."
+    validate_every: int = 0
+    "Steps between validations; 0 validates with every checkpoint."

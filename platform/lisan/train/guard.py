@@ -75,6 +75,12 @@ class Guard:
         history = {name: list(values) for name, values in self._history.items()}
         return {GUARD: {"skipped": self.num_skipped, "in_a_row": self._in_a_row, **history}}
 
+    @property
+    def recent_loss(self) -> float | None:
+        """Mean loss of the last steps that were taken, `window` at most; None before the first."""
+        losses = self._history["loss"]
+        return sum(losses) / len(losses) if losses else None
+
     def refuse(self, step: int, loss: float, grad_norm: float, row_ids: Callable[[], list[int]]) -> str:
         """Return why a step is to be skipped, nothing when it may be taken; TrainingError when the run has to stop."""
         values = {"gradient norm": grad_norm, "loss": loss}

@@ -35,6 +35,7 @@ from lisan.train.optim import OptimConfig, make_optimizer
 from lisan.train.outcome import open_places, outline, write_model
 from lisan.train.reference import Reference, attach_reference, score_reference
 from lisan.train.tuning import TuningConfig
+from lisan.train.validation import ValidationConfig, measure_losses
 from lisan.train.worker import ProcessGroup, Worker
 
 
@@ -49,6 +50,8 @@ class TrainConfig(StageConfig):
     tuning: TuningConfig = field(default_factory=TuningConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    "Loss on held-out rows while training."
     precision: Precision = Precision.bfloat16
     "Of the computation; master weights, gradients' reductions and optimizer state are fp32."
     float8: bool = False
@@ -98,6 +101,10 @@ class DpoConfig(TrainConfig):
             raise ConfigError(
                 "length_normalised has no effect on loss=kto, which judges whole replies against a KL divergence of whole "
                 "replies; leave it out, or take loss=sigmoid or ipo"
+            )
+        if self.validation.tokens is not None:
+            raise ConfigError(
+                f"validation.tokens={self.validation.tokens} is for text; train_dpo measures no held-out loss, leave it out"
             )
         if self.optim.z_loss:
             raise ConfigError(f"optim.z_loss={self.optim.z_loss} has no effect on preferences; set it to 0")
@@ -171,9 +178,35 @@ def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
         history = History(
             job.run, job.checkpoints, describe_run(config, scorer, worker, RunPlan(num_steps, order, gauge))
         )
-    run = history or job.run
     return Course(
-        config.loop, config.optim, num_steps, order, objective, count, job.checkpoints, run, anchor, gauge, history
+        config=config.loop,
+        optim=config.optim,
+        num_steps=num_steps,
+        order=order,
+        objective=objective,
+        count_targets=count,
+        checkpoints=job.checkpoints,
+        run=history or job.run,
+        anchor=anchor,
+        validate=make_validation(job, worker),
+        validate_every=config.validation.every,
+        gauge=gauge,
+        history=history,
+    )
+
+
+def make_validation(job: TrainJob, worker: Worker) -> Callable[[Scorer], dict[str, float]] | None:
+    """Return what measures the loss on the held-out rows that the config names; None when it names none."""
+    config = job.config
+    if config.validation.tokens is None:
+        return None
+    [held_out] = [parent for parent in job.parents if str(parent.ref) == config.validation.tokens]
+    return partial(
+        measure_losses,
+        reader=RowReader(held_out),
+        num_rows=config.validation.num_rows,
+        micro_rows=config.loop.micro_rows,
+        worker=worker,
     )
 
 

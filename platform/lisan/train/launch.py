@@ -7,6 +7,7 @@ checkpoint, up to `cluster.max_failures` times; the failure that remains is one 
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,12 +25,14 @@ def launch(job: TrainJob) -> dict[str, float]:
     if cluster.use_gpu and cluster.num_workers == 0 and not torch.cuda.is_available():
         raise ConfigError("cluster.use_gpu is true but this process sees no GPU; choose cluster=local for the CPU")
     if cluster.num_workers == 0:
-        return run_worker(job, worker_from_environment())
+        watched = cluster.step_timeout_s if "TORCHELASTIC_RUN_ID" in os.environ else 0
+        worker = replace(worker_from_environment(), step_timeout_s=watched)
+        return run_worker(job, replace(worker, collective_timeout_s=cluster.collective_timeout_s))
     return _launch_on_ray(job)
 
 
 def _launch_on_ray(job: TrainJob) -> dict[str, float]:
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from lisan.session import connect
@@ -42,6 +45,8 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
     place = job.checkpoints
+    # Ray's own list of checkpoints of an earlier launch; the loop resumes from and lets go of them by what lies on storage.
+    (place / "checkpoint_manager_snapshot.json").delete()
     parent = type(place)(place.root, place.path.rpartition("/")[0])
     trainer = TorchTrainer(
         partial(_on_worker, job),
@@ -60,7 +65,6 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
             storage_filesystem=parent.file_system,
             logging_config=LoggingConfig(log_level="ERROR"),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.loop.keep_checkpoints),
         ),
         datasets={STREAM: placeholder()},
         dataset_config=PlanDataConfig(stream),
@@ -95,7 +99,8 @@ def _on_worker(job: TrainJob) -> dict[str, float]:
         or (0 if cluster.use_gpu else max(1, cores // context.get_local_world_size())),
         report=partial(_report, job),
         stream=partial(iterate_rows, shard, job.config.loop.step_rows // context.get_world_size()),
-        retains=False,
+        collective_timeout_s=cluster.collective_timeout_s,
+        step_timeout_s=cluster.step_timeout_s,
     )
     return run_worker(job, worker)
 

@@ -6,9 +6,10 @@ run stops; a run that is resumed computes what an uninterrupted one would have. 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,10 +23,13 @@ from lisan.tokens.rows import Rows
 from lisan.train import checkpoint
 from lisan.train.course import Course, LoopConfig
 from lisan.train.guard import Guard
-from lisan.train.ledger import Ledger, flatten_read
+from lisan.train.keeper import Keeper
+from lisan.train.ledger import Ledger
 from lisan.train.objectives import Loss
 from lisan.train.optim import OptimConfig, learning_rate, set_rate
 from lisan.train.throughput import Meter
+from lisan.train.validation import VALIDATION_LOSS
+from lisan.train.watchdog import Watchdog
 from lisan.train.worker import Worker, sum_over_ranks
 
 Books = tuple[Ledger, Guard]
@@ -36,8 +40,16 @@ Measured = tuple[Rows, Loss, Batch]
 def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) -> dict[str, float]:
     """Run the steps that are left and return the last metrics.
 
-    Raises TrainingError when the loss is not a number or the rows are not those of the plan.
+    Raises TrainingError when the loss is not a number or the rows are not those of the plan, ArtifactError when a
+    checkpoint cannot be written.
     """
+    with Keeper(scorer, optimizer, course, worker) as keeper, Watchdog(worker) as watchdog:
+        return take_steps(scorer, optimizer, course, worker, keeper, watchdog)
+
+
+def take_steps(
+    scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker, keeper: Keeper, watchdog: Watchdog
+) -> dict[str, float]:
     ledger, guard = books = Ledger(course.order), Guard(course.config.guard)
     first = resume(scorer, optimizer, course, worker, books)
     meter = Meter(course, worker, first)
@@ -60,6 +72,7 @@ def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) 
             meter.skip(refusal, guard.num_skipped)
         else:
             grad_norm = norm
+            keeper.wait_for_copy()
             take_step(optimizer, lr)
             for one in measured:
                 meter.add(*one)
@@ -67,9 +80,15 @@ def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) 
         done = step + 1
         if done % course.config.log_every == 0 or done == course.num_steps:
             meter.log(done, lr, grad_norm)
-        if done % course.config.checkpoint_every == 0 or done == course.num_steps:
-            saved = keep(scorer, optimizer, done, course, worker, books)
-            worker.report({"step": done, **meter.last}, str(saved.location))
+            keeper.look()
+        is_kept = done % course.config.checkpoint_every == 0 or done == course.num_steps
+        with watchdog.paused():
+            validated = validate(scorer, done, is_kept, course, worker)
+            if is_kept:
+                keeper.begin(done, {**meter.last, **validated}, close_books(books, validated))
+        watchdog.beat(done)
+    with watchdog.paused():
+        keeper.finish()
     return meter.last
 
 
@@ -86,18 +105,23 @@ def resume(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker,
     return latest.step
 
 
-def keep(
-    scorer: Scorer, optimizer: Optimizer, step: int, course: Course, worker: Worker, books: Books
-) -> checkpoint.Checkpoint:
-    """Write a checkpoint with the books so far, tell the tracker, and let old ones go."""
+def close_books(books: Books, validated: Mapping[str, float]) -> dict[str, Any]:
+    """Return what a checkpoint keeps beside the state, with the loss that it is compared by."""
     facts = {name: fact for book in books for name, fact in book.close().items()}
-    saved = checkpoint.save(scorer, optimizer, step, course.checkpoints, facts)
+    _, guard = books
+    return {**facts, checkpoint.LOSS: validated.get(VALIDATION_LOSS, guard.recent_loss)}
+
+
+def validate(scorer: Scorer, step: int, is_kept: bool, course: Course, worker: Worker) -> dict[str, float]:
+    """Measure and log the losses on held-out rows, if this is a step for it."""
+    every = course.validate_every
+    if course.validate is None or not (step % every == 0 or step == course.num_steps if every else is_kept):
+        return {}
+    losses = course.validate(scorer)
     if worker.is_first:
-        course.run.log_metrics(flatten_read(facts), step)
-        course.run.log_checkpoint(step, str(saved.location), saved.num_bytes, saved.digest)
-        if worker.retains:
-            checkpoint.remove_old(course.checkpoints, course.config.keep_checkpoints)
-    return saved
+        course.run.log_metrics(losses, step)
+        print(f"  step {step}/{course.num_steps} validation loss {losses[VALIDATION_LOSS]:.4f}", flush=True)
+    return losses
 
 
 def next_rows(rows_by_step: Iterator[Rows], course: Course, worker: Worker, step: int) -> Rows:

@@ -8,11 +8,11 @@ it.
 from typing import Any
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import ConfigError, DataError, TrainingError
 from lisan.core.stage import Run, Stage
 from lisan.model.parallel import check_sharding
 from lisan.tokens.chat import template_hash
-from lisan.train.checkpoint import find_latest
+from lisan.train.checkpoint import LOSS, Checkpoint, find_best, find_latest
 from lisan.train.history import leave_page
 from lisan.train.job import DpoConfig, TrainConfig, TrainJob, plan_run
 from lisan.train.launch import launch
@@ -25,18 +25,48 @@ from lisan.vocabulary.tokenizer import open_tokenizer
 
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     """Start the workers that the cluster config asks for and return what they measured."""
-    tokens = draft.parent(Kind.tokens)
+    tokens = draft.parents[0]
     job = TrainJob(config, tokens, draft.parents, draft.store.checkpoints(draft.ref), draft.location, run)
     metrics = launch(job)
-    if not (draft.location / "config.json").exists():
-        raise DataError(f"{draft.ref} trained without leaving a model; see the workers' log")
-    latest = find_latest(job.checkpoints)
-    assert latest is not None
+    latest = check_outcome(job, draft.ref)
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
     tokenizer = open_tokenizer(open_places(config, draft.parents).tokenizer)
     leave_page(job.checkpoints, draft.location, run)
-    known = {"tokenizer_hash": tokens.facts["tokenizer_hash"], "template_hash": template_hash(tokenizer)}
+    known: dict[str, Any] = {
+        "tokenizer_hash": tokens.facts["tokenizer_hash"],
+        "template_hash": template_hash(tokenizer),
+    }
+    best = {found.step: found.facts[LOSS] for found in find_best(job.checkpoints, config.loop.keep_best)}
+    if best:
+        known["best_checkpoints"] = best
     return {**metrics, "steps": latest.step, **realised(latest.facts), **known, "checkpoint": where}
+
+
+def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
+    """Return the last checkpoint of a run that did all it should; TrainingError when a launcher only says so.
+
+    The exit code of a job follows from what lies on storage, not from the workers' farewell.
+    """
+    num_steps, _ = plan_run(job.config, job.tokens)
+    latest = find_latest(job.checkpoints)
+    steps = latest.step if latest else 0
+    if latest is None or steps != num_steps:
+        raise TrainingError(
+            f"{ref} ended at step {steps} of {num_steps}; run the same command again to go on from there"
+        )
+    if not realised(latest.facts)["tokens_seen"]:
+        raise TrainingError(
+            f"{ref} took {steps} steps and read no token; see the workers' log and delete {job.checkpoints}"
+        )
+    files = {file.relative_to(job.output): size for file, size in job.output.walk()}
+    missing = [name for name in ("config.json", "tokenizer.json") if not files.get(name)]
+    if missing or not any(size for name, size in files.items() if name.endswith(".safetensors")):
+        lost = missing[0] if missing else "weights (*.safetensors)"
+        raise TrainingError(
+            f"{ref} took all {steps} steps and left no {lost} in {job.output}; run the same command again, which writes the "
+            "model from the last checkpoint"
+        )
+    return latest
 
 
 def check(config: TrainConfig, store: Store) -> None:
@@ -55,6 +85,8 @@ def check(config: TrainConfig, store: Store) -> None:
     parents = tuple(store.open(ref) for ref in parents_of(config))
     check_vocabulary(config, tokens, parents)
     check_context(config, tokens, parents)
+    if config.validation.tokens is not None:
+        check_held_out(config, store, parents)
     plan_run(config, tokens)
     check_targets(config, tokens)
 
@@ -69,8 +101,24 @@ def check_targets(config: TrainConfig, tokens: Artifact) -> None:
         )
 
 
+def check_held_out(config: TrainConfig, store: Store, parents: tuple[Artifact, ...]) -> None:
+    """Refuse held-out rows that are not held out, not stored, or of another tokenizer."""
+    held_out = store.open(Ref.parse(config.validation.tokens or "", Kind.tokens))
+    key = f"validation.tokens={held_out.ref}"
+    if config.validation.tokens == config.tokens:
+        raise ConfigError(f"{key} is what is trained on; encode the corpus once more with split=validation")
+    if held_out.facts["record_kind"] == "preferences":
+        raise ConfigError(f"{key} holds preferences; the loss is that of documents or conversations")
+    if "chunk_records" in held_out.facts:
+        raise ConfigError(f"{key} stores no rows; encode it with store_rows=true")
+    check_vocabulary(config, held_out, parents)
+    check_context(config, held_out, parents)
+
+
 def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
     refs = [Ref.parse(config.tokens, Kind.tokens)]
+    if config.validation.tokens is not None:
+        refs.append(Ref.parse(config.validation.tokens, Kind.tokens))
     named = (config.model.path, config.model.tokenizer, config.model.new_rows.donor)
     refs += [Ref.parse(text) for text in named if text and Ref.looks_like(text)]
     return tuple(refs)

@@ -32,8 +32,10 @@ class Worker:
     report: Report = silent
     stream: Callable[[], Iterator[Rows]] | None = None
     "Rows of this rank from the step that the run resumes at; null reads them directly."
-    retains: bool = True
-    "Whether this process removes old checkpoints itself; Ray Train does it where it runs."
+    collective_timeout_s: int = 600
+    "For a collective before the first step and after the last."
+    step_timeout_s: int = 0
+    "After so long without a finished step the process ends, for somebody to start it again; 0 where nobody would."
 
     @property
     def is_first(self) -> bool:

@@ -1,0 +1,125 @@
+"""The keeper: checkpoints that are written while training goes on.
+
+In: a run, and at some of its steps the word to keep it. Out: finished checkpoints, told to tracker and launcher, and old ones
+gone. Always: at most one is being written; the state, the books and the metrics are those of its step; what cannot be
+written ends the run, on all ranks, at the next interval, the next checkpoint or the end.
+
+A thread of each rank copies the state, writes, hashes and uploads. Its collectives go through a group of their own, so that
+they never meet those of training. The loop waits twice: before a weight changes until the copy is made, and before the next
+checkpoint until the last is complete.
+"""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.optim import Optimizer
+
+from lisan.core.errors import LisanError
+from lisan.model.score import Scorer
+from lisan.train import checkpoint
+from lisan.train.checkpoint import Checkpoint
+from lisan.train.course import Course
+from lisan.train.ledger import flatten_read
+from lisan.train.staging import Staging, State
+from lisan.train.worker import Worker, sum_over_ranks
+
+PATIENCE_S = 10.0
+"How long a run that fails for want of its peers waits for the checkpoint that they were writing together."
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A checkpoint that is being written."""
+
+    step: int
+    metrics: Mapping[str, float]
+    facts: Mapping[str, Any]
+    is_copied: threading.Event = field(default_factory=threading.Event)
+    result: Future[Checkpoint] = field(default_factory=Future)
+
+
+class Keeper:
+    """Keeps the state of one run; every rank has one and calls the same methods at the same steps."""
+
+    def __init__(self, scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) -> None:
+        self.scorer, self.optimizer, self.course, self.worker = scorer, optimizer, course, worker
+        self._flight: _Flight | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Keeper":
+        # Its timeout is torch's half hour: ranks may wait for each other's storage much longer than for a step.
+        self._group = dist.new_group(backend="gloo")
+        self._staging = Staging(self.worker.device) if self.course.config.async_checkpoints else None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Let the checkpoint that is being written come to its end, whatever became of the run."""
+        flight = self._flight
+        if flight is not None and self._thread is not None:
+            self._thread.join(None if error is None or isinstance(error, LisanError) else PATIENCE_S)
+            if flight.result.done() and flight.result.exception() is not None:
+                print(f"  the checkpoint of step {flight.step} failed too: {flight.result.exception()}", flush=True)
+        if self._thread is None or not self._thread.is_alive():
+            dist.destroy_process_group(self._group)
+
+    def begin(self, step: int, metrics: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+        """Begin to write the checkpoint of a step, after the one before is complete."""
+        self.finish()
+        flight = self._flight = _Flight(step, {"step": step, **metrics}, facts)
+        state = checkpoint.take_state(self.scorer, self.optimizer)
+        if self._staging is None:
+            self._write(flight, state)
+            self.finish()
+            return
+        self._staging.begin()
+        # A daemon, for a peer that is gone must not keep this process from ending.
+        self._thread = threading.Thread(target=self._write, args=(flight, state), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait_for_copy(self) -> None:
+        """Return when the weights may change."""
+        if self._flight is not None:
+            self._flight.is_copied.wait()
+
+    def look(self) -> None:
+        """Tell of the checkpoint that was being written if every rank is done with it."""
+        if self._flight is None:
+            return
+        is_done = torch.tensor([float(self._flight.result.done())])
+        if sum_over_ranks(is_done).item() == self.worker.world_size:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one, and tell of it."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        saved = flight.result.result()
+        if self.worker.is_first:
+            self.course.run.log_metrics(flatten_read(saved.facts), saved.step)
+            self.course.run.log_checkpoint(saved.step, str(saved.location), saved.num_bytes, saved.digest)
+        self.worker.report(flight.metrics, str(saved.location))
+
+    def _write(self, flight: _Flight, state: State) -> None:
+        try:
+            if self._staging is not None:
+                state = self._staging.copy(state)
+            flight.is_copied.set()
+            saved = checkpoint.write(state, flight.step, self.course.checkpoints, flight.facts, self._group)
+            checkpoint.together(self._group, self.course.checkpoints, self._prune)
+            flight.result.set_result(saved)
+        except BaseException as error:  # raised again where the loop asks for the result
+            flight.result.set_exception(error)
+        finally:
+            flight.is_copied.set()
+
+    def _prune(self) -> None:
+        if self.worker.is_first:
+            config = self.course.config
+            checkpoint.remove_old(self.course.checkpoints, config.keep_checkpoints, config.keep_best)

@@ -1,0 +1,73 @@
+"""Validation: the loss on held-out rows while a model trains.
+
+In: a model in training and the rows of another tokens artifact, usually encoded with `split=validation`. Out: the mean loss
+per token, of each source and of each language. Always: the same rows every time, shared by the ranks; training does not
+notice: no weight, no random number and no row of it changes. Training stops meanwhile, for a forward pass of `num_rows` rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lisan.core.errors import ConfigError
+from lisan.model.parallel import reshard
+from lisan.model.score import Scorer, collate
+from lisan.tokens.rows import RowReader
+from lisan.train.objectives import causal_lm
+from lisan.train.worker import Worker, sum_over_ranks
+
+VALIDATION_LOSS = "validation/loss"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationConfig:
+    tokens: str | None = None
+    "tokens/name@version of held-out rows, encoded with split=validation; null validates nothing."
+    num_rows: int = 256
+    "Rows, spread evenly over the artifact; all of them when it has fewer."
+    every: int = 0
+    "Steps between validations, the last step always; 0 validates with every checkpoint."
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 1 or self.every < 0:
+            raise ConfigError(f"validation needs num_rows >= 1 and every >= 0, got {self.num_rows} and {self.every}")
+        if self.tokens is None and (self.num_rows, self.every) != (256, 0):
+            raise ConfigError(
+                "validation.num_rows and validation.every have no effect without validation.tokens; set it"
+            )
+
+
+@torch.no_grad()
+def measure_losses(
+    scorer: Scorer, reader: RowReader, num_rows: int, micro_rows: int, worker: Worker
+) -> dict[str, float]:
+    """Return `validation/loss`, and the same per source and language; every rank calls it and gets all of them."""
+    row_ids = np.unique(np.linspace(0, len(reader) - 1, min(num_rows, len(reader))).round().astype(np.int64))
+    batch_rows = micro_rows * worker.world_size
+    sums = torch.zeros(2, len(reader.sources), dtype=torch.float64)
+    scorer.eval()
+    for start in range(0, len(row_ids), batch_rows):
+        # Short ranks read their last row again and do not count it, because sharded weights are gathered in step.
+        places = np.arange(start + worker.rank, start + batch_rows, worker.world_size)
+        rows = reader.read(row_ids[np.minimum(places, len(row_ids) - 1)])
+        batch = collate(rows.input_ids, rows.labels, rows.doc_lens)
+        nll = causal_lm(scorer, batch.to(worker.device)).row_nll.double().cpu()
+        is_own = torch.from_numpy(places < len(row_ids))
+        source = torch.from_numpy(reader.source_of(rows.row_ids))[is_own]
+        sums[0].index_add_(0, source, nll[is_own])
+        sums[1].index_add_(0, source, (batch.labels[:, 1:] >= 0).sum(1).double()[is_own])
+    reshard(scorer)
+    scorer.train()
+    return _name_losses(reader, *sum_over_ranks(sums).numpy())
+
+
+def _name_losses(reader: RowReader, nll: np.ndarray, num_targets: np.ndarray) -> dict[str, float]:
+    languages = np.array([reader.languages[source] for source in reader.sources])
+    groups = {
+        VALIDATION_LOSS: np.ones(len(languages), bool),
+        **{f"{VALIDATION_LOSS}/{source}": np.arange(len(languages)) == i for i, source in enumerate(reader.sources)},
+        **{f"validation/language_loss/{name}": languages == name for name in sorted(set(languages))},
+    }
+    counted = {name: members for name, members in groups.items() if num_targets[members].sum()}
+    return {name: float(nll[members].sum() / num_targets[members].sum()) for name, members in counted.items()}

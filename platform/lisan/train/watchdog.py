@@ -1,0 +1,95 @@
+"""The watchdog: a run that hangs ends, so that it is started again from its last checkpoint.
+
+In: a beat after every finished step. Out: nothing, or the stacks of all threads, one sentence, and the end of the process.
+Always: it begins with the first step, whose compilations and set-up may take long; a slow model is no hang, because the limit
+grows with the slowest step so far; a process that was itself stopped for a while begins to count anew.
+
+Collectives get the same limit. A peer that died breaks its connections, which every rank notices at once; the watchdog is for
+peers that stand still, hangs outside of collectives, and streams that never yield.
+"""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import TracebackType
+
+from torch.distributed.distributed_c10d import _set_pg_timeout
+
+from lisan.train.worker import Worker
+
+SLOWER = 5.0
+"A step may take so many times the slowest before it."
+EXIT_CODE = 87
+
+
+def end_process(sentence: str) -> None:
+    """Say why, show where every thread stands, and go without a farewell: whatever hangs would hang that too."""
+    print(f"TrainingError: {sentence}", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(sys.stderr, all_threads=True)
+    sys.stderr.flush()
+    os._exit(EXIT_CODE)
+
+
+class Watchdog:
+    """Watches the steps of one process; without a limit it watches nothing."""
+
+    def __init__(self, worker: Worker, end: Callable[[str], None] = end_process) -> None:
+        self.worker, self.least_s, self.end = worker, worker.step_timeout_s, end
+        self._limit_s = 0.0
+        self._step = 0
+        self._last: float | None = None
+        self._slowest_s = 0.0
+        self._is_paused = self._is_over = False
+        self._wake = threading.Event()
+
+    def __enter__(self) -> "Watchdog":
+        if self.least_s:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._is_over = True
+        self._wake.set()
+        if self._limit_s and kind is None:
+            # Others wait while the first rank writes the model.
+            _set_pg_timeout(timedelta(seconds=self.worker.collective_timeout_s))
+
+    def beat(self, step: int) -> None:
+        """Note that a step is done."""
+        now = time.monotonic()
+        if self._last is not None:
+            self._slowest_s = max(self._slowest_s, now - self._last)
+        self._step, self._last = step, now
+        if self.least_s and (limit_s := max(self.least_s, SLOWER * self._slowest_s)) > self._limit_s:
+            # Set-up had the longer `cluster.collective_timeout_s`.
+            _set_pg_timeout(timedelta(seconds=limit_s))
+            self._limit_s = limit_s
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what may take any time, such as waiting for storage."""
+        self._is_paused, begun = True, time.monotonic()
+        yield
+        if self._last is not None:
+            self._last += time.monotonic() - begun
+        self._is_paused = False
+
+    def _watch(self) -> None:
+        looked = time.monotonic()
+        while not self._wake.wait(self.least_s / 10):
+            before, looked = looked, time.monotonic()
+            if looked - before > self.least_s / 2 and self._last is not None:
+                self._last = looked  # stopped, or starved
+            if self._is_over or self._is_paused or self._last is None:
+                continue
+            if looked - self._last > self._limit_s:
+                self.end(
+                    f"rank {self.worker.rank} finished no step for {looked - self._last:.0f} s after step {self._step}, and "
+                    f"cluster.step_timeout_s is {self.least_s}; its stacks follow, and the run goes on from its last checkpoint "
+                    "where cluster.max_failures allows; raise cluster.step_timeout_s if a step may take so long"
+                )
