@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 
-from lisan.core.artifact import Artifact
+from lisan.core.artifact import Artifact, Kind
 from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, StageConfig
 from lisan.core.storage import Location
@@ -28,7 +28,15 @@ from lisan.train.loop import Course, LoopConfig, check_rows, train
 from lisan.train.objectives import PreferenceLoss, Terms
 from lisan.train.optim import OptimConfig, make_optimizer
 from lisan.train.outcome import open_places, prepare_model, write_model
-from lisan.train.reference import Reference, attach_reference, score_reference
+from lisan.train.reference import (
+    MISMATCHED,
+    REFERENCE,
+    Reference,
+    attach_reference,
+    check_reference,
+    read_reference,
+    score_reference,
+)
 from lisan.train.worker import ProcessGroup, Worker
 
 
@@ -78,6 +86,8 @@ class DpoConfig(TrainConfig):
     "Share of preferences taken to be the wrong way round; loss=sigmoid only."
     length_normalised: bool = False
     "Whether log-probabilities are means per token instead of sums, which takes the advantage from long replies; not with kto."
+    reference: str | None = None
+    "scores/name@version that score_preferences made; null lets the workers score the rows before their first step."
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
@@ -145,7 +155,7 @@ def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
     objective: Callable[..., objectives.Loss] = partial(_causal_lm, z_loss=config.optim.z_loss)
     count, anchor = objectives.count_labels, None
     if isinstance(config, DpoConfig):
-        reference = score_reference(scorer, RowReader(job.tokens), config.loop.micro_rows, job.checkpoints, worker)
+        reference = find_reference(job, scorer, RowReader(job.tokens), "", worker)
         terms = Terms(config.loss, config.beta, config.label_smoothing, config.length_normalised)
         objective = partial(_preference, reference=reference, terms=terms)
         count = objectives.count_pairs
@@ -156,9 +166,19 @@ def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
 
 def make_anchor(job: TrainJob, scorer: Scorer, worker: Worker) -> Callable[[Scorer, Sequence[Rows]], float]:
     """Let the reference score the exchanged replies of every row, once; return what estimates KTO's KL of a step."""
-    reader, folder = MismatchedReader(job.tokens), job.checkpoints / "mismatched"
-    reference = score_reference(scorer, reader, job.config.loop.micro_rows, folder, worker)
+    reader = MismatchedReader(job.tokens)
+    reference = find_reference(job, scorer, reader, MISMATCHED, worker)
     return partial(estimate_kl, reader=reader, reference=reference, device=worker.device)
+
+
+def find_reference(job: TrainJob, scorer: Scorer, reader: RowReader, folder: str, worker: Worker) -> Reference:
+    """Return the scores that the config names, or score now with the model that has not moved yet."""
+    given = next((parent for parent in job.parents if parent.ref.kind is Kind.scores), None)
+    if given is None:
+        return score_reference(scorer, reader, job.config.loop.micro_rows, job.checkpoints / folder, worker)
+    reference = read_reference(given.location / folder / REFERENCE)
+    check_reference(scorer, reader, reference, given, worker.device)
+    return reference
 
 
 def _causal_lm(scorer: Scorer, batch: Batch, rows: Rows, z_loss: float) -> objectives.Loss:  # noqa: ARG001

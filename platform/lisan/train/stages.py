@@ -17,6 +17,7 @@ from lisan.train.launch import launch
 from lisan.train.ledger import realised
 from lisan.train.loop import check_rows
 from lisan.train.outcome import check_context, check_vocabulary, open_places
+from lisan.train.scores import check_scores
 from lisan.vocabulary.tokenizer import open_tokenizer
 
 
@@ -48,6 +49,8 @@ def check(config: TrainConfig, store: Store) -> None:
     parents = tuple(store.open(ref) for ref in parents_of(config))
     check_vocabulary(config, tokens, parents)
     check_context(config, tokens, parents)
+    if isinstance(config, DpoConfig):
+        check_scores(config, tokens, parents)
     plan_run(config, tokens)
 
 
@@ -55,6 +58,8 @@ def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
     refs = [Ref.parse(config.tokens, Kind.tokens)]
     named = (config.model.path, config.model.tokenizer, config.model.new_rows.donor)
     refs += [Ref.parse(text) for text in named if text and Ref.looks_like(text)]
+    if isinstance(config, DpoConfig) and config.reference is not None:
+        refs.append(Ref.parse(config.reference, Kind.scores))
     return tuple(refs)
 
 
