@@ -25,6 +25,7 @@ RANKS = {
     "train": 5,
     "evaluate": 5,
     "serve": 5,
+    "synth": 6,
     "comparison": 6,
     "pipeline": 7,
     "jobs": 8,
