@@ -57,7 +57,9 @@ def test_a_models_own_answers_become_the_preferences_it_is_trained_on(tiny_store
     sampled = run_stage(SAMPLE, config, no_run, silent)
     asked = [one for file in (sampled.location / "answers").list() for one in read_asked(file)]
     assert len(asked) == 20
-    assert all(len({answer.text for answer in one.answers}) > 1 for one in asked), "four seeds, not one answer four times"
+    assert all(len({answer.text for answer in one.answers}) > 1 for one in asked), (
+        "four seeds, not one answer four times"
+    )
     pairs = list(read_records(sampled, RecordKind.preferences))
     assert len(pairs) >= 10
     assert sampled.facts["mean_chosen_score"] > sampled.facts["mean_rejected_score"]

@@ -1,5 +1,7 @@
 """The reference pass through Ray Data: two actors score what one process scores."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
@@ -15,6 +17,19 @@ from lisan.train.scores import PART_BATCHES, SCORES, ScoreConfig
 from lisan.train.stages import CPT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    import ray
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    started = not ray.is_initialized()
+    if started:
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    if started:
+        ray.shutdown()
 
 
 def test_two_actors_score_what_one_process_scores(tiny_store: Store, tmp_path: Path) -> None:

@@ -77,9 +77,9 @@ def test_every_prompt_and_every_answer_is_counted(store: Store) -> None:
     asked = [one for file in (made.location / "answers").list() for one in read_asked(file)]
     facts, refused = made.facts, sum(bool(one.refusal) for one in asked)
     assert len(asked) == facts["prompts"] == 2 * LIMIT
+    assert facts["repeated_prompts"] == 0
     assert refused > 0
     assert facts["answers"] == {
-        "prompts_repeated": 0,
         **dict.fromkeys(("repeated", "empty", "wrong_language"), 2 * LIMIT - refused),
         "judged": 2 * (2 * LIMIT - refused),
     }

@@ -72,13 +72,18 @@ def sample_preferences(config: SampleConfig, draft: Draft, run: Run) -> Mapping[
     policy = _sample(config, parts, draft.parts / "sampled", run)
     _judge(config, len(parts), draft.parts, len(prompts), run)
     facts = write_pairs(draft, len(parts), config.prompts.split, config.min_gap)
-    facts["answers"]["prompts_repeated"] = num_repeated
     known = corpus.facts["sources"]
     for source, counts in facts["sources"].items():
         counts |= {"language": known[source]["language"], "licence": known[source].get("licence", "")}
     say_counts(facts)
     draft.parts.delete()
-    return {**facts, "prompts": len(prompts), "policy": policy, "judge": _describe_judge(config.judge)}
+    return {
+        **facts,
+        "prompts": len(prompts),
+        "repeated_prompts": num_repeated,
+        "policy": policy,
+        "judge": _describe_judge(config.judge, config.traffic),
+    }
 
 
 def _sample(config: SampleConfig, parts: Sequence[Sequence[Prompt]], folder: Location, run: Run) -> dict[str, Any]:
@@ -171,14 +176,11 @@ def _count(parts: Sequence[Sequence[Prompt]], indices: Sequence[int]) -> int:
     return sum(len(parts[index]) for index in indices)
 
 
-def _describe_judge(judge: JudgeConfig) -> dict[str, Any]:
-    name = {JudgeKind.reference: "chrF", JudgeKind.endpoint: judge.endpoint.model or "", JudgeKind.reward: judge.path}
-    return {
-        "kind": judge.kind.value,
-        "name": name[judge.kind],
-        "url": judge.endpoint.url or "",
-        "sha256": _digest(judge.path),
-    }
+def _describe_judge(judge: JudgeConfig, traffic: TrafficConfig) -> dict[str, Any]:
+    name = judge.path or "chrF"
+    if judge.kind is JudgeKind.endpoint:
+        name = find_model(judge.endpoint, traffic)
+    return {"kind": judge.kind.value, "name": name, "url": judge.endpoint.url or "", "sha256": _digest(judge.path)}
 
 
 def _digest(place: str | None) -> str:

@@ -6,6 +6,7 @@ connection, time out) is tried again, waiting longer each time or as long as the
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ def find_model(config: EndpointConfig, traffic: TrafficConfig) -> str:
     """Return the id to ask for, as the endpoint lists it; ServingError when it does not answer or does not serve it."""
     from openai import OpenAI, OpenAIError
 
+    _quiet_client()
     client = OpenAI(base_url=config.url, api_key=read_key(config), max_retries=1, timeout=min(30.0, traffic.timeout_s))
     try:
         served = [model.id for model in client.models.list()]
@@ -95,12 +97,19 @@ def find_model(config: EndpointConfig, traffic: TrafficConfig) -> str:
     return config.model
 
 
+def _quiet_client() -> None:
+    """Keep the client's line for every request and retry out of job logs; stages say how far they are themselves."""
+    for name in ("openai", "httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 class Chat:
     """One model of an endpoint; belongs to the event loop that it is made in."""
 
     def __init__(self, config: EndpointConfig, model: str, traffic: TrafficConfig) -> None:
         from openai import AsyncOpenAI
 
+        _quiet_client()
         self.config, self.model = config, model
         self.slots = asyncio.Semaphore(traffic.concurrency)
         self.client = AsyncOpenAI(
