@@ -32,6 +32,8 @@ NEEDED = {
     "train_cpt": ["name=t", "tokens=tokens/t@v1", "model.path=model/t@v1"],
     "train_sft": ["name=t", "tokens=tokens/t@v1", "model.path=model/t@v1"],
     "train_dpo": ["name=t", "tokens=tokens/t@v1", "model.path=model/t@v1"],
+    "score_preferences": ["name=t", "tokens=tokens/t@v1", "model.path=model/t@v1"],
+    "sample_preferences": ["name=t", "prompts.corpus=corpus/t@v1", "policy=model/t@v1"],
     "run_evals": ["name=t", "candidate=model/t@v1", "corpus=corpus/t@v1"],
     "report_fertility": ["name=t", "corpus=corpus/t@v1", "tokenizers={a: tokenizer/t@v1}"],
     "export_model": ["name=t", "candidate=model/t@v1"],
@@ -70,6 +72,9 @@ def needed(job: str, group: str = "", option: str = "") -> list[str]:
     given = NEEDED[job]
     if (group, option) == ("suite", "none"):
         given = [*given, "+tasks={mine: {kind: bits_per_byte, sources: [a]}}"]
+    if group == "judge":
+        more = {"endpoint": ["judge.endpoint.url=http://h/v1"], "reward": ["judge.path=/models/reward"]}
+        given = [*given, *more.get(option, ())]
     if (group, option) == ("data", "none"):
         given = [*given, "+sources={web: {format: jsonl, path: [/data/a.jsonl], language: ar}}"]
     if group == "model" and option != "from":
@@ -101,7 +106,7 @@ def test_a_primary_yaml_composes_pickles_and_round_trips(job: str) -> None:
 
 @pytest.mark.parametrize(("job", "group", "option"), choices())
 def test_every_option_of_every_group_composes(job: str, group: str, option: str) -> None:
-    if (job, group, option) == ("train_dpo", "model", option) and option != "from":
+    if job in ("train_dpo", "score_preferences") and group == "model" and option != "from":
         with pytest.raises(ConfigError, match=r"train_dpo needs model\.path"):
             compose_job(job, f"{group}={option}", *needed(job, group, option))
         return
@@ -205,7 +210,12 @@ def test_a_mistake_is_one_sentence_that_names_key_and_value(job: str, overrides:
 
 @pytest.mark.parametrize(
     ("job", "missing"),
-    [(job, one) for job in SCHEMAS for one in NEEDED[job] if not one.startswith(("base", "num_pieces", "model"))],
+    [
+        (job, one)
+        for job in SCHEMAS
+        for one in NEEDED[job]
+        if not one.startswith(("base", "num_pieces", "model", "policy"))
+    ],
 )
 def test_a_field_that_is_not_set_is_named(job: str, missing: str) -> None:
     if job == "build_corpus":

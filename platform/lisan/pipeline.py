@@ -22,13 +22,15 @@ from lisan.evaluate.run import EVALS
 from lisan.registry import open_run
 from lisan.serve.export import EXPORT
 from lisan.serve.promote import PromoteConfig, promote
+from lisan.synth.build import SAMPLE
 from lisan.tokens.encode import TOKENS
 from lisan.tokens.show import ShowConfig, show
+from lisan.train.scores import SCORES
 from lisan.train.stages import CPT, DPO, SFT
 from lisan.vocabulary.expand import TOKENIZER
 
 STAGES: dict[str, Stage] = {
-    stage.job: stage for stage in (CORPUS, TOKENIZER, TOKENS, CPT, SFT, DPO, EVALS, FERTILITY, EXPORT)
+    stage.job: stage for stage in (CORPUS, TOKENIZER, TOKENS, CPT, SFT, SAMPLE, SCORES, DPO, EVALS, FERTILITY, EXPORT)
 }
 
 

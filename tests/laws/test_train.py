@@ -260,7 +260,7 @@ def test_the_reference_pass_says_what_the_untrained_policy_says(
     reader = RowReader(open_tokens(tiny_store, "preferences"))
     with ProcessGroup(ALONE):
         reference = score_reference(scorer, reader, 4, Location(str(tmp_path)), ALONE)
-    assert sorted(reference) == list(range(len(reader)))
+    assert len(reference) == len(reader)
     rows = reader.read([5, 2])
     batch = collate(rows.input_ids, rows.labels, rows.doc_lens)
     assert torch.allclose(attach_reference(rows, reference), sum_by_document(scorer(batch), batch), atol=1e-4)

@@ -185,6 +185,13 @@ def test_a_request_that_says_nothing_of_sampling_takes_the_settings_of_the_folde
     assert [choice.token_ids for choice in reply.choices] == [reference("zq", 16)] * 4
 
 
+def test_seeds_on_more_prompts_than_one_pass_holds_do_not_end_the_engine(client: Any) -> None:
+    """Twelve prompts of 400 tokens are cut at the 2,048 of a pass, if cutting is allowed."""
+    prompts = [f"{letter}" * 400 for letter in "abcdefghijkl"]
+    reply = client.completions.create(model="lisan", prompt=prompts, max_tokens=2, seed=1, extra_body={"top_k": 0})
+    assert len(reply.choices) == len(prompts)
+
+
 def test_an_unknown_model_is_a_404_in_the_shape_of_openai_errors(client: Any) -> None:
     from openai import NotFoundError
 

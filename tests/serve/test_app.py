@@ -207,6 +207,7 @@ def test_serve_accepts_the_deployment_options_and_keeps_their_values():
 def test_without_gpu_the_cache_is_sized_in_bytes_and_compilation_is_skipped():
     arguments = engine_arguments(EngineConfig(kv_cache_gb=0.5), use_gpu=False)
     assert arguments["kv_cache_memory_bytes"] == 2**29
+    assert arguments["enable_chunked_prefill"] is False
     assert arguments["enforce_eager"] is True
     assert "gpu_memory_utilization" not in arguments
     assert "max_model_len" not in arguments
@@ -216,7 +217,7 @@ def test_with_gpu_the_cache_is_what_memory_is_left_and_graphs_are_captured():
     arguments = engine_arguments(EngineConfig(gpu_memory_utilization=0.8), use_gpu=True)
     assert arguments["gpu_memory_utilization"] == 0.8
     assert arguments["enforce_eager"] is False
-    assert "kv_cache_memory_bytes" not in arguments
+    assert not {"kv_cache_memory_bytes", "enable_chunked_prefill"} & set(arguments)
 
 
 def test_compute_threads_override_what_ray_has_set_for_the_actor(monkeypatch):

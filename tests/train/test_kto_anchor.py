@@ -1,12 +1,14 @@
 """KTO's estimate of the KL divergence."""
 
-import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from shutil import copytree, rmtree
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny import (
@@ -32,7 +34,7 @@ from lisan.tokens.labels import IGNORE_INDEX
 from lisan.tokens.rows import RowReader, Rows
 from lisan.train.kto_anchor import MismatchedReader, estimate_kl, mismatch
 from lisan.train.objectives import PreferenceLoss
-from lisan.train.reference import score_reference
+from lisan.train.reference import REFERENCE, SCHEMA, make_reference, score_reference
 from lisan.train.worker import ProcessGroup
 
 
@@ -123,7 +125,7 @@ def test_the_estimate_is_the_mean_gain_and_never_below_0(
     with ProcessGroup(ALONE):
         reference = score_reference(scorer, reader, 4, Location(str(tmp_path / "reference")), ALONE)
         assert estimate_kl(scorer, [rows], reader, reference, "cpu") == pytest.approx(0, abs=1e-4)
-        shifted = {row: tuple(logp - moved for logp in logps) for row, logps in reference.items()}
+        shifted = replace(reference, logps=reference.logps - np.float32(moved))
         scorer.train()
         found = estimate_kl(scorer, [rows.part(0, 5), rows.part(5, 12)], reader, shifted, "cpu")
     assert found == pytest.approx(max(0.0, moved), abs=1e-4)
@@ -150,7 +152,8 @@ def test_the_estimate_is_that_of_each_reply_scored_alone(tokens: Artifact, score
         with torch.no_grad():
             total += float(sum_by_document(scorer(alone), alone))
     with ProcessGroup(ALONE):
-        found = estimate_kl(scorer, [rows.part(0, 1)], MismatchedReader(tokens), {3: (-1000.0,) * num}, "cpu")
+        nats = make_reference(pa.table({"row_id": range(4), "logps": [[-1000.0] * num] * 4}, SCHEMA))
+        found = estimate_kl(scorer, [rows.part(0, 1)], MismatchedReader(tokens), nats, "cpu")
     assert found == pytest.approx(total / num + 1000, abs=1e-3)
 
 
@@ -178,15 +181,16 @@ def test_micro_batches_and_interruptions_change_nothing(tiny_store: Store, base_
         return train_alone(tiny_store, train_config(tiny_store, "preferences", **values), tmp_path / name)
 
     def file(name: str) -> Path:
-        return tmp_path / name / "checkpoints" / "mismatched" / "reference.json"
+        return tmp_path / name / "checkpoints" / "mismatched" / REFERENCE
 
     plain = run("plain", 8)
     assert plain.curve("loss")[0] == pytest.approx(0.5, abs=1e-5)
     assert plain.curve("kl")[0] == pytest.approx(0, abs=1e-4)
-    said = json.loads(file("plain").read_bytes())
+    said = pq.read_table(file("plain")).to_pylist()
     for name in ("8", "1"):
         file(name).parent.mkdir(parents=True)
-        file(name).write_text(json.dumps({row: [logp - 5 for logp in logps] for row, logps in said.items()}))
+        less = [{**row, "logps": [logp - 5 for logp in row["logps"]]} for row in said]
+        pq.write_table(pa.Table.from_pylist(less, SCHEMA), file(name))
     whole, single = run("8", 8), run("1", 1)
     assert whole.curve("kl")[0] == pytest.approx(5, abs=1e-3)
     assert whole.curve("loss")[0] == pytest.approx(0.5, abs=1e-5), "what one reply of a pair loses the other wins"

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from tiny import ALONE
@@ -10,7 +12,7 @@ from lisan.core.artifact import Ref, Store
 from lisan.core.storage import Location
 from lisan.model.score import Batch, Scorer
 from lisan.tokens.rows import RowReader
-from lisan.train.reference import attach_reference, score_reference
+from lisan.train.reference import SCHEMA, attach_reference, make_reference, score_reference
 from lisan.train.worker import ProcessGroup
 
 
@@ -23,8 +25,8 @@ def test_every_document_of_every_row_is_scored_once(reader: RowReader, scorer: S
     with ProcessGroup(ALONE):
         reference = score_reference(scorer, reader, 3, Location(str(tmp_path)), ALONE)
     lens = reader.read(range(len(reader))).doc_lens
-    assert {row: len(logps) for row, logps in reference.items()} == {row: len(sizes) for row, sizes in enumerate(lens)}
-    assert all(logp < 0 for logps in reference.values() for logp in logps)
+    assert [len(reference.of(row)) for row in range(len(reference))] == [len(sizes) for sizes in lens]
+    assert (reference.logps < 0).all()
 
 
 @pytest.mark.parametrize("micro_rows", [1, 4, 1000])
@@ -34,7 +36,8 @@ def test_the_size_of_a_batch_changes_nothing(
     with ProcessGroup(ALONE):
         one = score_reference(scorer, reader, 2, Location(str(tmp_path / "a")), ALONE)
         other = score_reference(scorer, reader, micro_rows, Location(str(tmp_path / "b")), ALONE)
-    assert other == {row: pytest.approx(logps, abs=1e-4) for row, logps in one.items()}
+    assert np.array_equal(other.starts, one.starts)
+    assert other.logps == pytest.approx(one.logps, abs=1e-4)
 
 
 class Counting(torch.nn.Module):
@@ -53,11 +56,11 @@ def test_a_resumed_run_reads_what_the_first_computed(reader: RowReader, tmp_path
         first = score_reference(model, reader, 8, Location(str(tmp_path)), ALONE)  # type: ignore[arg-type]
         asked = model.asked
         again = score_reference(model, reader, 8, Location(str(tmp_path)), ALONE)  # type: ignore[arg-type]
-    assert (again, model.asked) == (first, asked)
+    assert (again.logps.tolist(), model.asked) == (first.logps.tolist(), asked)
     assert asked > 0
 
 
 def test_log_probabilities_are_attached_in_the_order_of_the_rows(reader: RowReader) -> None:
-    reference = {row: tuple(float(10 * row + place) for place in range(2)) for row in range(len(reader))}
+    table = pa.table({"row_id": range(6), "logps": [[10.0 * row, 10.0 * row + 1] for row in range(6)]}, SCHEMA)
     rows = reader.read([4, 1])
-    assert attach_reference(rows, reference).tolist() == [40, 41, 10, 11]
+    assert attach_reference(rows, make_reference(table)).tolist() == [40, 41, 10, 11]

@@ -37,6 +37,7 @@ class Kind(StrEnum):
     adapter = "adapter"
     report = "report"
     export = "export"
+    scores = "scores"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,13 @@ class Draft:
         found = [parent for parent in self.parents if parent.ref.kind is kind]
         assert len(found) == 1, (kind, [str(parent.ref) for parent in self.parents])
         return found[0]
+
+    @property
+    def parts(self) -> Location:
+        """Where a stage keeps what it can go on with when it is run again: a folder for this config and these parents."""
+        parents = {str(parent.ref): parent.manifest["fingerprint"] for parent in self.parents}
+        mark = hashlib.sha256(f"{self.fingerprint} {sorted(parents.items())}".encode()).hexdigest()[:12]
+        return self.store.root / "parts" / self.ref.kind / self.ref.name / self.ref.version / mark
 
     def commit(self, facts: Mapping[str, Any]) -> Artifact:
         """Hash every file and write the manifest, last."""

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 from lisan.core.errors import ConfigError, LisanError
 
 T = TypeVar("T")
-NOT_IDENTITY = ("storage", "tracking", "cluster", "sharding")
-"Fields that say where a stage runs, not what it makes."
+NOT_IDENTITY = ("storage", "tracking", "cluster", "sharding", "traffic")
+"Fields that say where and how hard a stage runs, not what it makes."
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 "What the operating system says of a disk that is full, a root that is read-only or no folder."
 

@@ -70,7 +70,11 @@ def engine_arguments(engine: EngineConfig, use_gpu: bool) -> dict[str, Any]:
     """Return vLLM's engine arguments; what is null is left to vLLM."""
     memory: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
     if not use_gpu:
-        memory = {"kv_cache_memory_bytes": int(engine.kv_cache_gb * 2**30)}
+        memory = {
+            "kv_cache_memory_bytes": int(engine.kv_cache_gb * 2**30),
+            # A request with a seed whose prompt is cut in two ends vLLM 0.29's engine: "CPU Generator does not use offset".
+            "enable_chunked_prefill": False,
+        }
     arguments = {
         "dtype": engine.dtype.value,
         "max_model_len": engine.max_model_len,

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
-from lisan.core.artifact import Artifact
+from lisan.core.artifact import Artifact, Kind
 from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, StageConfig
 from lisan.core.storage import Location
@@ -32,8 +32,16 @@ from lisan.train.kto_anchor import MismatchedReader, estimate_kl
 from lisan.train.loop import Course, LoopConfig, check_rows, train
 from lisan.train.objectives import PreferenceLoss, Terms
 from lisan.train.optim import OptimConfig, make_optimizer
-from lisan.train.outcome import open_places, outline, write_model
-from lisan.train.reference import Reference, attach_reference, score_reference
+from lisan.train.outcome import Adapted, Places, open_places, outline, write_model
+from lisan.train.reference import (
+    MISMATCHED,
+    REFERENCE,
+    Reference,
+    attach_reference,
+    check_reference,
+    read_reference,
+    score_reference,
+)
 from lisan.train.tuning import TuningConfig
 from lisan.train.validation import ValidationConfig, measure_losses
 from lisan.train.worker import ProcessGroup, Worker
@@ -86,6 +94,8 @@ class DpoConfig(TrainConfig):
     "Share of preferences taken to be the wrong way round; loss=sigmoid only."
     length_normalised: bool = False
     "Whether log-probabilities are means per token instead of sums, which takes the advantage from long replies; not with kto."
+    reference: str | None = None
+    "scores/name@version that score_preferences made; null lets the workers score the rows before their first step."
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
@@ -140,18 +150,8 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     check_sharding(config.sharding, worker.world_size, config.cluster.num_nodes)
     check_compiler(config.sharding, worker.device)
     with ProcessGroup(worker, config.cluster.collective_timeout_s):
-        check_attention(config.attention, worker.device, config.precision.dtype)
-        if config.float8:
-            check_float8(worker.device)
         places = open_places(config, job.parents)
-        adapted = outline(config, places)
-        if config.float8:
-            use_float8(adapted.model)
-        num_nodes = config.cluster.num_nodes
-        scorer = Scorer(adapted.model, config.attention)
-        shard(scorer, worker.device, config.precision, config.sharding, num_nodes)
-        fill(adapted.model, adapted.sources)
-        check_documents_apart(scorer, worker.device, config.precision.dtype)
+        adapted, scorer = open_scorer(config, places, worker)
         optimizer = make_optimizer(scorer, config.optim, freeze_other_rows(scorer.model, adapted.rows))
         course = make_course(job, scorer, worker)
         with closing(course.progress):
@@ -160,13 +160,28 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     return metrics
 
 
+def open_scorer(config: TrainConfig, places: Places, worker: Worker) -> tuple[Adapted, Scorer]:
+    """Return the model that a run starts from, adapted, sharded and seen to keep documents apart."""
+    check_attention(config.attention, worker.device, config.precision.dtype)
+    if config.float8:
+        check_float8(worker.device)
+    adapted = outline(config, places)
+    if config.float8:
+        use_float8(adapted.model)
+    scorer = Scorer(adapted.model, config.attention)
+    shard(scorer, worker.device, config.precision, config.sharding, config.cluster.num_nodes)
+    fill(adapted.model, adapted.sources)
+    check_documents_apart(scorer, worker.device, config.precision.dtype)
+    return adapted, scorer
+
+
 def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
     config = job.config
     num_steps, order = plan_run(config, job.tokens)
     objective: Callable[..., objectives.Loss] = partial(_causal_lm, z_loss=config.optim.z_loss)
     count, anchor = objectives.count_labels, None
     if isinstance(config, DpoConfig):
-        reference = score_reference(scorer, RowReader(job.tokens), config.loop.micro_rows, job.checkpoints, worker)
+        reference = find_reference(job, scorer, RowReader(job.tokens), "", worker)
         terms = Terms(config.loss, config.beta, config.label_smoothing, config.length_normalised)
         objective = partial(_preference, reference=reference, terms=terms)
         count = objectives.count_pairs
@@ -212,9 +227,19 @@ def make_validation(job: TrainJob, worker: Worker) -> Callable[[Scorer], dict[st
 
 def make_anchor(job: TrainJob, scorer: Scorer, worker: Worker) -> Callable[[Scorer, Sequence[Rows]], float]:
     """Let the reference score the exchanged replies of every row, once; return what estimates KTO's KL of a step."""
-    reader, folder = MismatchedReader(job.tokens), job.checkpoints / "mismatched"
-    reference = score_reference(scorer, reader, job.config.loop.micro_rows, folder, worker)
+    reader = MismatchedReader(job.tokens)
+    reference = find_reference(job, scorer, reader, MISMATCHED, worker)
     return partial(estimate_kl, reader=reader, reference=reference, device=worker.device)
+
+
+def find_reference(job: TrainJob, scorer: Scorer, reader: RowReader, folder: str, worker: Worker) -> Reference:
+    """Return the scores that the config names, or score now with the model that has not moved yet."""
+    given = next((parent for parent in job.parents if parent.ref.kind is Kind.scores), None)
+    if given is None:
+        return score_reference(scorer, reader, job.config.loop.micro_rows, job.checkpoints / folder, worker)
+    reference = read_reference(given.location / folder / REFERENCE)
+    check_reference(scorer, reader, reference, given, worker.device)
+    return reference
 
 
 def _causal_lm(scorer: Scorer, batch: Batch, rows: Rows, z_loss: float) -> objectives.Loss:  # noqa: ARG001

@@ -40,7 +40,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
 
     config, cluster = job.config, job.config.cluster
     connect(cluster)
-    _check_capacity(cluster)
+    check_capacity(cluster)
     num_steps, order = plan_run(config, job.tokens)
     stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
@@ -121,7 +121,7 @@ def _report(job: TrainJob, metrics: Mapping[str, float], checkpoint: str | None)
     )
 
 
-def _check_capacity(cluster: Any) -> None:
+def check_capacity(cluster: Any) -> None:
     """Refuse more workers than the cluster can ever place: Ray would wait for them without end."""
     import ray
 

@@ -1,57 +1,147 @@
 """The reference pass of preference training: what the untrained policy thinks of every reply, computed once.
 
-In: the model before its first step. Out: log-probabilities per row, kept beside the checkpoints. Always: a resumed
-run reads what the first one computed; the loss needs no second model in memory.
+In: the model before its first step and packed rows. Out: the log-probabilities of every row's documents, as a table that
+lies beside the checkpoints or, made by `score_preferences`, in an artifact of its own. Always: both are computed by
+`score_rows`, batch by batch as `batches_of` cuts them; the loss needs no second model in memory.
 """
 
-import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
+from lisan.core.artifact import Artifact
+from lisan.core.errors import DataError
 from lisan.core.storage import Location
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.rows import RowReader, Rows
 from lisan.train.worker import Worker
 
-Reference = dict[int, tuple[float, ...]]
+RowIds = npt.NDArray[np.int64]
+
+REFERENCE = "reference.parquet"
+MISMATCHED = "mismatched"
+"Folder of the pass over the same rows with exchanged replies, which KTO needs."
+SCHEMA = pa.schema([("row_id", pa.int64()), ("logps", pa.list_(pa.float32()))])
+PROBED_ROWS = 4
+AWAY_RATIO, AWAY_NATS = 0.02, 0.5
+"""How far a reply's log-probability may be from what was stored: bfloat16 and another kernel move it by some thousandths,
+another model by whole nats."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Log-probabilities of documents, rows in the order of their ids. R rows, D documents."""
+
+    starts: RowIds
+    "[R + 1]; row r has documents starts[r] to starts[r + 1]"
+    logps: npt.NDArray[np.float32]
+    "[D]"
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def of(self, row_id: int) -> npt.NDArray[np.float32]:
+        return self.logps[self.starts[row_id] : self.starts[row_id + 1]]
 
 
 def score_reference(scorer: Scorer, reader: RowReader, micro_rows: int, folder: Location, worker: Worker) -> Reference:
-    """Return the log-probability of every document of every row, by row id; all ranks return the same."""
-    place = folder / "reference.json"
+    """Return the log-probability of every document of every row and keep it in `folder`; all ranks return the same."""
+    place = folder / REFERENCE
     known = place.exists()
     dist.barrier()
     if known:
-        return {int(row): tuple(logps) for row, logps in json.loads(place.read_bytes()).items()}
+        return read_reference(place)
     if worker.is_first:
         print(f"  scoring {len(reader):,} rows with the reference model", flush=True)
-    mine = _score_share(scorer, reader, micro_rows, worker)
-    shares: list[Reference] = [{} for _ in range(worker.world_size)]
+    # Short ranks repeat the last row, because sharded weights are gathered in step.
+    mine = score_rows(scorer, reader, batches_of(len(reader), micro_rows, worker), worker.device)
+    shares: list[pa.Table] = [mine] * worker.world_size
     dist.all_gather_object(shares, mine)
-    reference = {row: logps for share in shares for row, logps in share.items()}
+    table = join_scores(shares)
     if worker.is_first:
-        place.write_json(reference)
-    return reference
+        write_scores(table, place)
+    return make_reference(table)
+
+
+def batches_of(num_rows: int, micro_rows: int, worker: Worker) -> list[RowIds]:
+    """Return the rows that a rank scores together: rank, rank + n, ... as often as the fullest rank needs."""
+    size, step = micro_rows * worker.world_size, worker.world_size
+    return [
+        np.minimum(np.arange(start + worker.rank, start + size, step), num_rows - 1)
+        for start in range(0, num_rows, size)
+    ]
 
 
 @torch.no_grad()
-def _score_share(scorer: Scorer, reader: RowReader, micro_rows: int, worker: Worker) -> Reference:
-    """Score rows rank, rank + n, ...; short ranks repeat their last rows, because sharded weights are gathered in step."""
+def score_rows(scorer: Scorer, reader: RowReader, batches: Iterable[RowIds], device: str) -> pa.Table:
+    """Return the log-probabilities of the documents of these rows, in `SCHEMA`."""
     scorer.eval()
-    batch_rows = micro_rows * worker.world_size
-    reference: Reference = {}
-    for start in range(0, len(reader), batch_rows):
-        row_ids = np.minimum(np.arange(start + worker.rank, start + batch_rows, worker.world_size), len(reader) - 1)
-        rows = reader.read(row_ids)
-        batch = collate(rows.input_ids, rows.labels, rows.doc_lens).to(worker.device)
-        logps = sum_by_document(scorer(batch), batch).tolist()
-        for row_id, lens in zip(rows.row_ids.tolist(), rows.doc_lens, strict=True):
-            reference[row_id], logps = tuple(logps[: len(lens)]), logps[len(lens) :]
-    return reference
+    row_ids: list[int] = []
+    found: list[npt.NDArray[np.float32]] = []
+    for batch_ids in batches:
+        rows = reader.read(batch_ids)
+        batch = collate(rows.input_ids, rows.labels, rows.doc_lens).to(device)
+        ends = np.cumsum([len(lens) for lens in rows.doc_lens])[:-1]
+        logps = sum_by_document(scorer(batch), batch).float().cpu().numpy()
+        row_ids += rows.row_ids.tolist()
+        found += np.split(logps, ends)
+    return pa.table({"row_id": row_ids, "logps": found}, SCHEMA)
+
+
+def join_scores(shares: Iterable[pa.Table]) -> pa.Table:
+    """Return the rows of several tables by row id, each once."""
+    table = pa.concat_tables(shares)
+    _, first = np.unique(table["row_id"].to_numpy(), return_index=True)
+    return table.take(pa.array(first))
+
+
+def write_scores(table: pa.Table, place: Location) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    place.write_bytes(sink.getvalue().to_pybytes())
+
+
+def read_scores(place: Location) -> pa.Table:
+    return pq.read_table(place.full_path, filesystem=place.file_system)
+
+
+def read_reference(place: Location) -> Reference:
+    return make_reference(read_scores(place))
+
+
+def make_reference(table: pa.Table) -> Reference:
+    """Index a table that holds every row once, in order."""
+    assert np.array_equal(table["row_id"].to_numpy(), np.arange(table.num_rows))
+    logps = table["logps"].combine_chunks()
+    return Reference(logps.offsets.to_numpy().astype(np.int64), logps.flatten().to_numpy())
 
 
 def attach_reference(rows: Rows, reference: Reference) -> torch.Tensor:
     """Return the reference's log-probabilities of the documents of these rows, in order."""
-    return torch.tensor([logp for row_id in rows.row_ids.tolist() for logp in reference[row_id]], dtype=torch.float32)
+    return torch.from_numpy(np.concatenate([reference.of(row_id) for row_id in rows.row_ids.tolist()]))
+
+
+def check_reference(scorer: Scorer, reader: RowReader, reference: Reference, scores: Artifact, device: str) -> None:
+    """Refuse scores that this model, before its first step, does not confirm on the first rows.
+
+    What the manifests say of refs is checked before a worker starts; this sees a folder or hub id whose weights have changed.
+    """
+    probed = np.arange(min(PROBED_ROWS, len(reader)))
+    table = score_rows(scorer, reader, [probed], device)
+    ours = np.concatenate(table["logps"].to_numpy())
+    theirs = np.concatenate([reference.of(row_id) for row_id in probed.tolist()])
+    if len(reference) != len(reader) or ours.shape != theirs.shape:
+        raise DataError(f"{scores.ref} scores other rows than there are now; score them again with another version")
+    far = np.abs(ours - theirs) > AWAY_NATS + AWAY_RATIO * np.abs(theirs)
+    if far.any():
+        worst = int(far.argmax())
+        raise DataError(
+            f"{scores.ref} holds a log-probability of {theirs[worst]:.2f} where the model to be trained gives {ours[worst]:.2f}: "
+            "another model scored them; score again with this one, or leave reference out"
+        )

@@ -20,6 +20,7 @@ from lisan.train.ledger import realised
 from lisan.train.loop import check_rows
 from lisan.train.optim import check_moments
 from lisan.train.outcome import check_context, check_vocabulary, open_places
+from lisan.train.scores import check_scores
 from lisan.vocabulary.tokenizer import open_tokenizer
 
 
@@ -87,6 +88,8 @@ def check(config: TrainConfig, store: Store) -> None:
     check_context(config, tokens, parents)
     if config.validation.tokens is not None:
         check_held_out(config, store, parents)
+    if isinstance(config, DpoConfig):
+        check_scores(config, tokens, parents)
     plan_run(config, tokens)
     check_targets(config, tokens)
 
@@ -121,6 +124,8 @@ def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
         refs.append(Ref.parse(config.validation.tokens, Kind.tokens))
     named = (config.model.path, config.model.tokenizer, config.model.new_rows.donor)
     refs += [Ref.parse(text) for text in named if text and Ref.looks_like(text)]
+    if isinstance(config, DpoConfig) and config.reference is not None:
+        refs.append(Ref.parse(config.reference, Kind.scores))
     return tuple(refs)
 
 

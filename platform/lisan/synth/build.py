@@ -1,0 +1,209 @@
+"""The `sample_preferences` stage: a model's own answers, judged, to a corpus of preferences.
+
+In: prompts of a corpus, a model (behind an endpoint, or served by vLLM for as long as the job takes) and a judge. Out: a
+`corpus` artifact of preferences, best answer against worst, which encode_tokens takes like any other; every answer with its
+score lies beside them in `answers/`. Always: answers are kept in parts, sampled first and judged then, so that a killed job
+goes on and the model has left the GPUs when a judge comes; every prompt and answer that is left out is counted by reason.
+"""
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lisan.core.artifact import Draft, Kind, Ref, Store, hash_file
+from lisan.core.errors import ConfigError, DataError
+from lisan.core.stage import Run, Stage, StageConfig
+from lisan.core.storage import Location
+from lisan.serve.app import AutoscalingConfig, ServeConfig, start
+from lisan.serve.app import find_model as find_folder
+from lisan.serve.engine import EngineConfig
+from lisan.synth.endpoint import Chat, EndpointConfig, TrafficConfig, find_model
+from lisan.synth.judge import JudgeConfig, JudgeKind, check_judge, judge_answers, make_judge
+from lisan.synth.pairs import say_counts, write_pairs
+from lisan.synth.parts import Progress, list_missing, part_path, work_in_parts
+from lisan.synth.prompts import Prompt, PromptsConfig, check_prompts, read_prompts
+from lisan.synth.sample import Asked, SamplingConfig, read_asked, sample_answers
+
+PART_PROMPTS = 256
+"What a killed job loses at most, twice."
+POLICY = "policy"
+"Name of a model that is served for the job."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleConfig(StageConfig):
+    prompts: PromptsConfig
+    policy: str | None = None
+    "model/name@version or a local folder to serve while the job runs: one replica, or one a worker of the cluster preset."
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    "Of a model that is served already; instead of policy."
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    "How vLLM serves `policy`."
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    min_gap: float = 0.0
+    "Score by which the best answer must lead the worst; equal ones never make a pair."
+    same_language: bool = False
+    "Whether answers in another script than the good reply's are dropped before they are judged."
+    traffic: TrafficConfig = field(default_factory=TrafficConfig)
+
+    def __post_init__(self) -> None:
+        if (self.policy is None) == (self.endpoint.url is None):
+            raise ConfigError(
+                "sample_preferences needs exactly one of policy (model/name@version or a folder, served for the job) and "
+                f"endpoint.url (served already), got {self.policy or 'null'} and {self.endpoint.url or 'null'}"
+            )
+        if self.endpoint.url is not None and self.engine != EngineConfig():
+            raise ConfigError("engine has no effect on a model that is served already; leave it out, or set policy")
+        if self.min_gap < 0:
+            raise ConfigError(f"min_gap must be >= 0, got {self.min_gap}")
+
+
+def sample_preferences(config: SampleConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
+    corpus = draft.parent(Kind.corpus)
+    prompts, num_repeated = read_prompts(config.prompts, corpus)
+    parts = [prompts[start : start + PART_PROMPTS] for start in range(0, len(prompts), PART_PROMPTS)]
+    print(f"  {len(prompts):,} prompts of {corpus.ref}, {config.sampling.num_answers} answers to each", flush=True)
+    policy = _sample(config, parts, draft.parts / "sampled", run)
+    _judge(config, len(parts), draft.parts, len(prompts), run)
+    facts = write_pairs(draft, len(parts), config.prompts.split, config.min_gap)
+    known = corpus.facts["sources"]
+    for source, counts in facts["sources"].items():
+        counts |= {"language": known[source]["language"], "licence": known[source].get("licence", "")}
+    say_counts(facts)
+    draft.parts.delete()
+    return {
+        **facts,
+        "prompts": len(prompts),
+        "repeated_prompts": num_repeated,
+        "policy": policy,
+        "judge": _describe_judge(config.judge, config.traffic),
+    }
+
+
+def _sample(config: SampleConfig, parts: Sequence[Sequence[Prompt]], folder: Location, run: Run) -> dict[str, Any]:
+    """Sample what is missing; return what answered. Nothing is served when nothing is missing."""
+    missing = list_missing(folder, len(parts))
+    if len(missing) < len(parts):
+        print(f"  {len(parts) - len(missing)} of {len(parts)} parts are sampled already", flush=True)
+    if missing:
+        with open_policy(config) as endpoint:
+            asyncio.run(_sample_from(endpoint, config, parts, folder, Progress("sampled", _count(parts, missing), run)))
+    served = config.endpoint.model or (None if config.policy else find_model(config.endpoint, config.traffic))
+    return {"name": config.policy or served, "url": config.endpoint.url or "", "sha256": _digest(config.policy)}
+
+
+async def _sample_from(
+    endpoint: EndpointConfig,
+    config: SampleConfig,
+    parts: Sequence[Sequence[Prompt]],
+    folder: Location,
+    progress: Progress,
+) -> None:
+    chat = Chat(endpoint, find_model(endpoint, config.traffic), config.traffic)
+    refusals: list[str] = []
+
+    async def work(prompt: Any) -> Asked:
+        asked = await sample_answers(chat, prompt, config.sampling, config.same_language)
+        refusals.extend([asked.refusal] if asked.refusal else [])
+        if len(refusals) == progress.done + 1 == min(progress.total, PART_PROMPTS):
+            raise DataError(f"every prompt was refused; the last time: {refusals[-1]}")
+        return asked
+
+    await work_in_parts(folder, list_missing(folder, len(parts)), lambda index: parts[index], work, progress)
+
+
+@contextmanager
+def open_policy(config: SampleConfig) -> Iterator[EndpointConfig]:
+    """Give the endpoint that is asked; a model of ours is served by Ray Serve and vLLM until the block ends."""
+    if config.policy is None:
+        yield config.endpoint
+        return
+    from lisan.session import connect
+
+    connect(config.cluster)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = start(serve_config(config), port, say=lambda line: print(f"  {line}", flush=True))
+    try:
+        yield EndpointConfig(url=running.url, model=running.model.name)
+    finally:
+        running.stop()
+
+
+def serve_config(config: SampleConfig) -> ServeConfig:
+    cluster = config.cluster
+    replicas = max(1, cluster.num_workers // config.engine.tensor_parallel_size)
+    return ServeConfig(
+        model=POLICY,
+        path=config.policy,
+        use_gpu=True if cluster.use_gpu else None,
+        max_queued_requests=max(512, config.traffic.concurrency),
+        engine=config.engine,
+        autoscaling=AutoscalingConfig(min_replicas=replicas, max_replicas=replicas),
+        storage=config.storage,
+        tracking=config.tracking,
+    )
+
+
+def _judge(config: SampleConfig, num_parts: int, place: Location, num_prompts: int, run: Run) -> None:
+    missing = list_missing(place / "judged", num_parts)
+    if not missing:
+        return
+    left = min(num_prompts, len(missing) * PART_PROMPTS)
+
+    async def judge_all() -> None:
+        judge = make_judge(config.judge, config.traffic, config.cluster.use_gpu)
+
+        async def work(asked: Any) -> Asked:
+            return await judge_answers(judge, asked)
+
+        def read(index: int) -> list[Asked]:
+            return read_asked(place / "sampled" / part_path(index))
+
+        await work_in_parts(place / "judged", missing, read, work, Progress("judged", left, run))
+
+    asyncio.run(judge_all())
+
+
+def _count(parts: Sequence[Sequence[Prompt]], indices: Sequence[int]) -> int:
+    return sum(len(parts[index]) for index in indices)
+
+
+def _describe_judge(judge: JudgeConfig, traffic: TrafficConfig) -> dict[str, Any]:
+    name = judge.path or "chrF"
+    if judge.kind is JudgeKind.endpoint:
+        name = find_model(judge.endpoint, traffic)
+    return {"kind": judge.kind.value, "name": name, "url": judge.endpoint.url or "", "sha256": _digest(judge.path)}
+
+
+def _digest(place: str | None) -> str:
+    """Hash the files of a local folder; an artifact's are in its own manifest, those of an endpoint are not known."""
+    if place is None or not Path(place).expanduser().is_dir():
+        return ""
+    folder = Location(str(Path(place).expanduser().resolve()))
+    lines = [f"{file.relative_to(folder)} {hash_file(file)}" for file, _ in folder.walk()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _parents(config: SampleConfig) -> tuple[Ref, ...]:
+    policy = (Ref.parse(config.policy, Kind.model),) if config.policy and Ref.looks_like(config.policy) else ()
+    return (Ref.parse(config.prompts.corpus, Kind.corpus), *policy)
+
+
+def _check(config: SampleConfig, store: Store) -> None:
+    check_prompts(config.prompts, store.open(Ref.parse(config.prompts.corpus, Kind.corpus)))
+    if config.policy is None:
+        find_model(config.endpoint, config.traffic)
+    else:
+        find_folder(serve_config(config))
+    check_judge(config.judge, config.traffic)
+
+
+SAMPLE = Stage("sample_preferences", Kind.corpus, SampleConfig, _parents, sample_preferences, _check)

@@ -1,0 +1,150 @@
+"""Judges: what an answer is worth, as a number that only compares answers to the same prompt.
+
+In: a prompt with its answers. Out: the same with scores. Always: an answer that a judge cannot score stays without one, and
+is counted. Three of them: likeness to the good reply that the corpus knows (chrF, 0 to 100), a language model with a rubric
+(1 to 10), a reward model (any number).
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from lisan.core.errors import ConfigError
+from lisan.corpus.records import Turn
+from lisan.evaluate.metrics import chrf
+from lisan.synth.endpoint import Chat, EndpointConfig, RefusedError, TrafficConfig, find_model
+from lisan.synth.prompts import Prompt
+from lisan.synth.reward import RewardModel, check_reward_model
+from lisan.synth.sample import Asked, give_scores
+
+RUBRIC = """You judge the reply of an assistant. Say in one or two sentences how well it serves the user: whether it is true, \
+answers what was asked, leaves nothing important out, and is written well in the language that the user expects. \
+Then end with a line that says nothing but "Score: N", where N is a whole number from 1 (useless) to 10 (could not be better)."""
+SCORE_LINE = re.compile(r"\W*score\W{1,5}(10|[1-9])(?:\s*/\s*10)?\W*", re.IGNORECASE)
+
+
+class JudgeKind(StrEnum):
+    reference = "reference"
+    endpoint = "endpoint"
+    reward = "reward"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeConfig:
+    kind: JudgeKind = JudgeKind.reference
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    "Of the language model that judges; kind=endpoint."
+    rubric: str = RUBRIC
+    'What it is told; its answers must end with a line "Score: N", 1 to 10. kind=endpoint.'
+    max_tokens: int = 512
+    "Of a judgement; kind=endpoint."
+    path: str | None = None
+    "Folder or hub id of a reward model, a sequence classifier with one label; kind=reward."
+    batch_size: int = 8
+    "Answers that it scores at a time; kind=reward."
+
+    def __post_init__(self) -> None:
+        if self.kind is JudgeKind.endpoint and self.endpoint.url is None:
+            raise ConfigError("judge.kind=endpoint needs judge.endpoint.url, the address of the model that judges")
+        if self.kind is JudgeKind.reward and self.path is None:
+            raise ConfigError("judge.kind=reward needs judge.path, the folder or hub id of a reward model")
+        if self.batch_size < 1 or self.max_tokens < 1:
+            raise ConfigError(
+                f"judge.batch_size and max_tokens must be >= 1, got {self.batch_size} and {self.max_tokens}"
+            )
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """Refuse what is set for another kind of judge."""
+        plain = {"endpoint": EndpointConfig(), "rubric": RUBRIC, "max_tokens": 512, "path": None, "batch_size": 8}
+        used = {JudgeKind.endpoint: ("endpoint", "rubric", "max_tokens"), JudgeKind.reward: ("path", "batch_size")}
+        for name, default in plain.items():
+            if name not in used.get(self.kind, ()) and getattr(self, name) != default:
+                raise ConfigError(f"judge.{name} has no effect on judge.kind={self.kind}; leave it out")
+
+
+class Judge(Protocol):
+    """Scores answers to one prompt."""
+
+    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]: ...
+
+
+class ReferenceJudge:
+    """Likeness to the good reply."""
+
+    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
+        return [chrf(text, prompt.reply) if prompt.reply else None for text in texts]
+
+
+@dataclass(frozen=True)
+class EndpointJudge:
+    """A language model that is shown a rubric, the conversation and one answer at a time."""
+
+    chat: Chat
+    rubric: str
+    max_tokens: int
+
+    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
+        return list(await asyncio.gather(*(self._score_one(prompt, text) for text in texts)))
+
+    async def _score_one(self, prompt: Prompt, text: str) -> float | None:
+        said = "\n".join(f"{turn.role}: {turn.content}" for turn in prompt.turns)
+        shown = f"# The conversation\n\n{said}\n\n# The reply to be judged\n\n{text}"
+        try:
+            [(judgement, _), *_] = await self.chat.ask(
+                [Turn("system", self.rubric), Turn("user", shown)], {"temperature": 0, "max_tokens": self.max_tokens}
+            )
+        except RefusedError:  # the conversation with its answer is longer than the judge reads
+            return None
+        return read_score(judgement)
+
+
+class RewardJudge:
+    """A reward model in this process."""
+
+    def __init__(self, config: JudgeConfig, use_gpu: bool) -> None:
+        assert config.path is not None
+        self.model = RewardModel(config.path, config.batch_size, use_gpu)
+
+    async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
+        return list(self.model.score(prompt.turns, texts))
+
+
+def read_score(judgement: str) -> float | None:
+    """Return the number of the last line, None when that line is anything else.
+
+    "8/10" somewhere in the reasons is no verdict, and neither is a range.
+    """
+    lines = [line for line in judgement.splitlines() if line.strip()]
+    found = SCORE_LINE.fullmatch(lines[-1].strip()) if lines else None
+    return float(found[1]) if found else None
+
+
+def check_judge(config: JudgeConfig, traffic: TrafficConfig) -> None:
+    """Refuse a judge that will not answer, before anything is sampled."""
+    if config.kind is JudgeKind.endpoint:
+        find_model(config.endpoint, traffic)
+    if config.kind is JudgeKind.reward:
+        check_reward_model(Path(str(config.path)).expanduser())
+
+
+def make_judge(config: JudgeConfig, traffic: TrafficConfig, use_gpu: bool) -> Judge:
+    match config.kind:
+        case JudgeKind.endpoint:
+            chat = Chat(config.endpoint, find_model(config.endpoint, traffic), traffic)
+            return EndpointJudge(chat, config.rubric, config.max_tokens)
+        case JudgeKind.reward:
+            return RewardJudge(config, use_gpu)
+        case JudgeKind.reference:
+            return ReferenceJudge()
+
+
+async def judge_answers(judge: Judge, asked: Asked) -> Asked:
+    """Score the answers that have no fault; one that stands alone has nothing to be compared with."""
+    texts = [answer.text for answer in asked.answers if not answer.fault]
+    scores: list[float | None] = await judge.score(asked.prompt, texts) if len(texts) > 1 else [None] * len(texts)
+    return give_scores(asked, scores)

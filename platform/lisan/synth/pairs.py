@@ -1,0 +1,132 @@
+"""From judged answers to preferences: the best answer to a prompt against the worst one.
+
+In: judged parts. Out: preferences in the layout of a corpus, and counts. Always: the same pairs for the same scores; the two
+sides of one differ in score, by `min_gap` at least; every prompt that gives none is counted by its reason.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from lisan.core.artifact import Draft
+from lisan.core.errors import DataError
+from lisan.corpus.parts import PartWriter
+from lisan.corpus.records import SCHEMAS, Preference, RecordKind, record_id, to_table
+from lisan.evaluate.metrics import mean
+from lisan.synth.parts import part_path
+from lisan.synth.sample import Asked, read_asked
+
+REFUSED, TOO_FEW, TIE, SMALL_GAP = "refused", "too_few", "tie", "small_gap"
+
+
+def make_pair(asked: Asked, min_gap: float) -> Preference | str:
+    """Return the pair, or why a prompt gives none: refused, too_few answers, a tie, or a gap that is too small."""
+    judged = [answer for answer in asked.answers if answer.score is not None]
+    if asked.refusal:
+        return REFUSED
+    if len(judged) < 2:
+        return TOO_FEW
+    best = max(judged, key=lambda answer: answer.score or 0.0)
+    worst = min(judged, key=lambda answer: answer.score or 0.0)
+    gap = (best.score or 0.0) - (worst.score or 0.0)
+    if not gap or gap < min_gap:
+        return SMALL_GAP if gap else TIE
+    prompt = asked.prompt
+    return Preference(
+        id=record_id(prompt.source, f"sampled\x1f{prompt.id}"),
+        prompt=prompt.turns,
+        chosen=best.text,
+        rejected=worst.text,
+        source=prompt.source,
+        language=prompt.language,
+        meta={"prompt": prompt.id, "chosen_score": f"{best.score:.6g}", "rejected_score": f"{worst.score:.6g}"},
+    )
+
+
+class Tally:
+    """What became of prompts and answers."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.dropped: dict[str, Counter[str]] = defaultdict(Counter)
+        self.answers: Counter[str] = Counter()
+        self.scores: dict[str, list[float]] = {"all": [], "chosen": [], "rejected": []}
+
+    def add(self, asked: Asked, pair: Preference | str) -> None:
+        source = asked.prompt.source
+        self.answers.update(answer.fault or "judged" for answer in asked.answers)
+        self.scores["all"] += [answer.score for answer in asked.answers if answer.score is not None]
+        self.counts[source]["read"] += 1
+        if isinstance(pair, str):
+            self.dropped[source][pair] += 1
+            return
+        self.counts[source].update(_sizes(pair))
+        for side in ("chosen", "rejected"):
+            self.scores[side].append(float(pair.meta[f"{side}_score"]))
+
+    def facts(self, split: str) -> dict[str, Any]:
+        sources = {name: _source_facts(self.counts[name], self.dropped[name], split) for name in self.counts}
+        totals = {key: sum(facts[key] for facts in sources.values()) for key in ("kept", "bytes", "words")}
+        means = {f"mean_{side}_score": round(mean(found), 4) for side, found in self.scores.items()}
+        return {"sources": sources, "records": totals.pop("kept"), **totals, **means, "answers": dict(self.answers)}
+
+    def refusal(self) -> DataError:
+        """Say why there is not one pair."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sum(self.dropped.values(), Counter()).items())
+        return DataError(
+            f"no prompt gave a pair ({reasons}; answers: {dict(self.answers)}); raise sampling.temperature, num_answers or "
+            "max_tokens, lower min_gap, or take another judge"
+        )
+
+
+def write_pairs(draft: Draft, num_parts: int, split: str, min_gap: float) -> dict[str, Any]:
+    """Write the preferences of every source and the answers they are chosen from; return the counts."""
+    writers: dict[str, PartWriter] = {}
+    tally = Tally()
+    for index in range(num_parts):
+        place = draft.parts / "judged" / part_path(index)
+        (draft.location / "answers" / part_path(index)).write_bytes(place.read_bytes())
+        found: dict[str, list[Preference]] = defaultdict(list)
+        for asked in read_asked(place):
+            pair = make_pair(asked, min_gap)
+            tally.add(asked, pair)
+            if isinstance(pair, Preference):
+                found[pair.source].append(pair)
+        for source, pairs in found.items():
+            if source not in writers:
+                file = draft.location / RecordKind.preferences / source / split / part_path(0)
+                writers[source] = PartWriter(file, SCHEMAS[RecordKind.preferences])
+            writers[source].write(to_table(pairs, RecordKind.preferences))
+    for writer in writers.values():
+        writer.close()
+    if not writers:
+        raise tally.refusal()
+    return tally.facts(split)
+
+
+def _source_facts(counts: Counter[str], dropped: Counter[str], split: str) -> dict[str, Any]:
+    part = {key: counts[key] for key in ("records", "bytes", "words")}
+    return {
+        "kind": RecordKind.preferences.value,
+        "read": counts["read"],
+        "dropped": dict(dropped),
+        "kept": counts["records"],
+        "bytes": counts["bytes"],
+        "words": counts["words"],
+        "splits": {split: part} if counts["records"] else {},
+    }
+
+
+def _sizes(pair: Preference) -> dict[str, int]:
+    texts = (*(turn.content for turn in pair.prompt), pair.chosen, pair.rejected)
+    words = sum(len(text.split()) for text in texts)
+    return {"records": 1, "bytes": sum(len(text.encode()) for text in texts), "words": words}
+
+
+def say_counts(facts: Mapping[str, Any]) -> None:
+    for source, counts in facts["sources"].items():
+        lost = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts["dropped"].items())) or "none dropped"
+        print(f"  {source}: {counts['read']:,} prompts, {counts['kept']:,} pairs ({lost})", flush=True)
+    found = ", ".join(f"{count:,} {what}" for what, count in sorted(facts["answers"].items()))
+    chosen, rejected = facts["mean_chosen_score"], facts["mean_rejected_score"]
+    print(f"  answers: {found}; mean score {chosen:.2f} chosen, {rejected:.2f} rejected", flush=True)

@@ -1,0 +1,72 @@
+"""A reward model: a sequence classifier with one label that says what a reply is worth.
+
+In: a conversation and replies to it. Out: one number each. Always: the conversation is rendered by the reward model's own
+chat template, as it was trained on. The GPU path has not been tried on one.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lisan.core.errors import DataError
+from lisan.corpus.records import Turn
+from lisan.model.load import quiet_transformers
+
+
+def check_reward_model(folder: Path) -> None:
+    """Refuse a local folder that is no reward model; a hub id is looked at when it is loaded."""
+    if not folder.is_dir():
+        return
+    place = folder / "config.json"
+    config: dict[str, Any] = json.loads(place.read_text()) if place.exists() else {}
+    names = config.get("architectures") or ["no architecture"]
+    if not names[0].endswith("ForSequenceClassification"):
+        raise DataError(
+            f"judge.path={folder} is {names[0]}, not a sequence classifier; name the folder of a reward model"
+        )
+
+
+class RewardModel:
+    """The model in memory."""
+
+    def __init__(self, place: str, batch_size: int, use_gpu: bool) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        quiet_transformers()
+        self.device = "cuda" if use_gpu and torch.cuda.is_available() else "cpu"
+        self.batch_size = batch_size
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right")
+            model = AutoModelForSequenceClassification.from_pretrained(
+                place, dtype=torch.bfloat16 if use_gpu else "auto"
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"judge.path={place} is not a reward model that transformers can load: {reason}") from error
+        if model.config.num_labels != 1 or self.tokenizer.chat_template is None:
+            raise DataError(
+                f"judge.path={place} has {model.config.num_labels} labels and "
+                f"{'a' if self.tokenizer.chat_template else 'no'} chat template; a reward model has one label and a template"
+            )
+        self.model = model.to(self.device).eval()
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = self.tokenizer.pad_token_id
+
+    @torch.no_grad()
+    def score(self, turns: Sequence[Turn], replies: Sequence[str]) -> list[float]:
+        before = [{"role": turn.role, "content": turn.content} for turn in turns]
+        texts = [
+            self.tokenizer.apply_chat_template([*before, {"role": "assistant", "content": reply}], tokenize=False)
+            for reply in replies
+        ]
+        size = 1 if self.tokenizer.pad_token_id is None else self.batch_size
+        scores: list[float] = []
+        for start in range(0, len(texts), size):
+            batch = self.tokenizer(
+                texts[start : start + size], padding=size > 1, add_special_tokens=False, return_tensors="pt"
+            ).to(self.device)
+            scores += self.model(**{key: batch[key] for key in ("input_ids", "attention_mask")}).logits[:, 0].tolist()
+        return scores

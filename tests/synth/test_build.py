@@ -1,0 +1,174 @@
+"""The `sample_preferences` stage against a server in this process: layout, counts, resuming, refusals."""
+
+import threading
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+from endpoint_server import Reply, Served, completion, failure, serve
+from tiny import encode, no_run, silent
+
+from lisan.core.artifact import Artifact, Ref, Store
+from lisan.core.errors import ArtifactError, ConfigError, DataError, ServingError
+from lisan.core.stage import StorageConfig, run_stage
+from lisan.corpus.reader import list_sources, read_records
+from lisan.corpus.records import RecordKind
+from lisan.serve.engine import EngineConfig
+from lisan.synth import build
+from lisan.synth.build import SAMPLE, SampleConfig
+from lisan.synth.endpoint import EndpointConfig, TrafficConfig
+from lisan.synth.prompts import PromptsConfig
+from lisan.synth.sample import SamplingConfig, read_asked
+
+CORPUS = "corpus/tiny@v1"
+LIMIT = 6
+
+
+@pytest.fixture
+def store(tiny_store: Store, tmp_path: Path) -> Store:
+    copytree(tiny_store.root.root, tmp_path / "root")
+    return Store(str(tmp_path / "root"))
+
+
+def say_words(body: dict[str, Any]) -> Reply:
+    """Answer with more and more of the question, so that every answer is worth something else."""
+    words = body["messages"][-1]["content"].split()
+    return completion(*(" ".join(words[: n + 1]) + f" ({n})" for n in range(body["n"])))
+
+
+def config_of(store: Store, served: Served, **changes: Any) -> SampleConfig:
+    values: dict[str, Any] = {
+        "name": "sampled",
+        "prompts": PromptsConfig(corpus=CORPUS, limit=LIMIT),
+        "endpoint": EndpointConfig(url=served.url),
+        "sampling": SamplingConfig(num_answers=4),
+        "traffic": TrafficConfig(num_retries=0, concurrency=4),
+        "storage": StorageConfig(root=store.root.root),
+    }
+    return SampleConfig(**{**values, **changes})
+
+
+def make(config: SampleConfig) -> Artifact:
+    return run_stage(SAMPLE, config, no_run, silent)
+
+
+def test_the_corpus_is_one_that_encoding_takes(store: Store) -> None:
+    with serve(say_words) as served:
+        made = make(config_of(store, served))
+    assert list_sources(made, RecordKind.preferences) == {"ar_chats": "ar", "en_chats": "en"}
+    pairs = list(read_records(made, RecordKind.preferences))
+    assert {pair.source for pair in pairs} == {"ar_chats", "en_chats"}
+    assert all(float(pair.meta["chosen_score"]) > float(pair.meta["rejected_score"]) for pair in pairs)
+    assert made.facts["records"] == len(pairs) == len({pair.id for pair in pairs})
+    tokens = encode(store, RecordKind.preferences, name="sampled", corpus=str(made.ref), context_length=128)
+    assert tokens.facts["rows"] > 0
+
+
+def test_every_prompt_and_every_answer_is_counted(store: Store) -> None:
+    def answer(body: dict[str, Any]) -> Reply:
+        text = body["messages"][-1]["content"]
+        if len(text) % 3 == 0:
+            return failure(400, "too long")
+        return completion(text, f"{text} {text}", text, "", "سلام" if text.isascii() else "hello")
+
+    with serve(answer) as served:
+        made = make(config_of(store, served, sampling=SamplingConfig(num_answers=5), same_language=True))
+    asked = [one for file in (made.location / "answers").list() for one in read_asked(file)]
+    facts, refused = made.facts, sum(bool(one.refusal) for one in asked)
+    assert len(asked) == facts["prompts"] == 2 * LIMIT
+    assert facts["repeated_prompts"] == 0
+    assert refused > 0
+    assert facts["answers"] == {
+        **dict.fromkeys(("repeated", "empty", "wrong_language"), 2 * LIMIT - refused),
+        "judged": 2 * (2 * LIMIT - refused),
+    }
+
+
+def test_reasons_and_means_are_in_the_manifest(store: Store) -> None:
+    with serve(say_words) as served:
+        facts = make(config_of(store, served, min_gap=5.0)).facts
+    for counts in facts["sources"].values():
+        assert counts["read"] == LIMIT == counts["kept"] + sum(counts["dropped"].values())
+        assert counts["splits"]["train"]["records"] == counts["kept"]
+    assert facts["mean_chosen_score"] > facts["mean_all_score"] > facts["mean_rejected_score"]
+    assert facts["policy"] == {"name": "m", "url": served.url, "sha256": ""}
+    assert facts["judge"]["kind"] == "reference"
+
+
+def test_a_killed_job_goes_on_where_it_was(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "PART_PROMPTS", 4)
+    lock = threading.Lock()
+    asked: list[str] = []
+
+    def die_at_tenth(body: dict[str, Any]) -> Reply:
+        with lock:
+            asked.append(body["messages"][-1]["content"])
+            dead = len(asked) == 10
+        return failure(401, "key") if dead else say_words(body)
+
+    with serve(die_at_tenth) as served:
+        config = config_of(store, served, traffic=TrafficConfig(num_retries=0, concurrency=1))
+        with pytest.raises(ServingError, match="refused the key"):
+            make(config)
+        assert not (store.location(Ref.parse("corpus/sampled@v1")) / "manifest.json").exists()
+        again = make(config_of(store, served, traffic=TrafficConfig(concurrency=2)))
+        with serve(say_words) as other:
+            whole = make(config_of(store, other, name="whole"))
+    assert "of 3 parts are sampled already" in capsys.readouterr().out
+    assert len(asked) < 10 + 2 * LIMIT, "what was sampled before is not sampled again"
+    assert list(read_records(again, RecordKind.preferences)) == list(read_records(whole, RecordKind.preferences))
+    assert not list((store.root / "parts").walk())
+
+
+def test_twice_is_once(store: Store) -> None:
+    with serve(say_words) as served:
+        config = config_of(store, served)
+        make(config)
+        num = len(served.asked)
+        make(config)
+        assert len(served.asked) == num
+        with pytest.raises(ArtifactError, match=r"min_gap: 0\.0 -> 1\.0"):
+            make(config_of(store, served, min_gap=1.0))
+
+
+def test_no_pair_at_all_says_what_happened(store: Store) -> None:
+    said = rf"no prompt gave a pair \({2 * LIMIT} too_few; .*raise sampling\.temperature"
+    with serve(lambda body: completion(*["the same"] * body["n"])) as served, pytest.raises(DataError, match=said):
+        make(config_of(store, served))
+
+
+def test_an_endpoint_that_refuses_every_prompt_ends_the_job_at_once(store: Store) -> None:
+    said = r"every prompt was refused; the last time: .*unknown field top_k"
+    with serve(lambda _: failure(400, "unknown field top_k")) as served, pytest.raises(DataError, match=said):
+        make(config_of(store, served))
+
+
+def test_nothing_is_sampled_when_the_judge_is_not_there(store: Store) -> None:
+    from lisan.synth.judge import JudgeConfig, JudgeKind
+
+    with serve(say_words) as served:
+        judge = JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=served.url, model="absent"))
+        with pytest.raises(ServingError, match="absent is not served"):
+            make(config_of(store, served, judge=judge))
+        assert not served.asked
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"policy": "model/a@v1"}, ConfigError, "exactly one of policy .*got model/a@v1 and http"),
+        ({"endpoint": EndpointConfig()}, ConfigError, "exactly one of policy .*got null and null"),
+        ({"engine": EngineConfig(threads=1)}, ConfigError, "engine has no effect on a model that is served already"),
+        ({"min_gap": -1.0}, ConfigError, "min_gap must be >= 0"),
+        ({"endpoint": EndpointConfig(), "policy": "/no/folder"}, ServingError, "/no/folder is not a model folder"),
+        ({"endpoint": EndpointConfig(), "policy": "model/no@v1"}, ArtifactError, "model/no@v1 does not exist"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(
+    changes: dict[str, Any], error: type[Exception], said: str, store: Store
+) -> None:
+    with serve(say_words) as served, pytest.raises(error, match=said):
+        make(config_of(store, served, **changes))

@@ -1,0 +1,146 @@
+"""The `score_preferences` stage: to the digit what training computes for itself, and refused where it does not belong."""
+
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny import ALONE, encode, make_job, no_run, silent, train_alone, train_config, weights
+
+from lisan.core.artifact import Artifact, Store
+from lisan.core.errors import ConfigError, DataError
+from lisan.core.stage import ClusterConfig, StorageConfig, run_stage
+from lisan.corpus.records import RecordKind
+from lisan.model.load import ModelConfig
+from lisan.model.parallel import Precision
+from lisan.train import scores as stage
+from lisan.train.job import run_worker
+from lisan.train.objectives import PreferenceLoss
+from lisan.train.reference import MISMATCHED, REFERENCE, read_scores
+from lisan.train.scores import SCORES, ReferenceModel, ScoreConfig
+from lisan.train.stages import CPT, DPO
+
+
+@pytest.fixture(scope="module")
+def store(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A copy of the tiny store with two models to start from."""
+    root = tmp_path_factory.mktemp("scores") / "root"
+    copytree(tiny_store.root.root, root)
+    made = Store(str(root))
+    for name, seed in (("base", 0), ("other", 1)):
+        run_stage(CPT, train_config(made, name=name, loop={"seed": seed, "num_steps": 2}), no_run, silent)
+    return made
+
+
+def score(store: Store, **changes: Any) -> Artifact:
+    values = {
+        "name": "test",
+        "tokens": "tokens/preferences@v1",
+        "model": ModelConfig(path="model/base@v1"),
+        "precision": Precision.float32,
+        "micro_rows": 4,
+        "storage": StorageConfig(root=store.root.root),
+        "cluster": ClusterConfig(threads_per_worker=1),
+    }
+    return run_stage(SCORES, ScoreConfig(**{**values, **changes}), no_run, silent)
+
+
+def dpo(store: Store, **changes: Any) -> Any:
+    return train_config(store, "preferences", **{"model": ModelConfig(path="model/base@v1"), **changes})
+
+
+@pytest.fixture(scope="module")
+def scored(store: Store) -> Artifact:
+    return score(store, mismatched=True)
+
+
+@pytest.mark.parametrize(("loss", "folders"), [("sigmoid", [""]), ("kto", ["", MISMATCHED])])
+def test_the_stage_computes_what_training_would_to_the_digit(
+    loss: str, folders: list[str], scored: Artifact, store: Store, tmp_path: Path
+) -> None:
+    values = {"loss": PreferenceLoss(loss), "loop": {"micro_rows": 4}}
+    own = train_alone(store, dpo(store, **values), tmp_path / "own")
+    given = train_alone(store, dpo(store, reference="scores/test@v1", **values), tmp_path / "given")
+    for folder in folders:
+        mine = tmp_path / "own" / "checkpoints" / folder / REFERENCE
+        assert pq.read_table(mine).equals(read_scores(scored.location / folder / REFERENCE))
+    assert not (tmp_path / "given" / "checkpoints" / REFERENCE).exists()
+    assert given.curve("loss") == own.curve("loss")
+    mine, theirs = weights(tmp_path / "own"), weights(tmp_path / "given")
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_the_manifest_says_what_was_scored(scored: Artifact) -> None:
+    assert scored.facts["rows"] > 0
+    assert scored.facts["documents"] % 2 == 0
+    assert scored.facts["mean_chosen_logp"] < 0
+    assert {"tokens/preferences@v1", "model/base@v1"} == set(scored.manifest["parents"])
+    assert sorted(scored.manifest["files"]) == ["mismatched/reference.parquet", "reference.parquet"]
+
+
+def test_a_killed_job_goes_on_where_it_was(
+    scored: Artifact, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "PART_BATCHES", 2)
+    score_part, asked = ReferenceModel.score, []
+
+    def die_at_third(self: ReferenceModel, part: Any) -> int:
+        asked.append(part.index)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return score_part(self, part)
+
+    monkeypatch.setattr(ReferenceModel, "score", die_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        score(store, name="killed")
+    again = score(store, name="killed")
+    assert "2 of" in capsys.readouterr().out
+    assert asked[:4] == [0, 1, 2, 2]
+    assert len(asked) == len(set(asked)) + 1
+    assert read_scores(again.location / REFERENCE).equals(read_scores(scored.location / REFERENCE))
+    assert not list((store.root / "parts").walk())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        (
+            {"model": ModelConfig(path="model/other@v1")},
+            DataError,
+            "scored with model/base@v1, not with this model/other@v1",
+        ),
+        ({"tokens": "tokens/again@v1"}, DataError, "scored with tokens/preferences@v1, not with this tokens/again@v1"),
+        ({"precision": Precision.bfloat16}, DataError, "precision: 'float32' -> 'bfloat16'"),
+    ],
+)
+def test_scores_of_something_else_are_refused(
+    changes: dict[str, Any], error: type[Exception], said: str, scored: Artifact, store: Store
+) -> None:
+    encode(store, RecordKind.preferences, name="again", context_length=128)
+    with pytest.raises(error, match=said):
+        run_stage(DPO, dpo(store, reference="scores/test@v1", **changes), no_run, silent)
+
+
+def test_kto_needs_the_exchanged_replies(store: Store) -> None:
+    score(store, name="plain")
+    config = dpo(store, reference="scores/plain@v1", loss=PreferenceLoss.kto)
+    with pytest.raises(ConfigError, match="scores/plain@v1 lacks; score with mismatched=true"):
+        run_stage(DPO, config, no_run, silent)
+
+
+def test_a_folder_whose_weights_have_changed_is_seen_before_the_first_step(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    copytree(Path(store.root.root) / "model/base/v1", folder)
+    model = ModelConfig(path=str(folder))
+    score(store, name="folder", model=model)
+    job = make_job(store, dpo(store, reference="scores/folder@v1", model=model), tmp_path)
+    copytree(Path(store.root.root) / "model/other/v1", folder, dirs_exist_ok=True)
+    with pytest.raises(DataError, match="another model scored them; score again"):
+        run_worker(job, ALONE)
+
+
+def test_only_preferences_are_scored(store: Store) -> None:
+    with pytest.raises(ConfigError, match="holds conversations; score_preferences needs preferences"):
+        score(store, name="chats", tokens="tokens/conversations@v1")
