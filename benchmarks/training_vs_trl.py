@@ -92,7 +92,7 @@ def measure_ours(root: Path, folder: Path, objective: str, num_steps: int) -> di
         "loop.checkpoint_every=1000",
     )
     facts = Store(str(root)).open(Ref.parse(f"model/{name}@v1")).facts
-    return {name: facts[name] for name in ("tokens_per_second", "mfu", "memory_bytes") if name in facts}
+    return {name: facts[name] for name in ("tokens_per_second", "mfu_ratio", "peak_memory_bytes")}
 
 
 def read_examples(root: Path) -> list[dict[str, list[int]]]:
@@ -203,13 +203,6 @@ def measure_trl(root: Path, folder: Path, objective: str, num_steps: int, micro:
     return found
 
 
-def fill_ratio(root: Path, objective: str) -> float:
-    """Return the share of our rows that is not padding: our meter counts whole rows."""
-    kind = "preferences" if objective == "dpo" else "conversations"
-    sources = Store(str(root)).open(Ref.parse(f"tokens/{kind}@v1")).facts["sources"].values()
-    return float(sum(s["tokens"] for s in sources) / (CONTEXT * sum(s["rows"] for s in sources)))
-
-
 def compare(root: Path, folder: Path, objective: str, num_steps: int, num_rounds: int) -> bool:
     """Let both trainers take turns; print and return whether ours is past its bars."""
     whole = STEP_PAIRS if objective == "dpo" else STEP_ROWS
@@ -218,11 +211,11 @@ def compare(root: Path, folder: Path, objective: str, num_steps: int, num_rounds
     }
     micro = max(tried, key=lambda size: tried[size])
     print(f"{objective}: TRL takes {micro} of {whole} at a time ({tried} tokens/s)", flush=True)
-    ours, theirs, mfu, fill = [], [], [], fill_ratio(root, objective)
+    ours, theirs, mfu = [], [], []
     for number in range(num_rounds):
         mine = measure_ours(root, folder, objective, num_steps)
-        ours.append(mine["tokens_per_second"] * fill)
-        mfu.append(mine["mfu"])
+        ours.append(mine["tokens_per_second"])
+        mfu.append(mine["mfu_ratio"])
         theirs.append(measure_trl(root, folder, objective, num_steps, micro)["tokens_per_second"])
         print(f"  round {number + 1}: {ours[-1]:,.0f} and {theirs[-1]:,.0f} tokens/s, MFU {mfu[-1]:.0%}", flush=True)
     ratio, share = median(ours) / median(theirs), median(mfu)

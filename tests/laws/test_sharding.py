@@ -29,6 +29,7 @@ from laws.test_train import REORDERED_LOSS, REORDERED_WEIGHT, assert_same_run
 from lisan.core.artifact import Ref, Store
 from lisan.core.config import fingerprint
 from lisan.core.errors import ConfigError
+from lisan.model import side_by_side
 from lisan.model.adapter import LoraConfig, attach_adapter, merge_adapter, read_adapter
 from lisan.model.embeddings import gather, is_tied
 from lisan.model.fill import fill
@@ -39,7 +40,7 @@ from lisan.model.parallel import Precision, Recompute, ShardingConfig, check_sha
 from lisan.model.score import Scorer, collate
 from lisan.model.write import write_config, write_weights
 from lisan.tokens.rows import RowReader
-from lisan.train.job import Method, TuningConfig
+from lisan.train.tuning import Method, TuningConfig
 
 MESHES = {"1x4": 0, "2x2": 2, "4x1": 1}
 "Groups x workers of a group, of four workers: how many hold a copy together. 1x2 is the law of two workers in test_train."
@@ -129,7 +130,10 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_products_are_computed_again_by_full_and_kept_by_selective(tiny_store: Store) -> None:
+def test_products_are_computed_again_by_full_and_kept_by_selective(
+    tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "SHORT", 0)  # so that attention is one call a bucket
     number = {}
     for recompute in Recompute:
         with Calls() as calls:
@@ -140,8 +144,8 @@ def test_products_are_computed_again_by_full_and_kept_by_selective(tiny_store: S
     assert selective["silu"] == full["silu"] == 2 * SHAPE.num_layers
     assert selective["mm"] == none["mm"] < full["mm"]
     attention = next(name for name in none if name.startswith("_scaled_dot_product") and "backward" not in name)
-    assert selective[attention] == none[attention] == SHAPE.num_layers
-    assert full[attention] == 2 * SHAPE.num_layers
+    assert selective[attention] == none[attention] >= SHAPE.num_layers
+    assert full[attention] == 2 * none[attention]
 
 
 @pytest.mark.slow

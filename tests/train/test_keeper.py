@@ -34,7 +34,7 @@ def config(store: Store, **loop: Any) -> Any:
 def marks(folder: Path) -> dict[str, Any]:
     """Return the marks of all checkpoints by name, without what differs from run to run: DCP's metadata names the folder."""
     places = (Location(str(folder)) / "checkpoints").list()
-    found = {place.name: (place / checkpoint.MARK).read_json() for place in places}
+    found = {place.name: (place / checkpoint.MARK).read_json() for place in places if place.name.startswith("step_")}
     for mark in found.values():
         del mark["files"][".metadata"], mark["sha256"], mark["bytes"]
     return found

@@ -28,7 +28,7 @@ def model() -> Any:
 
 def trained(tuning: TuningConfig, manifest: NewRows | None = None) -> set[str]:
     plain = model()
-    apply_tuning(tuning, plain, choose_rows(tuning, plain, manifest, ""), seed=0)
+    apply_tuning(tuning, plain, (), choose_rows(tuning, plain, manifest, ""), seed=0)
     return {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
 
 

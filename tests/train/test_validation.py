@@ -73,7 +73,7 @@ def test_the_loss_is_the_mean_over_all_held_out_targets(scorer: Scorer, reader: 
 def test_training_does_not_notice(store: Store, base_model: str, tmp_path: Path) -> None:
     """With dropout, which would, if a random number were drawn or the model stayed in evaluation mode."""
     from lisan.model.adapter import LoraConfig
-    from lisan.train.job import Method, TuningConfig
+    from lisan.train.tuning import Method, TuningConfig
 
     lora: dict[str, Any] = {
         "model": ModelConfig(path=base_model),

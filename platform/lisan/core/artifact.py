@@ -168,7 +168,7 @@ class Store:
             known = (
                 f"versions: {', '.join(versions)}"
                 if versions
-                else f"{ref.kind}s under {self.root}: {', '.join(self.names(ref.kind)) or 'none'}"
+                else f"{ref.kind.removesuffix('s')}s under {self.root}: {', '.join(self.names(ref.kind)) or 'none'}"
             )
             raise ArtifactError(f"{ref} does not exist; {known}")
         return Artifact(ref, location, (location / MANIFEST).read_json())

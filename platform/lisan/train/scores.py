@@ -11,7 +11,8 @@ not been tried on one.
 import os
 import pickle
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -158,19 +159,19 @@ def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[st
     if len(missing) < len(plan):
         print(f"  {len(plan) - len(missing)} of {len(plan)} parts are scored already", flush=True)
     score = _score_on_ray if config.cluster.num_workers else _score_here
-    _watch(score(job, missing), job.num_rows * len(missing) // len(plan), run)
+    with closing(score(job, missing)) as scored:
+        _watch(scored, job.num_rows * len(missing) // len(plan), run)
     facts = _join(job, plan, draft.location)
     job.parts.delete()
     return {"rows": job.num_rows, **facts}
 
 
-def _score_here(job: ScoreJob, parts: Sequence[Part]) -> Iterator[int]:
-    reference = ReferenceModel(job)
-    yield from map(reference.score, parts)
-    reference.close()
+def _score_here(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:
+    with closing(ReferenceModel(job)) as reference:
+        yield from map(reference.score, parts)
 
 
-def _score_on_ray(job: ScoreJob, parts: Sequence[Part]) -> Iterator[int]:
+def _score_on_ray(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:
     """Map parts through a pool of actors, each with a model of its own."""
     if not parts:
         return
@@ -257,8 +258,9 @@ def _check(config: ScoreConfig, store: Store) -> None:
     if tokens.facts["record_kind"] != "preferences":
         raise ConfigError(f"{tokens.ref} holds {tokens.facts['record_kind']}; score_preferences needs preferences")
     parents = tuple(store.open(ref) for ref in _parents(config))
-    check_vocabulary(config, tokens, parents)
-    check_context(config, tokens, parents)
+    training = as_training(config)
+    check_vocabulary(training, tokens, parents)
+    check_context(training, tokens, parents)
     if config.mismatched:
         MismatchedReader(tokens)
 

@@ -20,7 +20,7 @@ class Staging:
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
-        self._buffers: dict[int, torch.Tensor] = {}
+        self._buffers: dict[tuple[int, str], torch.Tensor] = {}
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._settled: torch.cuda.Event | None = None
 
@@ -50,6 +50,15 @@ class Staging:
         return self._copy_tensor(place, leaf) if isinstance(leaf, torch.Tensor) else leaf
 
     def _copy_tensor(self, place: int, tensor: torch.Tensor) -> torch.Tensor:
+        if not hasattr(tensor, "__tensor_flatten__"):
+            return self._copy_plain((place, ""), tensor)
+        # Moments in bytes are a tensor of several; a plain copy would restore them.
+        names, made_with = tensor.__tensor_flatten__()  # type: ignore[operator]
+        inner = {name: self._copy_plain((place, name), getattr(tensor, name)) for name in names}
+        copied: torch.Tensor = type(tensor).__tensor_unflatten__(inner, made_with)  # type: ignore[attr-defined]
+        return copied
+
+    def _copy_plain(self, place: tuple[int, str], tensor: torch.Tensor) -> torch.Tensor:
         buffer = self._buffers.get(place)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
             pinned = self._stream is not None
