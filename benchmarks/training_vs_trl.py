@@ -39,8 +39,8 @@ SHAPE = ShapeConfig(
 )
 NUM_PIECES = 16_384
 CONTEXT = 1024
-STEP_ROWS = 8
-STEP_PAIRS = 64
+STEP_ROWS = 4
+STEP_PAIRS = 32
 LORA_RANK = 16
 MIN_RATIO = {"sft": 2.5, "lora": 2.0, "dpo": 2.0}
 MIN_MFU = 0.4
@@ -73,13 +73,11 @@ def prepare(root: Path, num_pieces: int = NUM_PIECES) -> Path:
     return folder
 
 
-def measure_ours(root: Path, folder: Path, objective: str, num_steps: int) -> dict[str, float]:
-    """Train as users do and return what the last interval measured."""
-    name = f"bench-{time.time_ns()}"
+def job_overrides(root: Path, folder: Path, objective: str, name: str, num_steps: int) -> list[str]:
+    """Return what a training job is told."""
     tokens = "preferences" if objective == "dpo" else "conversations"
-    run_job(
-        root,
-        "train_dpo" if objective == "dpo" else "train_sft",
+    return [
+        f"storage.root={root}",
         f"name={name}",
         f"model.path={folder}",
         f"tokens=tokens/{tokens}@v1",
@@ -90,7 +88,14 @@ def measure_ours(root: Path, folder: Path, objective: str, num_steps: int) -> di
         f"loop.num_steps={num_steps}",
         f"loop.log_every={num_steps - 1}",
         "loop.checkpoint_every=1000",
-    )
+    ]
+
+
+def measure_ours(root: Path, folder: Path, objective: str, num_steps: int) -> dict[str, float]:
+    """Train as users do and return what the last interval measured."""
+    name = f"bench-{time.time_ns()}"
+    job = "train_dpo" if objective == "dpo" else "train_sft"
+    run_job(root, job, *job_overrides(root, folder, objective, name, num_steps))
     facts = Store(str(root)).open(Ref.parse(f"model/{name}@v1")).facts
     return {name: facts[name] for name in ("tokens_per_second", "mfu_ratio", "peak_memory_bytes")}
 
@@ -162,7 +167,7 @@ def run_trl(root: Path, folder: Path, objective: str, num_steps: int, micro: int
     given = {"processing_class": tokenizer, "callbacks": [Clock()], "peft_config": adapter}
     if objective == "dpo":
         config = DPOConfig(**shared, precompute_ref_log_probs=True, precompute_ref_batch_size=STEP_PAIRS)
-        data = Dataset.from_list(read_preferences(root))
+        data = Dataset.from_list(read_preferences(root)[: num_steps * batch])  # the reference scores all there are
         trainer = DPOTrainer(load_model(str(folder)), args=config, train_dataset=data, **given)
         prompts, chosen, rejected = (
             sum(map(len, trainer.train_dataset[f"{part}_ids"])) for part in ("prompt", "chosen", "rejected")
@@ -207,7 +212,8 @@ def compare(root: Path, folder: Path, objective: str, num_steps: int, num_rounds
     """Let both trainers take turns; print and return whether ours is past its bars."""
     whole = STEP_PAIRS if objective == "dpo" else STEP_ROWS
     tried = {
-        micro: measure_trl(root, folder, objective, 3, micro)["tokens_per_second"] for micro in (whole // 8, whole)
+        micro: measure_trl(root, folder, objective, 3, micro)["tokens_per_second"]
+        for micro in (max(1, whole // 8), whole)
     }
     micro = max(tried, key=lambda size: tried[size])
     print(f"{objective}: TRL takes {micro} of {whole} at a time ({tried} tokens/s)", flush=True)
@@ -230,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="where artifacts are kept; a temporary folder by default")
     parser.add_argument("--only", choices=MIN_RATIO)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trl", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--micro", type=int, help=argparse.SUPPRESS)

@@ -18,7 +18,7 @@ from torch import nn
 from lisan.core.errors import ConfigError
 from lisan.model.draw import Drawing, drawing
 from lisan.model.fill import plain_name
-from lisan.model.load import block_linears
+from lisan.model.load import block_linears, quiet_transformers
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
 from lisan.model.nf4 import Nf4Linear, is_quantised, quantise_blocks, restore_blocks, restore_linear
 from lisan.model.trained_rows import TRAINED_ROWS, place_trained_rows
@@ -77,6 +77,7 @@ def attach_adapter(model: Any, config: LoraConfig, is_empty: bool = False) -> An
     With `is_empty` the adapter's weights are on the device `meta`. DoRA begins with the norms of the model's weights, which must
     be there.
     """
+    quiet_transformers()
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
@@ -116,9 +117,7 @@ def iter_merged(model: nn.Module) -> Iterator[tuple[str, torch.Size, Callable[[G
     A maker gathers what it needs, every rank calling it, and returns the whole weight: adapter merged where there is one, 4 bits
     restored where it is kept in them.
     """
-    from peft.tuners.lora import LoraLayer
-
-    adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    adapted = _adapted_layers(model)
     inside = tuple(f"{name}.lora_" for name in adapted)
     seen: set[int] = set()
     for name, module in model.named_modules():
@@ -131,6 +130,14 @@ def iter_merged(model: nn.Module) -> Iterator[tuple[str, torch.Size, Callable[[G
             if not is_merged and not f"{name}.".startswith(inside) and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield plain_name(f"{name}.{own}"), parameter.shape, partial(_gather_one, parameter)
+
+
+def _adapted_layers(model: nn.Module) -> dict[str, Any]:
+    if not any(".lora_" in name for name, _ in model.named_modules()):
+        return {}  # PEFT takes seconds to import
+    from peft.tuners.lora import LoraLayer
+
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
 
 
 def _base_shape(layer: Any) -> torch.Size:
@@ -197,6 +204,7 @@ def read_adapter(model: Any, folder: Path, as_trained: bool = True) -> Any:
     The base is rounded to 4 bits where the adapter was trained over such a one, unless `as_trained` is false: an engine that
     keeps it in 16 bits computes something else. Raises DataError when the base is not the one that it was trained over.
     """
+    quiet_transformers()
     from peft import PeftModel
 
     manifests = read_new_rows(folder)

@@ -5,6 +5,7 @@ Always: the same seed makes the same weights; text never enters this room, only 
 """
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,13 @@ def save_model(model: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def quiet_transformers() -> None:
-    """Keep bars and warnings of transformers out of job logs; stages say what they do themselves."""
-    from transformers.utils import logging
+    """Keep bars and warnings of transformers, and of what it and PEFT import where it is there, out of job logs."""
+    from transformers.utils import logging as of_transformers
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+    of_transformers.set_verbosity_error()
+    for name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

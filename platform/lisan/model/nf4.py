@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from lisan.core.errors import ConfigError
-from lisan.model.load import block_linears
+from lisan.model.load import block_linears, quiet_transformers
 
 BLOCK = 64
 "Weights that share a scale; the paper's."
@@ -97,6 +97,7 @@ class _Product(torch.autograd.Function):
 def quantise_blocks(model: Any) -> None:
     """Put the linear layers of the blocks into 4 bits, one after the other."""
     check_installed()
+    quiet_transformers()
     names = [name for name in block_linears(model) if type(model.get_submodule(name)) is nn.Linear]
     if not names:
         raise ConfigError(
