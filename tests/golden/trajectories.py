@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "tokens"), str(TESTS.parent / "platform")]
+sys.path[:0] = [str(TESTS), str(TESTS / "vocabulary"), str(TESTS.parent / "platform")]
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "dpo": {"optim": {"peak_lr": 1e-3}},
     "dpo_by_length": {"length_normalised": True, "beta": 2.0},
     "ipo": {"loss": PreferenceLoss.ipo, "beta": 0.5, "length_normalised": True},
-    "kto": {"loss": PreferenceLoss.kto, "beta": 0.5},
+    "kto": {"loss": PreferenceLoss.kto, "beta": 0.5, "optim": {"peak_lr": 1e-3}},
 }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from lisan.core.errors import ArtifactError, ConfigError
+from lisan.core.errors import ArtifactError, ConfigError, LisanError
 
 
 def default_root() -> str:
@@ -51,6 +51,8 @@ def writing(place: "Location", what: str) -> Iterator[None]:
     """Turn whatever a library says when it cannot write into one sentence; a full disk speaks in many voices."""
     try:
         yield
+    except (LisanError, ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError):
+        raise  # not of the storage
     except Exception as error:
         free = f" ({shutil.disk_usage(_existing(place)).free / 1e6:,.0f} MB free there)" if place.is_local else ""
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -130,6 +130,9 @@ def iter_merged(model: nn.Module) -> Iterator[tuple[str, torch.Size, Callable[[G
             if not is_merged and not f"{name}.".startswith(inside) and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield plain_name(f"{name}.{own}"), parameter.shape, partial(_gather_one, parameter)
+        for own, buffer in module.named_buffers(recurse=False):
+            if own not in module._non_persistent_buffers_set:
+                yield plain_name(f"{name}.{own}"), buffer.shape, partial(_gather_one, buffer)
 
 
 def _adapted_layers(model: nn.Module) -> dict[str, Any]:

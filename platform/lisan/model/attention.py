@@ -56,6 +56,10 @@ def use_attention(model: Any, attention: Attention) -> None:
     if not able.get(attention, model._supports_flash_attn):
         remedy = "choose another model class" if attention is Attention.sdpa else "take attention=sdpa"
         raise ConfigError(f"attention={attention} is not possible with {name}; {remedy}")
+    if getattr(model.config.get_text_config(), "attention_chunk_size", None):
+        raise ConfigError(
+            f"{name} attends within chunks, which attention={attention} does not know; choose another model"
+        )
     dropout = getattr(model.config, "attention_dropout", 0)
     if attention is Attention.flex and dropout:
         raise ConfigError(

@@ -25,6 +25,10 @@ def outline_model(place: str) -> tuple[Any, tuple[Source, ...]]:
     model = _outline(place)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     if wanted != shapes:  # fused, renamed or left out: transformers knows how to convert them
+        print(
+            f"  {place} names its weights otherwise than {type(model).__name__} does: every worker loads it whole",
+            flush=True,
+        )
         return load_model(place), ()
     return model, (Files(places),)
 
@@ -42,7 +46,7 @@ def _outline(place: str) -> Any:
     quiet_transformers()
     config = AutoConfig.from_pretrained(place)
     with init_empty_weights(include_buffers=False):  # positions and the like are computed, not stored
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.tie_weights()
     return model.eval()
 

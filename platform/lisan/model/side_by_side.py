@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lisan.core.errors import ConfigError
+
 SHORT = 64
 """Tokens up to which a CPU multiplies the scores of a document out: torch's kernel needs as long for the backward pass of
 16 tokens as for that of 128, three to fifteen times what the multiplications take."""
@@ -102,25 +104,33 @@ class _Collect(torch.autograd.Function):
 
 @torch.compiler.disable  # its shapes differ from batch to batch
 def attend_side_by_side(
-    module: Any,  # noqa: ARG001
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: None,
-    layout: Layout,
+    layout: Layout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Answer as an attention function of transformers does: from [B, H, T, S] to [B, T, H, S], and no weights."""
-    assert attention_mask is None
-    rows, heads, length, size = query.shape
+    """Answer as an attention function of transformers does: from [B, H, T, S] to [B, T, H, S], and no weights.
+
+    Raises ConfigError for a model that hides the layout from its attention, or wants of it what this one does not know.
+    """
+    unknown = attention_mask is not None or layout is None or options.get("s_aux") is not None
+    if layout is None or unknown:
+        raise ConfigError(
+            f"attention=sdpa knows no {'attention sinks' if layout else 'documents'} in {type(module).__name__}; choose another "
+            "model class"
+        )
+    rows, _, length, _ = query.shape
     spread = [_Spread.apply(x.transpose(1, 2).flatten(0, 1), layout) for x in (query, key, value)]
     sizes = [count * bucket for count, bucket in layout.shapes]
     found = []
     for (count, bucket), *parts in zip(layout.shapes, *(x.split(sizes) for x in spread), strict=True):
-        answer = _attend_bucket([part.view(count, bucket, -1, size).transpose(1, 2) for part in parts], options)
-        found.append(answer.transpose(1, 2).reshape(-1, heads, size))
+        answer = _attend_bucket([part.view(count, bucket, *part.shape[1:]).transpose(1, 2) for part in parts], options)
+        found.append(answer.transpose(1, 2).flatten(0, 1))
     collected: torch.Tensor = _Collect.apply(torch.cat(found), layout)
-    return collected.view(rows, length, heads, size), None
+    return collected.view(rows, length, *collected.shape[1:]), None
 
 
 def _attend_bucket(parts: Sequence[torch.Tensor], options: dict[str, Any]) -> torch.Tensor:

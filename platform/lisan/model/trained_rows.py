@@ -108,5 +108,10 @@ def place_trained_rows(model: Any, folder: Path, manifest: NewRows | None) -> No
         )
     if manifest is not None:
         check_base(model, manifest)
+    has = manifest.rows_after if manifest else model.get_input_embeddings().weight.shape[0]
+    if max(ids) >= has:
+        raise DataError(
+            f"{folder / TRAINED_ROWS} has row {max(ids):,} and the model {has:,} rows; load the base that it was trained over"
+        )
     num_rows = max(model.get_input_embeddings().weight.shape[0], manifest.rows_after if manifest else 0)
     resize_embeddings(model, num_rows, ids, rows)

@@ -24,19 +24,20 @@ def write_weights(model: nn.Module, folder: Path | None, dtype: torch.dtype, max
     plan = _plan_files({name: shape.numel() * dtype.itemsize for name, shape, _ in iter_merged(model)}, max_bytes)
     names = [_file_name(number, len(plan)) for number in range(len(plan))]
     pending: dict[str, torch.Tensor] = {}
+    written: dict[str, dict[str, int]] = {}
     files = iter(zip(names, plan, strict=True))
     name, wanted = next(files)
     for tensor_name, _, make in iter_merged(model):
         whole = make(gather)
         if folder is None:
             continue
-        pending[tensor_name] = whole.to(dtype).contiguous()
+        pending[tensor_name] = (whole.to(dtype) if whole.is_floating_point() else whole).contiguous()
         if len(pending) == len(wanted):
-            _write_file(pending, folder / name)
+            written[name] = _write_file(model, pending, folder / name)
             pending = {}
             name, wanted = next(files, (name, wanted))
     if folder is not None and len(plan) > 1:
-        _write_index(folder, dict(zip(names, plan, strict=True)))
+        _write_index(folder, written)
 
 
 def _plan_files(sizes: dict[str, int], max_bytes: int) -> list[dict[str, int]]:
@@ -54,10 +55,14 @@ def _file_name(number: int, num_files: int) -> str:
     return "model.safetensors" if num_files == 1 else f"model-{number + 1:05d}-of-{num_files:05d}.safetensors"
 
 
-def _write_file(tensors: dict[str, torch.Tensor], place: Path) -> None:
+def _write_file(model: Any, tensors: dict[str, torch.Tensor], place: Path) -> dict[str, int]:
+    """Write tensors under the names that files of such a model have, others where transformers fuses; return bytes by name."""
     from safetensors.torch import save_file
+    from transformers.core_model_loading import revert_weight_conversion
 
-    save_file(tensors, place, metadata={"format": "pt"})
+    named = {name: tensor.contiguous() for name, tensor in revert_weight_conversion(model, tensors).items()}
+    save_file(named, place, metadata={"format": "pt"})
+    return {name: tensor.nbytes for name, tensor in named.items()}
 
 
 def _write_index(folder: Path, plan: dict[str, dict[str, int]]) -> None:

@@ -6,6 +6,7 @@ every rank writes its own.
 """
 
 import hashlib
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -211,7 +212,7 @@ def find_best(folder: Location, count: int) -> list[Checkpoint]:
     if not count:
         return []
     finished = [_open(place) for place in folder.list() if place.name.startswith("step_") and (place / MARK).exists()]
-    measured = [found for found in finished if found.facts.get(LOSS) is not None]
+    measured = [found for found in finished if math.isfinite(found.facts.get(LOSS, math.nan))]
     return sorted(measured, key=lambda found: (found.facts[LOSS], found.step))[:count]
 
 

@@ -42,7 +42,7 @@ from lisan.train.reference import (
     read_reference,
     score_reference,
 )
-from lisan.train.tuning import TuningConfig
+from lisan.train.tuning import Quantisation, TuningConfig
 from lisan.train.validation import ValidationConfig, measure_losses
 from lisan.train.worker import ProcessGroup, Worker
 
@@ -77,6 +77,10 @@ class TrainConfig(StageConfig):
         if self.float8 and self.precision is not Precision.bfloat16:
             raise ConfigError(
                 f"float8=true needs precision=bfloat16, got {self.precision}; set it, or leave float8 out"
+            )
+        if self.float8 and self.tuning.quantise_base is not Quantisation.none:
+            raise ConfigError(
+                f"float8=true has no effect on blocks of tuning.quantise_base={self.tuning.quantise_base}; leave one of them out"
             )
         if self.sharding.compile and self.attention is Attention.flash:
             raise ConfigError(

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from lisan.vocabulary.tokenizer import (
     tokenizer_hash,
 )
 
+PATIENCE = timedelta(hours=12)
 PROBE_TOKENS = 64
 "On which a model that was merged into restored 4 bits is compared with the one that was trained."
 TOKENIZER_FILES = (TOKENIZER, EXPANSION, TEMPLATE, "tokenizer_config.json", "special_tokens_map.json")
@@ -206,6 +208,8 @@ def write_model(
     config: Any, places: Places, adapted: Adapted, scorer: Scorer, output: Location, worker: Worker
 ) -> None:
     """Gather the weights and let the first rank write the finished folder; every rank returns when it is there."""
+    # Others wait while the first rank writes and uploads, which may take longer than any collective of training.
+    patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     reshard(scorer)
     new_rows = settle_rows(adapted)
     folder: Path | None = None
@@ -222,14 +226,15 @@ def write_model(
         if folder is not None:
             write_config(adapted.model, folder, config.save_precision.dtype)
             if trained is not None:
-                merged = score_probe(Scorer(load_model(str(folder))), "cpu")
+                merged = score_probe(Scorer(load_model(str(folder), config.save_precision.dtype)), "cpu")
                 note_base(folder / "adapter", merged_nats=float((merged - trained).abs().mean()))
             write_new_rows(folder, [*read_new_rows(places.model), *new_rows])
             copy_tokenizer(places.tokenizer, folder)
             output.upload(folder)
     if folder is not None and not output.is_local:
         shutil.rmtree(folder)
-    dist.barrier()
+    dist.barrier(patient)
+    dist.destroy_process_group(patient)
 
 
 @torch.no_grad()

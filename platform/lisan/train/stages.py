@@ -114,6 +114,8 @@ def check_held_out(config: TrainConfig, store: Store, parents: tuple[Artifact, .
         raise ConfigError(f"{key} holds preferences; the loss is that of documents or conversations")
     if "chunk_records" in held_out.facts:
         raise ConfigError(f"{key} stores no rows; encode it with store_rows=true")
+    if not any(source["targets"] for source in held_out.facts["sources"].values()):
+        raise DataError(f"{key} has no trained token; encode records that have replies")
     check_vocabulary(config, held_out, parents)
     check_context(config, held_out, parents)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lisan.core.errors import ConfigError
+from lisan.core.errors import ConfigError, DataError
 from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
@@ -63,6 +63,8 @@ def measure_losses(
 
 
 def _name_losses(reader: RowReader, nll: np.ndarray, num_targets: np.ndarray) -> dict[str, float]:
+    if not num_targets.sum():
+        raise DataError("the held-out rows have no trained token; raise validation.num_rows or encode other ones")
     languages = np.array([reader.languages[source] for source in reader.sources])
     groups = {
         VALIDATION_LOSS: np.ones(len(languages), bool),

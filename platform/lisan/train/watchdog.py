@@ -4,8 +4,9 @@ In: a beat after every finished step. Out: nothing, or the stacks of all threads
 Always: it begins with the first step, whose compilations and set-up may take long; a slow model is no hang, because the limit
 grows with the slowest step so far; a process that was itself stopped for a while begins to count anew.
 
-Collectives get the same limit. A peer that died breaks its connections, which every rank notices at once; the watchdog is for
-peers that stand still, hangs outside of collectives, and streams that never yield.
+Collectives of the default group get the same limit; those inside groups of shards (HSDP) have torch's own. A peer that died
+breaks its connections, which every rank notices at once; the watchdog is for peers that stand still, hangs outside of
+collectives, and streams that never yield.
 """
 
 import faulthandler

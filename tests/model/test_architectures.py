@@ -1,14 +1,20 @@
 """Packed rows score what each document scores alone under the model's own forward pass, family by family."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lisan.core.errors import ConfigError
+from lisan.model.fill import fill
+from lisan.model.outline import outline_model
 from lisan.model.score import Scorer, collate
+from lisan.model.side_by_side import attend_side_by_side
+from lisan.model.write import write_weights
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -50,7 +56,7 @@ LENGTH = 140
 
 def make(family: str) -> Any:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **TINY | FAMILIES[family])
+    config = AutoConfig.for_model(family, **TINY | FAMILIES.get(family, {}))
     return AutoModelForCausalLM.from_config(config).eval()
 
 
@@ -90,3 +96,25 @@ def test_an_output_layer_with_a_bias_is_refused() -> None:
     config = AutoConfig.for_model("phi", **TINY)
     with pytest.raises(ConfigError, match=r"the output layer of PhiForCausalLM has a bias"):
         Scorer(AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral", "apertus"])
+def test_what_is_written_is_what_transformers_itself_writes(family: str, tmp_path: Path) -> None:
+    """Fused experts go back to their files' names, and buffers that are stored are not lost."""
+    make(family).save_pretrained(tmp_path / "theirs")
+    model, sources = outline_model(str(tmp_path / "theirs"))
+    fill(model, sources)
+    (tmp_path / "ours").mkdir()
+    write_weights(model, tmp_path / "ours", torch.float32)
+    theirs, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+def test_attention_that_wants_what_ours_does_not_know_is_refused() -> None:
+    layout = collate(torch.ones(1, 4).numpy(), torch.ones(1, 4).numpy(), [[4]]).layout
+    parts = [torch.ones(1, 2, 4, 8)] * 3
+    with pytest.raises(ConfigError, match="knows no attention sinks"):
+        attend_side_by_side(None, *parts, None, layout, s_aux=torch.ones(2))
+    with pytest.raises(ConfigError, match="knows no documents"):
+        attend_side_by_side(None, *parts, None)
