@@ -9,8 +9,11 @@ in twice going backward. Which product is split how, the model's own class knows
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.parallel import (
@@ -25,7 +28,38 @@ from lisan.model.load import decoder_layers
 
 BLOCKS = "layers.*."
 "What the names of a plan begin with that lie in a block; others are of the vocabulary, which is not split."
-STYLES: dict[str, type[ParallelStyle]] = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+SUMMED = "_lisan_summed"
+"Marks weights whose gradients are summed already."
+
+
+class SummedGradient(ParallelStyle):
+    """For a norm of queries or keys: each worker has the whole of its weights, and the gradient of its own heads only."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        module.register_forward_pre_hook(partial(_sum_gradients, group=device_mesh.get_group()))
+        return module
+
+
+def _sum_gradients(module: nn.Module, _: Any, group: dist.ProcessGroup) -> None:
+    """Have the gradients of a module's weights summed before FSDP takes them; the weights that it computes with come with FSDP."""
+    for weight in module.parameters(recurse=False):
+        if weight.requires_grad and not hasattr(weight, SUMMED):
+            weight.register_hook(partial(_sum, group=group))
+            setattr(weight, SUMMED, True)
+
+
+def _sum(gradient: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    total = gradient.clone()
+    dist.all_reduce(total, group=group)
+    return total
+
+
+STYLES: dict[str, type[ParallelStyle]] = {
+    "colwise": ColwiseParallel,
+    "rowwise": RowwiseParallel,
+    "replicated_with_grad_allreduce": SummedGradient,
+}
+"By the names that transformers gives them."
 
 
 def check_sizes(sizes: Mapping[str, int], tensor_workers: int) -> None:
@@ -64,17 +98,21 @@ def _read_plan(model: Any) -> dict[str, str]:
         if inner.startswith(BLOCKS)
     }
     modules = dict(block.named_modules())
-    odd = [
-        inner for inner, style in plan.items() if style not in STYLES or not isinstance(modules.get(inner), nn.Linear)
-    ]
+    odd = [inner for inner, style in plan.items() if not _is_known(modules.get(inner), style)]
     if odd:
         raise ConfigError(
-            f"sharding.tensor_workers splits linear layers by columns and rows, and {name} asks for {plan[odd[0]]} of {odd[0]}; "
-            "take tensor_workers=1, or another model class"
+            f"sharding.tensor_workers splits linear layers by columns and rows, and {name} wants {odd[0]} {plan[odd[0]]}; take "
+            "tensor_workers=1, or another model class"
         )
     if not plan:
         raise ConfigError(f"{name} does not say how its blocks are split; take sharding.tensor_workers=1")
     return plan
+
+
+def _is_known(module: nn.Module | None, style: str) -> bool:
+    if STYLES.get(style) is SummedGradient:
+        return module is not None and all(weight.ndim == 1 for weight in module.parameters())
+    return style in STYLES and isinstance(module, nn.Linear)
 
 
 def split_blocks(model: Any, mesh: DeviceMesh) -> None:

@@ -42,6 +42,8 @@ def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> d
     num_weights, num_trained = (
         sum(weight.numel() for weight in some) for some in (weights, [w for w in weights if w.requires_grad])
     )
+    together = worker.tensor_workers
+    said = f", {together} of them to a block" if together > 1 else ""
     loop, length = config.loop, plan.order.context_length
     return {
         "starts from": config.model.path or "random weights",
@@ -50,7 +52,7 @@ def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> d
         "weights": f"{format_count(num_weights)}, {format_count(num_trained)} trained ({config.tuning.method})",
         "step": f"{loop.step_rows} rows of {length:,} = {loop.step_rows * length:,} tokens with padding",
         "learning rate": f"{config.optim.peak_lr:g} at its peak, {config.optim.schedule}",
-        "workers": f"{worker.world_size} on {worker.device.split(':')[0]}, {config.precision}",
+        "workers": f"{worker.world_size} on {worker.device.split(':')[0]}{said}, {config.precision}",
         **({"MFU of": plan.gauge.said(worker.world_size).removeprefix("MFU of ")} if plan.gauge else {}),
         "config": fingerprint(config)[:12],
         "commit": code_commit(),

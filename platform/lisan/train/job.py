@@ -31,7 +31,7 @@ from lisan.train.history import History
 from lisan.train.kto_anchor import MismatchedReader, estimate_kl
 from lisan.train.loop import Course, LoopConfig, check_rows, train
 from lisan.train.objectives import PreferenceLoss, Terms
-from lisan.train.optim import MomentType, OptimConfig, make_optimizer
+from lisan.train.optim import OptimConfig, make_optimizer
 from lisan.train.outcome import Adapted, Places, open_places, outline, write_model
 from lisan.train.reference import (
     MISMATCHED,
@@ -42,7 +42,8 @@ from lisan.train.reference import (
     read_reference,
     score_reference,
 )
-from lisan.train.tuning import Method, TuningConfig
+from lisan.train.split import check_options
+from lisan.train.tuning import TuningConfig
 from lisan.train.validation import ValidationConfig, measure_losses
 from lisan.train.worker import ProcessGroup, Worker
 
@@ -78,27 +79,11 @@ class TrainConfig(StageConfig):
             raise ConfigError(
                 f"float8=true needs precision=bfloat16, got {self.precision}; set it, or leave float8 out"
             )
-        if self.sharding.tensor_workers > 1:
-            self.check_split()
+        check_options(self)
         if self.sharding.compile and self.attention is Attention.flash:
             raise ConfigError(
                 "sharding.compile=true with attention=flash would compile anew for every batch with other lengths of documents; "
                 "take attention=flex, or leave compile out"
-            )
-
-    def check_split(self) -> None:
-        """Refuse what has not been seen to be right in blocks that workers compute together."""
-        split = f"sharding.tensor_workers={self.sharding.tensor_workers}"
-        if self.tuning.method is not Method.full:
-            raise ConfigError(
-                f"tuning.method={self.tuning.method} is not possible with {split}, which splits blocks that are trained whole; set "
-                "method=full, or tensor_workers=1"
-            )
-        if self.float8:
-            raise ConfigError(f"float8=true is not possible with {split}; leave one of them out")
-        if self.optim.moments is not MomentType.fp32:
-            raise ConfigError(
-                f"optim.moments={self.optim.moments} is not possible with {split}; set moments=fp32, or tensor_workers=1"
             )
 
 

@@ -42,9 +42,11 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     connect(cluster)
     check_capacity(cluster)
     num_steps, order = plan_run(config, job.tokens)
-    stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
+    streamed: dict[str, Any] = {}
     # Ray Data hands a block to one worker only: workers that compute the same rows together read them themselves.
-    streams = config.sharding.tensor_workers == 1
+    if config.sharding.tensor_workers == 1:
+        stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
+        streamed = {"datasets": {STREAM: placeholder()}, "dataset_config": PlanDataConfig(stream)}
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
     place = job.checkpoints
     # Ray's own list of checkpoints of an earlier launch; the loop resumes from and lets go of them by what lies on storage.
@@ -68,8 +70,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
             logging_config=LoggingConfig(log_level="ERROR"),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
-        datasets={STREAM: placeholder()} if streams else {},
-        dataset_config=PlanDataConfig(stream) if streams else None,
+        **streamed,
     )
     try:
         result = trainer.fit()

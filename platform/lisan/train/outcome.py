@@ -38,8 +38,6 @@ from lisan.model.nf4 import is_quantised
 from lisan.model.outline import load_vocabulary, outline_model
 from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate
-from lisan.model.state import make_empty, read_config
-from lisan.model.tensor_parallel import check_sizes, check_split
 from lisan.model.trained_rows import write_trained_rows
 from lisan.model.write import write_config, write_weights
 from lisan.tokens.chat import end_of_turn_id
@@ -131,18 +129,6 @@ def check_context(config: Any, tokens: Artifact, parents: Iterable[Artifact]) ->
             f"{tokens.ref} has rows of {length:,} tokens and the model positions for {longest:,}; encode with "
             f"context_length={longest}, or choose a model with a longer context"
         )
-
-
-def check_tensor_workers(config: Any, parents: Iterable[Artifact]) -> None:
-    """Refuse to split a model that cannot be; what a hub id holds is first seen by a worker."""
-    tensor_workers, places = config.sharding.tensor_workers, open_places(config, parents)
-    if tensor_workers == 1:
-        return
-    if not places.model:
-        names = ("num_heads", "num_kv_heads", "intermediate_size")
-        check_sizes({f"shape.{name}": getattr(config.model.shape, name) for name in names}, tensor_workers)
-    elif (Path(places.model) / "config.json").exists():
-        check_split(make_empty(read_config(Path(places.model)), "meta"), tensor_workers)
 
 
 def expansion_for(places: Places, num_rows: int, ref: Ref | str) -> Expansion | None:

@@ -19,8 +19,9 @@ from lisan.train.launch import launch
 from lisan.train.ledger import realised
 from lisan.train.loop import check_rows
 from lisan.train.optim import check_moments
-from lisan.train.outcome import check_context, check_tensor_workers, check_vocabulary, open_places
+from lisan.train.outcome import check_context, check_vocabulary, open_places
 from lisan.train.scores import check_scores
+from lisan.train.split import check_model
 from lisan.vocabulary.tokenizer import open_tokenizer
 
 
@@ -86,7 +87,7 @@ def check(config: TrainConfig, store: Store) -> None:
     parents = tuple(store.open(ref) for ref in parents_of(config))
     check_vocabulary(config, tokens, parents)
     check_context(config, tokens, parents)
-    check_tensor_workers(config, parents)
+    check_model(config, parents)
     if config.validation.tokens is not None:
         check_held_out(config, store, parents)
     if isinstance(config, DpoConfig):
