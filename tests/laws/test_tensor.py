@@ -214,7 +214,7 @@ def test_groups_that_cannot_be_formed_are_refused() -> None:
         check_sharding(PAIR, 3)
     with pytest.raises(ConfigError, match="tensor_workers must be >= 1, got 0"):
         ShardingConfig(tensor_workers=0)
-    with pytest.raises(ConfigError, match="compile=true is not possible with sharding.tensor_workers=2"):
+    with pytest.raises(ConfigError, match=r"compile=true is not possible with sharding\.tensor_workers=2"):
         ShardingConfig(tensor_workers=2, compile=True)
     with pytest.raises(
         ConfigError, match=r"loop.step_rows \(8\) must be a multiple .* \(6 / sharding.tensor_workers=2\)"
@@ -231,7 +231,7 @@ def test_models_that_cannot_be_split_are_refused(tiny_store: Store, base_model: 
             check_model(config, ())
     model = load_model(base_model)
     model.config.attention_dropout = 0.1
-    with pytest.raises(ConfigError, match="attention_dropout=0.1 would drop the same places"):
+    with pytest.raises(ConfigError, match=r"attention_dropout=0\.1 would drop the same places"):
         check_split(model, 1)
     model.config.base_model_tp_plan = {"layers.*.mlp.up_proj": "colwise_gather_output"}
     with pytest.raises(ConfigError, match=r"LlamaForCausalLM wants mlp.up_proj colwise_gather_output"):

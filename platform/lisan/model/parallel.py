@@ -53,7 +53,7 @@ class ShardingConfig:
     tensor_workers: int = 1
     """How many neighbouring workers of those split the products of every block between them, on the same rows (tensor
     parallelism); 1 splits none. For models of which one block is too much for a GPU, or steps of few rows; on one node, for it
-    sums activations four times a block. Not yet run on a GPU."""
+    sums activations seven times a block. Not yet run on a GPU."""
     recompute: Recompute = Recompute.none
     "What is computed again in the backward pass to save memory: none, selective or full."
     compile: bool = False

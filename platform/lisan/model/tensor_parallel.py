@@ -4,8 +4,9 @@ In: a causal LM, with weights or without, before FSDP. Out: the same model, whos
 their inner width on each worker. Always: what goes into a block and comes out of it is whole and the same on every one of
 them, so that all else (norms, vocabulary, loss) is computed as if there were one. `parallel` and the stages' checks call it.
 
-A block adds up its partial results twice going forward, after the attention and after the MLP, and the gradients of what went
-in twice going backward. Which product is split how, the model's own class knows: transformers' `base_model_tp_plan`.
+A block adds up its partial results twice going forward, after the attention and after the MLP, and going backward the gradients
+of the input of every product that is split by columns: of a Llama's five. Which product is split how, the model's own class
+knows: transformers' `base_model_tp_plan`.
 """
 
 from collections.abc import Mapping
