@@ -194,11 +194,12 @@ def train_alone(store: Store, config: Any, folder: Path, worker: Worker = ALONE)
 
 def train_as_pair(jobs: Sequence[TrainJob], folder: Path, num_workers: int = 2) -> list[Recorder]:
     """Run jobs one after the other on some processes over gloo and return what the first rank's runs were told."""
-    start_together(_train_all, (list(jobs), str(folder)), folder, num_workers)
-    return [_read_run(folder / f"{index}.json") for index in range(len(jobs))]
+    start_together(train_all, (list(jobs), str(folder)), folder, num_workers)
+    return [read_run(folder / f"{index}.json") for index in range(len(jobs))]
 
 
-def _train_all(jobs: list[TrainJob], folder: str) -> None:
+def train_all(jobs: list[TrainJob], folder: str) -> None:
+    """Be one of the processes: run jobs one after the other."""
     rank, num_workers = dist.get_rank(), dist.get_world_size()
     for index, job in enumerate(jobs):
         run_worker(job, Worker(rank=rank, world_size=num_workers, local_rank=rank, threads=1))
@@ -223,7 +224,8 @@ def _be_rank(rank: int, num_workers: int, folder: str, work: Callable[..., None]
     dist.destroy_process_group()
 
 
-def _read_run(file: Path) -> Recorder:
+def read_run(file: Path) -> Recorder:
+    """Return what a run of another process was told."""
     run = Recorder()
     run.steps = {int(step): metrics for step, metrics in json.loads(file.read_text()).items()}
     return run

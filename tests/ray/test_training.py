@@ -108,6 +108,16 @@ def test_two_ray_workers_train_what_one_process_trains(root: Path, pair: dict[st
     assert books(root, "alone") == books(root, "pair")
 
 
+def test_ray_workers_that_split_blocks_read_the_rows_themselves_and_train_the_same(
+    root: Path, pair: dict[str, torch.Tensor]
+) -> None:
+    done = job(root, "train_cpt", "name=split", "cluster=cpu2", "sharding.tensor_workers=2", *TINY, *STEPS)
+    assert done.returncode == 0, done.stderr
+    split = weights(root, "split")
+    assert max(float((split[key] - pair[key]).abs().max()) for key in split) < 2e-3
+    assert books(root, "split") == books(root, "pair")
+
+
 def books(root: Path, name: str) -> dict[str, Any]:
     """Return what the last checkpoint of a run says it has read, and the hash of all row ids in order."""
     last = max((root / "checkpoints" / name / "v1").glob("step_*/checkpoint.json"))

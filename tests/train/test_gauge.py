@@ -28,6 +28,8 @@ FLOPS = ModelFlops(2, 4, 6, 4, 8, 12)
         ("NVIDIA A10", 125),
         ("NVIDIA L4", 121),
         ("NVIDIA L40S", 362),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
         ("NVIDIA GeForce RTX 2080", None),
         ("", None),
     ],

@@ -82,9 +82,10 @@ def watch_load(log: Callable[[Mapping[str, float], int], None], every_s: float, 
     if not every_s:
         yield
         return
-    load, over = MachineLoad(), threading.Event()
+    over = threading.Event()
 
     def watch() -> None:
+        load = MachineLoad()  # here, because psutil compares with the last reading of the same thread
         while True:
             is_over = over.wait(every_s)
             log({f"system/{name}": value for name, value in load.read().items()}, int(time.time() - begun))

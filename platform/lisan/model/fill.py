@@ -94,7 +94,8 @@ def _place(tensor: torch.Tensor, like: nn.Parameter) -> nn.Parameter:
     """Make the parameter that stands where an empty one stood."""
     if not isinstance(like, DTensor):
         return nn.Parameter(tensor.to(like.dtype), requires_grad=like.requires_grad)
-    local = tensor.to(like.device_mesh.device_type, like.dtype)
+    # A share of columns is a view of the whole, which FSDP cannot flatten, and which would keep the whole in memory.
+    local = tensor.to(like.device_mesh.device_type, like.dtype).contiguous()
     whole = DTensor.from_local(
         local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )

@@ -70,20 +70,21 @@ def sample_preferences(config: SampleConfig, draft: Draft, run: Run) -> Mapping[
     parts = [prompts[start : start + PART_PROMPTS] for start in range(0, len(prompts), PART_PROMPTS)]
     print(f"  {len(prompts):,} prompts of {corpus.ref}, {config.sampling.num_answers} answers to each", flush=True)
     policy = _sample(config, parts, draft.parts / "sampled", run)
-    _judge(config, len(parts), draft.parts, len(prompts), run)
+    _judge(config, parts, draft.parts, run)
     facts = write_pairs(draft, len(parts), config.prompts.split, config.min_gap)
     known = corpus.facts["sources"]
     for source, counts in facts["sources"].items():
         counts |= {"language": known[source]["language"], "licence": known[source].get("licence", "")}
     say_counts(facts)
-    draft.parts.delete()
-    return {
+    known_facts = {
         **facts,
         "prompts": len(prompts),
         "repeated_prompts": num_repeated,
         "policy": policy,
         "judge": _describe_judge(config.judge, config.traffic),
     }
+    draft.parts.delete()  # last: what fails before goes on from them
+    return known_facts
 
 
 def _sample(config: SampleConfig, parts: Sequence[Sequence[Prompt]], folder: Location, run: Run) -> dict[str, Any]:
@@ -152,11 +153,10 @@ def serve_config(config: SampleConfig) -> ServeConfig:
     )
 
 
-def _judge(config: SampleConfig, num_parts: int, place: Location, num_prompts: int, run: Run) -> None:
-    missing = list_missing(place / "judged", num_parts)
+def _judge(config: SampleConfig, parts: Sequence[Sequence[Prompt]], place: Location, run: Run) -> None:
+    missing = list_missing(place / "judged", len(parts))
     if not missing:
         return
-    left = min(num_prompts, len(missing) * PART_PROMPTS)
 
     async def judge_all() -> None:
         judge = make_judge(config.judge, config.traffic, config.cluster.use_gpu)
@@ -167,7 +167,7 @@ def _judge(config: SampleConfig, num_parts: int, place: Location, num_prompts: i
         def read(index: int) -> list[Asked]:
             return read_asked(place / "sampled" / part_path(index))
 
-        await work_in_parts(place / "judged", missing, read, work, Progress("judged", left, run))
+        await work_in_parts(place / "judged", missing, read, work, Progress("judged", _count(parts, missing), run))
 
     asyncio.run(judge_all())
 
@@ -203,7 +203,7 @@ def _check(config: SampleConfig, store: Store) -> None:
         find_model(config.endpoint, config.traffic)
     else:
         find_folder(serve_config(config))
-    check_judge(config.judge, config.traffic)
+    check_judge(config.judge, config.traffic, config.cluster.use_gpu)
 
 
 SAMPLE = Stage("sample_preferences", Kind.corpus, SampleConfig, _parents, sample_preferences, _check)

@@ -6,6 +6,7 @@ is counted. Three of them: likeness to the good reply that the corpus knows (chr
 """
 
 import asyncio
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from lisan.corpus.records import Turn
 from lisan.evaluate.metrics import chrf
 from lisan.synth.endpoint import Chat, EndpointConfig, RefusedError, TrafficConfig, find_model
 from lisan.synth.prompts import Prompt
-from lisan.synth.reward import RewardModel, check_reward_model
+from lisan.synth.reward import RewardModel, check_reward_model, find_device
 from lisan.synth.sample import Asked, give_scores
 
 RUBRIC = """You judge the reply of an assistant. Say in one or two sentences how well it serves the user: whether it is true, \
@@ -57,6 +58,11 @@ class JudgeConfig:
                 f"judge.batch_size and max_tokens must be >= 1, got {self.batch_size} and {self.max_tokens}"
             )
         self._refuse_idle()
+
+    @property
+    def place(self) -> str:
+        """Where the reward model is, with `~` for the home folder written out."""
+        return os.path.expanduser(self.path or "")
 
     def _refuse_idle(self) -> None:
         """Refuse what is set for another kind of judge."""
@@ -107,8 +113,7 @@ class RewardJudge:
     """A reward model in this process."""
 
     def __init__(self, config: JudgeConfig, use_gpu: bool) -> None:
-        assert config.path is not None
-        self.model = RewardModel(config.path, config.batch_size, use_gpu)
+        self.model = RewardModel(config.place, config.batch_size, use_gpu)
 
     async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
         return list(self.model.score(prompt.turns, texts))
@@ -124,12 +129,13 @@ def read_score(judgement: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def check_judge(config: JudgeConfig, traffic: TrafficConfig) -> None:
+def check_judge(config: JudgeConfig, traffic: TrafficConfig, use_gpu: bool) -> None:
     """Refuse a judge that will not answer, before anything is sampled."""
     if config.kind is JudgeKind.endpoint:
         find_model(config.endpoint, traffic)
     if config.kind is JudgeKind.reward:
-        check_reward_model(Path(str(config.path)).expanduser())
+        check_reward_model(Path(config.place))
+        find_device(config.place, use_gpu)
 
 
 def make_judge(config: JudgeConfig, traffic: TrafficConfig, use_gpu: bool) -> Judge:

@@ -1,7 +1,8 @@
 """A reward model: a sequence classifier with one label that says what a reply is worth.
 
 In: a conversation and replies to it. Out: one number each. Always: the conversation is rendered by the reward model's own
-chat template, as it was trained on. The GPU path has not been tried on one.
+chat template, as it was trained on; of one that is longer than the model reads the beginning is cut off, for the reply is at
+the end. The GPU path has not been tried on one.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lisan.core.errors import DataError
+from lisan.core.errors import ConfigError, DataError
 from lisan.corpus.records import Turn
 from lisan.model.load import quiet_transformers
 
@@ -29,6 +30,16 @@ def check_reward_model(folder: Path) -> None:
         )
 
 
+def find_device(place: str, use_gpu: bool) -> str:
+    """Return where this process computes; ConfigError when it has no GPU and is to use one."""
+    if use_gpu and not torch.cuda.is_available():
+        raise ConfigError(
+            f"cluster.use_gpu is true but this process, in which judge.path={place} scores, sees no GPU; start it where there is "
+            "one, or choose a cluster preset without"
+        )
+    return "cuda" if use_gpu else "cpu"
+
+
 class RewardModel:
     """The model in memory."""
 
@@ -36,10 +47,10 @@ class RewardModel:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         quiet_transformers()
-        self.device = "cuda" if use_gpu and torch.cuda.is_available() else "cpu"
+        self.device = find_device(place, use_gpu)
         self.batch_size = batch_size
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right")
+            self.tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right", truncation_side="left")
             model = AutoModelForSequenceClassification.from_pretrained(
                 place, dtype=torch.bfloat16 if use_gpu else "auto"
             )
@@ -51,6 +62,9 @@ class RewardModel:
                 f"judge.path={place} has {model.config.num_labels} labels and "
                 f"{'a' if self.tokenizer.chat_template else 'no'} chat template; a reward model has one label and a template"
             )
+        # Either may be missing or without a limit, and RoBERTa's positions are two more than it can use.
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.max_tokens = min(positions or self.tokenizer.model_max_length, self.tokenizer.model_max_length)
         self.model = model.to(self.device).eval()
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self.tokenizer.pad_token_id
@@ -66,7 +80,12 @@ class RewardModel:
         scores: list[float] = []
         for start in range(0, len(texts), size):
             batch = self.tokenizer(
-                texts[start : start + size], padding=size > 1, add_special_tokens=False, return_tensors="pt"
+                texts[start : start + size],
+                padding=size > 1,
+                truncation=True,
+                max_length=self.max_tokens,
+                add_special_tokens=False,
+                return_tensors="pt",
             ).to(self.device)
             scores += self.model(**{key: batch[key] for key in ("input_ids", "attention_mask")}).logits[:, 0].tolist()
         return scores

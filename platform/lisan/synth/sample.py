@@ -5,6 +5,7 @@ the seed of a request comes from the prompt, so that no two runs of one config a
 be judged says why.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -111,8 +112,8 @@ def find_faults(found: Sequence[tuple[str, bool]], prompt: Prompt, same_language
 
 
 def give_scores(asked: Asked, scores: Iterable[float | None]) -> Asked:
-    """Return the answers with the scores of those without a fault, in order; None is a judge that could not tell."""
-    left = iter(scores)
+    """Return the answers with the scores of those without a fault, in order; None, infinity or no number is a judge that could not tell."""
+    left = (score if score is not None and math.isfinite(score) else None for score in scores)
     judged = tuple(
         answer if answer.fault else replace(answer, score=score, fault="" if score is not None else "unjudged")
         for answer in asked.answers

@@ -68,7 +68,9 @@ def _said(tflops: float, rest: str) -> Peak:
 
 
 def look_up(name: str) -> float | None:
-    """Return the peak of a GPU by its name; None for one that the table does not hold."""
+    """Return the peak of a GPU by its name; None for one that the table does not hold, and for a slice of one (MIG)."""
+    if "MIG" in name:
+        return None
     words = name.replace("-", " ").split()
     for key in sorted(TFLOPS, key=len, reverse=True):
         parts = key.split()

@@ -9,6 +9,7 @@ from typing import Any
 
 from lisan.core.artifact import Kind, Ref, code_commit
 from lisan.core.config import fingerprint
+from lisan.model.nf4 import Nf4Linear
 from lisan.model.score import Scorer
 from lisan.tokens.mix import plan_shares
 from lisan.tokens.order import RowOrder
@@ -37,11 +38,22 @@ def describe_run(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> 
     }
 
 
+def count_weights(scorer: Scorer) -> tuple[int, int]:
+    """Return how many weights a model has and how many of them are trained; those in 4 bits are buffers and count too."""
+    packed = (module for module in scorer.modules() if isinstance(module, Nf4Linear))
+    in_4_bits = sum(layer.in_features * layer.out_features for layer in packed)
+    weights = list(scorer.parameters())
+    num_trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    return in_4_bits + sum(weight.numel() for weight in weights), num_trained
+
+
 def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> dict[str, str]:
     weights = list(scorer.parameters())
     num_weights, num_trained = (
         sum(weight.numel() for weight in some) for some in (weights, [w for w in weights if w.requires_grad])
     )
+    together = worker.tensor_workers
+    said = f", {together} of them to a block" if together > 1 else ""
     loop, length = config.loop, plan.order.context_length
     return {
         "starts from": config.model.path or "random weights",
@@ -50,7 +62,7 @@ def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> d
         "weights": f"{format_count(num_weights)}, {format_count(num_trained)} trained ({config.tuning.method})",
         "step": f"{loop.step_rows} rows of {length:,} = {loop.step_rows * length:,} tokens with padding",
         "learning rate": f"{config.optim.peak_lr:g} at its peak, {config.optim.schedule}",
-        "workers": f"{worker.world_size} on {worker.device.split(':')[0]}, {config.precision}",
+        "workers": f"{worker.world_size} on {worker.device.split(':')[0]}{said}, {config.precision}",
         **({"MFU of": plan.gauge.said(worker.world_size).removeprefix("MFU of ")} if plan.gauge else {}),
         "config": fingerprint(config)[:12],
         "commit": code_commit(),

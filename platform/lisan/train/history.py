@@ -1,7 +1,7 @@
 """The history of a run, kept where its checkpoints are, and the page that is drawn from it.
 
 In: what the first rank logs. Out: `metrics.jsonl` (a header, then what was logged, by step) and `run.html` beside the
-checkpoints, both written again with every checkpoint and now and then between; on a local disk each line as it comes.
+checkpoints, both written again now and then and with the last checkpoint; on a local disk each line as it comes.
 Always: a run that goes on from a checkpoint keeps the lines up to its step and drops those of steps that are done again;
 the tracker is told everything that is written here, and may be elsewhere or away.
 """
@@ -71,7 +71,8 @@ class History:
 
     def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None:
         self.run.log_checkpoint(step, uri, num_bytes, digest)
-        self.write()
+        if step == self.header["num_steps"] or time.monotonic() > self._due:
+            self.write()
 
     def log_file(self, name: str, content: bytes) -> None:
         self.run.log_file(name, content)
@@ -112,20 +113,34 @@ def add_line(lines: list[Line], line: Line) -> None:
 
 
 def read_history(place: Location) -> tuple[dict[str, Any], list[Line]]:
-    """Return the header and the lines that a run has left in its folder; nothing where there is no run."""
+    """Return the header and the lines that a run has left in its folder; nothing where there is no run, or no header."""
     if not (place / METRICS).exists():
         return {}, []
-    whole = (place / METRICS).read_bytes().rpartition(b"\n")[0]  # a process may have died within its last line
-    first, *rest = map(json.loads, whole.splitlines())
+    first, *rest = map(_read_line, (place / METRICS).read_bytes().split(b"\n"))
+    if "header" not in first:
+        return {}, []
     lines: list[Line] = []
     for line in rest:
-        add_line(lines, line)
+        if "step" in line:
+            add_line(lines, line)
     return first["header"], lines
+
+
+def _read_line(written: bytes) -> Line:
+    """Return a line; an empty one where a process or a disk died within it."""
+    try:
+        line = json.loads(written)
+    except ValueError:
+        return {}
+    return line if isinstance(line, dict) else {}
 
 
 def leave_page(place: Location, output: Location, run: Run) -> None:
     """Put the page of a finished run into its model's folder, and with its metrics into the tracker."""
     header, lines = read_history(place)
+    if not header:
+        print(f"  {place / METRICS} is not what this run has written; its model has no page", flush=True)
+        return
     page = render_run(header, lines).encode()
     (output / PAGE).write_bytes(page)
     run.log_file(PAGE, page)

@@ -6,7 +6,7 @@ whoever started it: Ray Train, torchrun or a test.
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from lisan.core.artifact import Artifact, Kind
@@ -42,6 +42,7 @@ from lisan.train.reference import (
     read_reference,
     score_reference,
 )
+from lisan.train.split import check_options
 from lisan.train.tuning import Quantisation, TuningConfig
 from lisan.train.validation import ValidationConfig, measure_losses
 from lisan.train.worker import ProcessGroup, Worker
@@ -82,6 +83,7 @@ class TrainConfig(StageConfig):
             raise ConfigError(
                 f"float8=true has no effect on blocks of tuning.quantise_base={self.tuning.quantise_base}; leave one of them out"
             )
+        check_options(self)
         if self.sharding.compile and self.attention is Attention.flash:
             raise ConfigError(
                 "sharding.compile=true with attention=flash would compile anew for every batch with other lengths of documents; "
@@ -150,9 +152,10 @@ def plan_run(config: TrainConfig, tokens: Artifact) -> tuple[int, RowOrder]:
 def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     """Train on this process's share of the rows; the first rank writes the model. Returns the last metrics."""
     config = job.config
-    check_rows(config.loop, worker.world_size)
     check_sharding(config.sharding, worker.world_size, config.cluster.num_nodes)
+    check_rows(config.loop, worker.world_size, config.sharding.tensor_workers)
     check_compiler(config.sharding, worker.device)
+    worker = replace(worker, tensor_workers=config.sharding.tensor_workers)
     with ProcessGroup(worker, config.cluster.collective_timeout_s):
         places = open_places(config, job.parents)
         adapted, scorer = open_scorer(config, places, worker)

@@ -99,5 +99,6 @@ def estimate_kl(
         gains = sum_by_document(scorer(batch), batch).double().cpu() - attach_reference(rows, reference)
         sums += torch.stack([gains.sum(), torch.tensor(float(len(gains)), dtype=torch.float64)])
     scorer.train(was_training)
+    # A ratio: ranks that compute the same rows together count twice in both.
     gain, count = sum_over_ranks(sums).tolist()
     return float(torch.tensor(gain / count, dtype=torch.float64).clamp(min=0))  # a NaN stays one, for the guard to see

@@ -42,7 +42,11 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     connect(cluster)
     check_capacity(cluster)
     num_steps, order = plan_run(config, job.tokens)
-    stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
+    streamed: dict[str, Any] = {}
+    # Ray Data hands a block to one worker only: workers that compute the same rows together read them themselves.
+    if config.sharding.tensor_workers == 1:
+        stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
+        streamed = {"datasets": {STREAM: placeholder()}, "dataset_config": PlanDataConfig(stream)}
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
     place = job.checkpoints
     # Ray's own list of checkpoints of an earlier launch; the loop resumes from and lets go of them by what lies on storage.
@@ -66,8 +70,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
             logging_config=LoggingConfig(log_level="ERROR"),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
-        datasets={STREAM: placeholder()},
-        dataset_config=PlanDataConfig(stream),
+        **streamed,
     )
     try:
         result = trainer.fit()
@@ -88,8 +91,11 @@ def _on_worker(job: TrainJob) -> dict[str, float]:
     report_log.setLevel(logging.WARNING)  # it prints every report with all its metrics
     context = ray.train.get_context()
     cluster = job.config.cluster
-    shard = ray.train.get_dataset_shard(STREAM)
     cores = os.cpu_count() or 1
+    stream = None
+    if job.config.sharding.tensor_workers == 1:
+        share = job.config.loop.step_rows // context.get_world_size()
+        stream = partial(iterate_rows, ray.train.get_dataset_shard(STREAM), share)
     worker = Worker(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
@@ -98,7 +104,7 @@ def _on_worker(job: TrainJob) -> dict[str, float]:
         threads=cluster.threads_per_worker
         or (0 if cluster.use_gpu else max(1, cores // context.get_local_world_size())),
         report=partial(_report, job),
-        stream=partial(iterate_rows, shard, job.config.loop.step_rows // context.get_world_size()),
+        stream=stream,
         collective_timeout_s=cluster.collective_timeout_s,
         step_timeout_s=cluster.step_timeout_s,
     )

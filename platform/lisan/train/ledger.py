@@ -18,7 +18,7 @@ from lisan.core.errors import DataError, TrainingError
 from lisan.tokens.order import RowOrder
 from lisan.tokens.rows import Rows
 from lisan.train.checkpoint import Checkpoint
-from lisan.train.worker import sum_over_ranks
+from lisan.train.worker import Worker
 
 POSITION = "position"
 ROWS_HASH = "rows_hash"
@@ -30,8 +30,8 @@ COUNTED = ("rows", "tokens", "targets")
 class Ledger:
     """Counts the rows of this rank; `close` adds up those of all ranks."""
 
-    def __init__(self, order: RowOrder) -> None:
-        self.order = order
+    def __init__(self, order: RowOrder, worker: Worker) -> None:
+        self.order, self.worker = order, worker
         self.position = 0
         "Where the order goes on: the one integer that a run has to remember of its data."
         self.rows_hash = ""
@@ -62,7 +62,7 @@ class Ledger:
 
         Raises TrainingError when the rows of the ranks do not follow each other.
         """
-        self._total += sum_over_ranks(torch.from_numpy(self._own)).numpy().astype(np.int64)
+        self._total += self.worker.sum_over_data(torch.from_numpy(self._own)).numpy().astype(np.int64)
         for row_ids in self._steps():
             self.position = self._follow(row_ids)
             self.rows_hash = chain_hash(self.rows_hash, row_ids)
@@ -78,9 +78,9 @@ class Ledger:
     def _steps(self) -> npt.NDArray[np.int64]:
         """Return the row ids of every step since the books were opened, in the order of the ranks. [S, R]"""
         own = torch.from_numpy(np.array(self._row_ids, np.int64))
-        shares = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        shares = [torch.empty_like(own) for _ in range(self.worker.world_size)]
         dist.all_gather(shares, own)
-        return torch.cat(shares, 1).numpy()
+        return torch.cat(shares[:: self.worker.tensor_workers], 1).numpy()
 
     def _read(self) -> dict[str, dict[str, float]]:
         books = {}

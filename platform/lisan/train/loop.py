@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.utils import clip_grad_norm_
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from lisan.core.errors import ConfigError, DataError, TrainingError
@@ -30,7 +31,7 @@ from lisan.train.optim import OptimConfig, learning_rate, set_rate
 from lisan.train.throughput import Meter
 from lisan.train.validation import VALIDATION_LOSS
 from lisan.train.watchdog import Watchdog
-from lisan.train.worker import Worker, sum_over_ranks
+from lisan.train.worker import Worker
 
 Books = tuple[Ledger, Guard]
 "What is opened from a checkpoint and closed with it."
@@ -50,11 +51,13 @@ def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) 
 def take_steps(
     scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker, keeper: Keeper, watchdog: Watchdog
 ) -> dict[str, float]:
-    ledger, guard = books = Ledger(course.order), Guard(course.config.guard)
+    ledger, guard = books = Ledger(course.order, worker), Guard(course.config.guard)
     first = resume(scorer, optimizer, course, worker, books)
     meter = Meter(course, worker, first)
     rows_by_step = (
-        worker.stream() if worker.stream else course.order.read(ledger.position, worker.rank, worker.world_size)
+        worker.stream()
+        if worker.stream
+        else course.order.read(ledger.position, worker.data_rank, worker.num_data_ranks)
     )
     grad_norm = math.nan
     scorer.train()
@@ -62,8 +65,8 @@ def take_steps(
         with meter.waiting(step):
             rows = next_rows(rows_by_step, course, worker, step)
         ledger.add(rows)
-        # Dropout draws from the step, so a resumed run draws what the whole one did.
-        torch.manual_seed(derive_seed(course.config.seed, "step", step, worker.rank))
+        # Dropout draws from the step, so a resumed run draws what the whole one did; ranks with the same rows draw the same.
+        torch.manual_seed(derive_seed(course.config.seed, "step", step, worker.data_rank))
         lr = learning_rate(step, course.num_steps, course.optim)
         measured, loss = accumulate(scorer, rows, course, meter)
         norm = clip(optimizer, course.optim)
@@ -131,7 +134,7 @@ def next_rows(rows_by_step: Iterator[Rows], course: Course, worker: Worker, step
     if rows is None:
         raise TrainingError(f"{where} received nothing; the stream ended before the run")
     try:
-        course.order.check(step, worker.rank, rows.row_ids)
+        course.order.check(step, worker.data_rank, rows.row_ids)
     except DataError as error:
         raise TrainingError(f"{where} {error}; the stream is out of order") from error
     return rows
@@ -142,7 +145,9 @@ def accumulate(scorer: Scorer, rows: Rows, course: Course, meter: Meter) -> tupl
     micro = course.config.micro_rows
     parts = [rows.part(start, start + micro) for start in range(0, len(rows), micro)]
     batches = [collate(part.input_ids, part.labels, part.doc_lens) for part in parts]
-    num_targets = sum_over_ranks(torch.tensor([sum(map(course.count_targets, batches))], dtype=torch.float64)).item()
+    worker = meter.worker
+    own_targets = torch.tensor([sum(map(course.count_targets, batches))], dtype=torch.float64)
+    num_targets = worker.sum_over_data(own_targets).item()
     if num_targets == 0:
         raise TrainingError(
             f"no row of step {meter.step} has a trained token; check the roles and labels of the tokens artifact"
@@ -152,23 +157,34 @@ def accumulate(scorer: Scorer, rows: Rows, course: Course, meter: Meter) -> tupl
     for part, batch in zip(parts, batches, strict=True):
         loss = objective(scorer, batch.to(meter.device), part)
         # FSDP averages gradients over ranks; the loss is a mean over all targets of all ranks.
-        (loss.total * (meter.world_size / num_targets)).backward()
+        (loss.total * (worker.num_data_ranks / num_targets)).backward()
         measured.append((part, replace(loss, total=loss.total.detach()), batch))
-    total = sum_over_ranks(torch.stack([loss.total.double().cpu() for _, loss, _ in measured]).sum())
+    total = worker.sum_over_data(torch.stack([loss.total.double().cpu() for _, loss, _ in measured]).sum())
     return measured, total.item() / num_targets
 
 
 def clip(optimizer: Optimizer, config: OptimConfig) -> float:
     """Scale the gradients down to their largest norm and return the norm they had over all ranks."""
-    norm = clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), config.max_grad_norm)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # type: ignore[operator]
+    by_mesh: dict[Any, list[torch.Tensor]] = {}
+    for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+        by_mesh.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    # Weights that lie on different meshes, as split ones do, cannot be reduced together.
+    norms = [_whole(get_total_norm([p.grad for p in some if p.grad is not None])) for some in by_mesh.values()]
+    norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
+    for some in by_mesh.values():
+        clip_grads_with_norm_(some, config.max_grad_norm, norm)
+    return float(norm)
+
+
+def _whole(norm: torch.Tensor) -> torch.Tensor:
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def gather_row_ids(rows: Rows, worker: Worker) -> list[int]:
     """Return the row ids of a step from all ranks."""
     shares: list[list[int]] = [[] for _ in range(worker.world_size)]
     dist.all_gather_object(shares, rows.row_ids.tolist())
-    return [row_id for share in shares for row_id in share]
+    return [row_id for share in shares[:: worker.tensor_workers] for row_id in share]
 
 
 def take_step(optimizer: Optimizer, lr: float) -> None:
@@ -176,9 +192,14 @@ def take_step(optimizer: Optimizer, lr: float) -> None:
     optimizer.step()
 
 
-def check_rows(config: LoopConfig, world_size: int) -> None:
+def check_rows(config: LoopConfig, world_size: int, tensor_workers: int = 1) -> None:
     """Refuse a batch that workers and micro batches cannot share evenly."""
-    share, rest = divmod(config.step_rows, world_size)
+    share, rest = divmod(config.step_rows, world_size // tensor_workers)
+    if rest and tensor_workers > 1:
+        raise ConfigError(
+            f"loop.step_rows ({config.step_rows}) must be a multiple of the number of groups of workers that compute the same rows "
+            f"({world_size} / sharding.tensor_workers={tensor_workers})"
+        )
     if rest:
         raise ConfigError(
             f"loop.step_rows ({config.step_rows}) must be a multiple of the number of workers ({world_size})"

@@ -71,9 +71,9 @@ def score_reference(scorer: Scorer, reader: RowReader, micro_rows: int, folder: 
 
 def batches_of(num_rows: int, micro_rows: int, worker: Worker) -> list[RowIds]:
     """Return the rows that a rank scores together: rank, rank + n, ... as often as the fullest rank needs."""
-    size, step = micro_rows * worker.world_size, worker.world_size
+    size, step = micro_rows * worker.num_data_ranks, worker.num_data_ranks
     return [
-        np.minimum(np.arange(start + worker.rank, start + size, step), num_rows - 1)
+        np.minimum(np.arange(start + worker.data_rank, start + size, step), num_rows - 1)
         for start in range(0, num_rows, size)
     ]
 

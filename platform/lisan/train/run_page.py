@@ -71,13 +71,12 @@ def render_run(header: Mapping[str, Any], lines: Lines) -> str:
 
 def find_series(plot: Plot, lines: Lines) -> Series:
     """Return the points of every metric that a plot shows, by name, in the order of the names."""
-    found: Series = {}
-    for line in lines:
-        for key, value in line.items():
-            match = re.fullmatch(plot.pattern, key)
-            if match:
-                name = match[1].replace("_", " ") if "/(.+)" not in plot.pattern else match[1]
-                found.setdefault(name, []).append((line["step"], value * plot.scale))
+    matches = ((key, re.fullmatch(plot.pattern, key)) for key in {key for line in lines for key in line})
+    is_free = "/(.+)" in plot.pattern
+    names = {key: match[1] if is_free else match[1].replace("_", " ") for key, match in matches if match}
+    found = {
+        name: [(line["step"], line[key] * plot.scale) for line in lines if key in line] for key, name in names.items()
+    }
     return dict(sorted(found.items()))
 
 

@@ -37,6 +37,7 @@ from lisan.train.launch import check_capacity
 from lisan.train.objectives import PreferenceLoss
 from lisan.train.outcome import check_context, check_vocabulary, open_places
 from lisan.train.reference import MISMATCHED, REFERENCE, batches_of, join_scores, read_scores, score_rows, write_scores
+from lisan.train.tuning import Quantisation
 from lisan.train.worker import ProcessGroup, Worker
 
 PART_BATCHES = 64
@@ -140,8 +141,7 @@ class ReferenceModel:
         return int(table.num_rows)
 
     def close(self) -> None:
-        if "scorer" in self.__dict__:
-            self.group.__exit__()
+        self.group.__exit__()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
         """Be asked by Ray Data; what users can cause travels as a sentence, without Ray's trace around it."""
@@ -160,7 +160,7 @@ def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[st
         print(f"  {len(plan) - len(missing)} of {len(plan)} parts are scored already", flush=True)
     score = _score_on_ray if config.cluster.num_workers else _score_here
     with closing(score(job, missing)) as scored:
-        _watch(scored, job.num_rows * len(missing) // len(plan), run)
+        _watch(scored, job.num_rows * (1 + config.mismatched) * len(missing) // len(plan), run)
     facts = _join(job, plan, draft.location)
     job.parts.delete()
     return {"rows": job.num_rows, **facts}
@@ -240,6 +240,11 @@ def check_scores(config: DpoConfig, tokens: Artifact, parents: Sequence[Artifact
     if keys:
         raise DataError(
             f"reference={scores.ref} was scored with another config ({keys}); score_preferences with this one"
+        )
+    if config.float8 or config.tuning.quantise_base is not Quantisation.none:
+        raise ConfigError(
+            f"reference={scores.ref} was scored with whole weights in {config.precision}; leave it out with "
+            "tuning.quantise_base=nf4 or float8=true"
         )
     if config.loss is PreferenceLoss.kto and not scores.config["mismatched"]:
         raise ConfigError(

@@ -21,6 +21,7 @@ from lisan.train.loop import check_rows
 from lisan.train.optim import check_moments
 from lisan.train.outcome import check_context, check_vocabulary, open_places
 from lisan.train.scores import check_scores
+from lisan.train.split import check_model
 from lisan.vocabulary.tokenizer import open_tokenizer
 
 
@@ -73,8 +74,8 @@ def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
 def check(config: TrainConfig, store: Store) -> None:
     """Refuse, before a worker starts, what cannot train: rows that do not divide, tokens of another vocabulary, a wrong mix."""
     num_workers = max(1, config.cluster.num_workers)
-    check_rows(config.loop, num_workers)
     check_sharding(config.sharding, num_workers, config.cluster.num_nodes)
+    check_rows(config.loop, num_workers, config.sharding.tensor_workers)
     check_moments(config.optim)
     tokens = store.open(Ref.parse(config.tokens, Kind.tokens))
     wanted = "preferences" if isinstance(config, DpoConfig) else None
@@ -86,6 +87,7 @@ def check(config: TrainConfig, store: Store) -> None:
     parents = tuple(store.open(ref) for ref in parents_of(config))
     check_vocabulary(config, tokens, parents)
     check_context(config, tokens, parents)
+    check_model(config, parents)
     if config.validation.tokens is not None:
         check_held_out(config, store, parents)
     if isinstance(config, DpoConfig):

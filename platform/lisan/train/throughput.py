@@ -18,7 +18,7 @@ from lisan.train.course import Course
 from lisan.train.hardware import read_memory
 from lisan.train.objectives import Loss
 from lisan.train.progress import format_bytes, format_count, format_seconds
-from lisan.train.worker import Worker, sum_over_ranks
+from lisan.train.worker import Worker
 
 COUNTS = ("num_targets", "tokens", "flops")
 "Sums of an interval that are not means over its targets."
@@ -95,7 +95,7 @@ class Meter:
         packed = torch.cat(
             [torch.tensor([self._sums[name] for name in names], dtype=torch.float64), self._nll, self._targets]
         )
-        total = sum_over_ranks(packed)
+        total = self.worker.sum_over_data(packed)
         sums = dict(zip(names, total[: len(names)].tolist(), strict=True))
         if not sums["num_targets"]:
             return
@@ -138,12 +138,12 @@ class Meter:
         }
 
     def _show(self, step: int) -> None:
-        """Draw the live line: between two intervals with the loss and speed of this rank, which is one of `world_size`."""
+        """Draw the live line: between two intervals with the loss and speed of this rank, which has its share of the rows."""
         numbers = dict(self.last)
         if self._sums["num_targets"]:
             seconds = time.perf_counter() - self._mark
             numbers["loss"] = self._sums["loss"] / self._sums["num_targets"]
-            numbers["tokens_per_second"] = self._sums["tokens"] * self.world_size / seconds
+            numbers["tokens_per_second"] = self._sums["tokens"] * self.worker.num_data_ranks / seconds
         said = [*self._describe(numbers), self._eta(step)] if numbers else []
         self.course.progress.show(step, self.course.num_steps, " ".join(said))
 

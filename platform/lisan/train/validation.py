@@ -15,7 +15,7 @@ from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
 from lisan.train.objectives import causal_lm
-from lisan.train.worker import Worker, sum_over_ranks
+from lisan.train.worker import Worker
 
 VALIDATION_LOSS = "validation/loss"
 
@@ -44,12 +44,12 @@ def measure_losses(
 ) -> dict[str, float]:
     """Return `validation/loss`, and the same per source and language; every rank calls it and gets all of them."""
     row_ids = np.unique(np.linspace(0, len(reader) - 1, min(num_rows, len(reader))).round().astype(np.int64))
-    batch_rows = micro_rows * worker.world_size
+    batch_rows = micro_rows * worker.num_data_ranks
     sums = torch.zeros(2, len(reader.sources), dtype=torch.float64)
     scorer.eval()
     for start in range(0, len(row_ids), batch_rows):
         # Short ranks read their last row again and do not count it, because sharded weights are gathered in step.
-        places = np.arange(start + worker.rank, start + batch_rows, worker.world_size)
+        places = np.arange(start + worker.data_rank, start + batch_rows, worker.num_data_ranks)
         rows = reader.read(row_ids[np.minimum(places, len(row_ids) - 1)])
         batch = collate(rows.input_ids, rows.labels, rows.doc_lens)
         nll = causal_lm(scorer, batch.to(worker.device)).row_nll.double().cpu()
@@ -59,7 +59,7 @@ def measure_losses(
         sums[1].index_add_(0, source, (batch.labels[:, 1:] >= 0).sum(1).double()[is_own])
     reshard(scorer)
     scorer.train()
-    return _name_losses(reader, *sum_over_ranks(sums).numpy())
+    return _name_losses(reader, *worker.sum_over_data(sums).numpy())
 
 
 def _name_losses(reader: RowReader, nll: np.ndarray, num_targets: np.ndarray) -> dict[str, float]:

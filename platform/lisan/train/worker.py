@@ -26,6 +26,8 @@ class Worker:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    tensor_workers: int = 1
+    "Neighbouring ranks that compute the same rows together."
     device: str = "cpu"
     threads: int = 0
     "Compute threads of this process; 0 leaves torch's choice."
@@ -40,6 +42,22 @@ class Worker:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """Number of this worker among those that are dealt rows; the ranks of a tensor group share one."""
+        return self.rank // self.tensor_workers
+
+    @property
+    def num_data_ranks(self) -> int:
+        return self.world_size // self.tensor_workers
+
+    def sum_over_data(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the rows of all ranks, fp64 so that counts stay exact: the same bits on every rank.
+
+        The ranks of a tensor group have the same rows and the same values: counted once.
+        """
+        return sum_over_ranks(values) / self.tensor_workers
 
 
 def worker_from_environment() -> Worker:
@@ -79,6 +97,7 @@ class ProcessGroup:
 
     def __exit__(self, *_: object) -> None:
         if self._owned:
+            self._owned = False
             dist.destroy_process_group()
 
 

@@ -1,0 +1,47 @@
+"""What tensor parallelism asks of a run: blocks that can be split, trained whole, in a way that has been seen to be right.
+
+In: a training config and its parents. Out: nothing, or one sentence. Always: before a worker starts, but for what a hub id
+holds.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lisan.core.artifact import Artifact
+from lisan.core.errors import ConfigError
+from lisan.model.state import make_empty, read_config
+from lisan.model.tensor_parallel import check_sizes, check_split
+from lisan.train.optim import MomentType
+from lisan.train.outcome import open_places
+from lisan.train.tuning import Method
+
+
+def check_options(config: Any) -> None:
+    """Refuse what has not been seen to be right in blocks that workers compute together."""
+    if config.sharding.tensor_workers == 1:
+        return
+    split = f"sharding.tensor_workers={config.sharding.tensor_workers}"
+    if config.tuning.method is not Method.full:
+        raise ConfigError(
+            f"tuning.method={config.tuning.method} is not possible with {split}, which splits blocks that are trained whole; set "
+            "method=full, or tensor_workers=1"
+        )
+    if config.float8:
+        raise ConfigError(f"float8=true is not possible with {split}; leave one of them out")
+    if config.optim.moments is not MomentType.fp32:
+        raise ConfigError(
+            f"optim.moments={config.optim.moments} is not possible with {split}; set moments=fp32, or tensor_workers=1"
+        )
+
+
+def check_model(config: Any, parents: Iterable[Artifact]) -> None:
+    """Refuse to split a model that cannot be; what a hub id holds is first seen by a worker."""
+    tensor_workers, places = config.sharding.tensor_workers, open_places(config, parents)
+    if tensor_workers == 1:
+        return
+    if not places.model:
+        names = ("num_heads", "num_kv_heads", "intermediate_size")
+        check_sizes({f"shape.{name}": getattr(config.model.shape, name) for name in names}, tensor_workers)
+    elif (Path(places.model) / "config.json").exists():
+        check_split(make_empty(read_config(Path(places.model)), "meta"), tensor_workers)
