@@ -8,8 +8,11 @@ the tracker is told everything that is written here, and may be elsewhere or awa
 
 import json
 import time
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from lisan.core.artifact import METRICS, PAGE
@@ -63,7 +66,7 @@ class History:
             self.write()
         elif self.place.is_local:
             # A process that dies right after its checkpoint has then left all that led there.
-            with open((self.place / METRICS).full_path, "ab") as file:
+            with self._surviving(), open((self.place / METRICS).full_path, "ab") as file:
                 file.write(format_line(line))
 
     def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None:
@@ -74,15 +77,21 @@ class History:
         self.run.log_file(name, content)
 
     def write(self) -> None:
-        """Write lines and page, and decide when to do it again; storage that is away for once stops no training."""
+        """Write lines and page, and decide when to do it again."""
         begun = time.monotonic()
-        try:
+        with self._surviving():
             (self.place / METRICS).write_bytes(format_lines(self.header, self.lines))
             (self.place / PAGE).write_bytes(render_run(self.header, self.lines).encode())
-        except OSError as error:
-            print(f"  the run's page cannot be written to {self.place}: {error}", flush=True)
         took = time.monotonic() - begun
         self._due = begun + took + max(REFRESH_S, took / MAX_SHARE)
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Storage that is away for once stops no training."""
+        try:
+            yield
+        except OSError as error:
+            print(f"  the run's page cannot be written to {self.place}: {error}", flush=True)
 
 
 def format_line(line: Mapping[str, Any]) -> bytes:
@@ -94,11 +103,12 @@ def format_lines(header: Mapping[str, Any], lines: list[Line]) -> bytes:
 
 
 def add_line(lines: list[Line], line: Line) -> None:
-    """Add what was logged at a step: to its line, where that is the last one."""
-    if lines and lines[-1]["step"] == line["step"]:
-        lines[-1].update(line)
+    """Add what was logged at a step to its line: a checkpoint that is written while training goes on is told of later."""
+    place = bisect_left(lines, line["step"], key=itemgetter("step"))
+    if place < len(lines) and lines[place]["step"] == line["step"]:
+        lines[place] = {**line, **lines[place], **{name: line[name] for name in line.keys() - {"seconds"}}}
     else:
-        lines.append(line)
+        lines.insert(place, line)
 
 
 def read_history(place: Location) -> tuple[dict[str, Any], list[Line]]:
