@@ -19,6 +19,7 @@ from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.storage import Location
 from lisan.train import checkpoint
 from lisan.train.course import LoopConfig
+from lisan.train.history import read_history
 from lisan.train.job import run_worker
 from lisan.train.keeper import Keeper
 from lisan.train.staging import Staging
@@ -206,6 +207,65 @@ def test_the_best_stay_beside_the_latest(tiny_store: Store, tmp_path: Path) -> N
     best = sorted(means, key=lambda step: means[step])[:2]
     assert sorted(marks(tmp_path)) == sorted({f"step_{step:08d}" for step in (*best, 8)})
     assert [found.step for found in checkpoint.find_best(Location(str(tmp_path)) / "checkpoints", 2)] == best
+
+
+def test_a_checkpoint_is_validated_beside_training_stays_meanwhile_and_is_ranked_by_what_was_found(
+    tiny_store: Store, tmp_path: Path, written_in_turn: Path
+) -> None:
+    """The checkpoint of step 2 is found worse than that of step 4, and only when step 3 is done."""
+    step_3_is_done, places = threading.Event(), Location(str(tmp_path)) / "checkpoints"
+
+    class Watching(Recorder):
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            super().log_metrics(metrics, step)
+            if step == 3:
+                step_3_is_done.set()
+
+    def validate(step: int) -> dict[str, float]:
+        assert checkpoint.open_step(places, step).facts["loss"] is None
+        assert step_3_is_done.wait(WAIT_S)
+        return {"validation/loss": {2: 2.0, 4: 1.0, 6: 3.0}[step]}
+
+    kept = config(tiny_store, keep_checkpoints=1, keep_best=1)
+    job, reports = replace(make_job(tiny_store, kept, tmp_path), run=Watching()), []
+    run_worker(job, replace(ALONE, validate=validate, report=lambda metrics, _: reports.append(metrics)))
+    assert {step: metrics.get("validation/loss") for step, metrics in sorted(job.run.steps.items())} == {
+        **dict.fromkeys(range(1, 7)),
+        **{2: 2.0, 4: 1.0, 6: 3.0},
+    }
+    assert [metrics["validation/loss"] for metrics in reports] == [2.0, 1.0, 3.0]
+    assert sorted(marks(tmp_path)) == ["step_00000004", "step_00000006"]
+    assert [(found.step, found.facts["loss"]) for found in checkpoint.find_best(places, 2)] == [(4, 1.0), (6, 3.0)]
+    assert largest_difference(weights(tmp_path), weights(written_in_turn)) == 0
+    _, lines = read_history(places)
+    assert {line["step"]: line["validation/loss"] for line in lines if "validation/loss" in line} == {
+        2: 2.0,
+        4: 1.0,
+        6: 3.0,
+    }
+    assert [line["step"] for line in lines] == list(range(1, 7))
+
+
+def test_a_checkpoint_that_was_not_validated_is_no_best_and_a_run_that_goes_on_makes_up_for_it(
+    tiny_store: Store, tmp_path: Path
+) -> None:
+    places = Location(str(tmp_path)) / "checkpoints"
+    losses = {2: 2.0, 4: 1.0, 6: 3.0}
+    fails = replace(ALONE, validate=lambda step: {"validation/loss": losses[step]} if step < 6 else {})
+    train_alone(tiny_store, config(tiny_store), tmp_path, fails)
+    assert [found.step for found in checkpoint.find_best(places, 9)] == [4, 2]
+    asked: list[int] = []
+
+    def validate(step: int) -> dict[str, float]:
+        asked.append(step)
+        return {"validation/loss": losses[step]}
+
+    run = train_alone(tiny_store, config(tiny_store), tmp_path, replace(ALONE, validate=validate))
+    assert asked == [6]
+    assert run.steps[6]["validation/loss"] == 3.0
+    assert [found.step for found in checkpoint.find_best(places, 9)] == [4, 2, 6]
+    train_alone(tiny_store, config(tiny_store), tmp_path, replace(ALONE, validate=validate))
+    assert asked == [6]
 
 
 @pytest.mark.parametrize("name", ["keep_best", "keep_checkpoints"])

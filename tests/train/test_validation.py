@@ -11,7 +11,7 @@ from tiny import encode, largest_difference, make_job, no_run, train_alone, trai
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, LisanError
-from lisan.core.stage import run_stage
+from lisan.core.stage import ClusterConfig, run_stage
 from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
 from lisan.model.load import ModelConfig
@@ -21,6 +21,7 @@ from lisan.train.checkpoint import find_best, find_latest
 from lisan.train.job import DpoConfig
 from lisan.train.stages import CPT
 from lisan.train.validation import ValidationConfig, measure_losses
+from lisan.train.validator import Validator
 from lisan.train.worker import ProcessGroup, Worker
 
 HELD_OUT = "tokens/held_out@v1"
@@ -143,10 +144,56 @@ def test_rows_that_are_not_held_out_or_not_text_are_refused(tokens: str, said: s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"num_rows": 0}, {"every": -1}, {"every": 5}, {"num_rows": 7}])
-def test_an_impossible_validation_is_refused(values: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_rows": 0},
+        {"every": -1},
+        {"every": 5},
+        {"num_rows": 7},
+        {"asynchronous": True},
+        {"asynchronous": True, "every": 5, "tokens": HELD_OUT},
+    ],
+)
+def test_an_impossible_validation_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="validation"):
         ValidationConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "loop", "said"),
+    [
+        (0, {}, r"asynchronous=true needs workers of Ray Train .*cluster\.num_workers is 0"),
+        (2, {"async_checkpoints": False}, r"no effect with loop\.async_checkpoints=false"),
+    ],
+)
+def test_a_validation_with_nothing_to_run_beside_is_refused(
+    store: Store, num_workers: int, loop: dict[str, Any], said: str
+) -> None:
+    validation = ValidationConfig(tokens=HELD_OUT, asynchronous=True)
+    with pytest.raises(ConfigError, match=said) as caught:
+        train_config(store, validation=validation, cluster=ClusterConfig(num_workers=num_workers), loop=loop)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_validator_finds_in_a_checkpoint_what_training_measured(
+    method: str, store: Store, base_model: str, tmp_path: Path
+) -> None:
+    """With an adapter a checkpoint holds no frozen weight: those come from the model that training starts from."""
+    from lisan.train.tuning import Method, TuningConfig
+
+    changes = {"model": ModelConfig(path=base_model), "tuning": TuningConfig(method=Method(method))}
+    measured = config(store, loop={"keep_checkpoints": 9}, **changes)
+    found = validated(train_alone(store, measured, tmp_path))
+    validator = Validator(make_job(store, measured, tmp_path), ALONE)
+    try:
+        # The latest first: each checkpoint is filled in whole.
+        again = {step: validator.measure(step)["validation/loss"] for step in sorted(found, reverse=True)}
+    finally:
+        validator.close()
+    assert again == pytest.approx(found, rel=1e-6)
+    assert len(set(found.values())) == len(found) == 2
 
 
 def test_preferences_measure_no_held_out_loss(store: Store) -> None:

@@ -19,7 +19,13 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.optim import Optimizer
 
 from lisan.core.errors import ArtifactError, TrainingError
@@ -34,7 +40,10 @@ Files = dict[str, dict[str, Any]]
 MARK = "checkpoint.json"
 LOSS = "loss"
 "What the best checkpoints are chosen by: that of the validation where there is one, else that of the last steps."
+VALIDATION = "validation"
+"Losses that were measured while training went on."
 OPTIONS = StateDictOptions(ignore_frozen_params=True)
+LOADING = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,15 @@ def find_latest(folder: Location) -> Checkpoint | None:
         if place.name.startswith("step_") and (place / MARK).exists():
             return _open(place)
     return None
+
+
+def place_of(folder: Location, step: int) -> Location:
+    return folder / f"step_{step:08d}"
+
+
+def open_step(folder: Location, step: int) -> Checkpoint:
+    """Return the finished checkpoint of a step that has one."""
+    return _open(place_of(folder, step))
 
 
 def _open(place: Location) -> Checkpoint:
@@ -95,7 +113,7 @@ def write(
 
     What fails on one rank raises the same ArtifactError on all. Collectives go through `group`, so that a thread may call it.
     """
-    place = folder / f"step_{step:08d}"
+    place = place_of(folder, step)
     share = partial(together, group, place)
     share(lambda: _clear(place) if dist.get_rank() == 0 else None)
     shares = share(lambda: _write_share(state, place, group))
@@ -170,20 +188,33 @@ def _write_mark(place: Location, mark: Mapping[str, Any]) -> None:
 def load(scorer: Scorer, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
     """Put the state of a checkpoint into the model and the optimizer, whatever number of workers wrote it."""
     state = take_state(scorer, optimizer)
+    _read(state, checkpoint, checkpoint.location.local_folder())
+    set_state_dict(
+        scorer, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=LOADING
+    )
+
+
+def load_weights(scorer: Scorer, checkpoint: Checkpoint) -> None:
+    """Put the weights of a checkpoint, without the optimizer's state, into the model; no copy of the checkpoint stays behind."""
+    state: State = {"model": get_model_state_dict(scorer, options=OPTIONS)}
+    with tempfile.TemporaryDirectory(prefix="lisan-checkpoint-") as folder:
+        _read(state, checkpoint, checkpoint.location.local_folder(cache=Path(folder)))
+    set_model_state_dict(scorer, state["model"], options=LOADING)
+
+
+def _read(state: State, checkpoint: Checkpoint, folder: Path) -> None:
     try:
-        dcp.load(state, checkpoint_id=checkpoint.location.local_folder())
+        dcp.load(state, checkpoint_id=folder)
     except (Exception, CheckpointException) as error:  # the latter is no Exception
         raise TrainingError(
             f"checkpoint {checkpoint.location} does not fit this model or is damaged: {_reason(error)}; "
             "delete it to go on from the one before"
         ) from error
-    set_state_dict(
-        scorer,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-        options=StateDictOptions(ignore_frozen_params=True, strict=False),
-    )
+
+
+def amend(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
+    """Write into the mark of a finished checkpoint what was found out about it later; rank 0 calls it."""
+    (checkpoint.location / MARK).write_json({**checkpoint.facts, **facts})
 
 
 def _reason(error: BaseException) -> str:

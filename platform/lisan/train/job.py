@@ -89,6 +89,16 @@ class TrainConfig(StageConfig):
                 "sharding.compile=true with attention=flash would compile anew for every batch with other lengths of documents; "
                 "take attention=flex, or leave compile out"
             )
+        if self.validation.asynchronous and self.cluster.num_workers == 0:
+            raise ConfigError(
+                "validation.asynchronous=true needs workers of Ray Train to validate beside (cluster=cpu2 or gpu8), and "
+                "cluster.num_workers is 0; choose such a cluster, or leave it out"
+            )
+        if self.validation.asynchronous and not self.loop.async_checkpoints:
+            raise ConfigError(
+                "validation.asynchronous=true has no effect with loop.async_checkpoints=false, where training waits for every "
+                "checkpoint; set that to true"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,7 +220,7 @@ def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
         checkpoints=job.checkpoints,
         run=history or job.run,
         anchor=anchor,
-        validate=make_validation(job, worker),
+        validate=None if config.validation.asynchronous else make_validation(job, worker),
         validate_every=config.validation.every,
         gauge=gauge,
         history=history,

@@ -4,15 +4,17 @@ In: a run, and at some of its steps the word to keep it. Out: finished checkpoin
 gone. Always: at most one is being written; the state, the books and the metrics are those of its step; what cannot be
 written ends the run, on all ranks, at the next interval, the next checkpoint or the end.
 
-A thread of each rank copies the state, writes, hashes and uploads. Its collectives go through a group of their own, so that
-they never meet those of training. The loop waits twice: before a weight changes until the copy is made, and before the next
-checkpoint until the last is complete.
+A thread of each rank copies the state, writes, hashes and uploads; where somebody validates beside the workers, the first
+rank's also waits for the losses, so that no checkpoint is removed while it is read. Its collectives go through a group of
+their own, so that they never meet those of training. The loop waits twice: before a weight changes until the copy is made,
+and before the next checkpoint until the last is complete.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +29,7 @@ from lisan.train.checkpoint import Checkpoint
 from lisan.train.course import Course
 from lisan.train.ledger import flatten_read
 from lisan.train.staging import Staging, State
+from lisan.train.validation import VALIDATION_LOSS, log_losses
 from lisan.train.worker import Worker, sum_over_ranks
 
 PATIENCE_S = 10.0
@@ -56,6 +59,8 @@ class Keeper:
         # Its timeout is torch's half hour: ranks may wait for each other's storage much longer than for a step.
         self._group = dist.new_group(backend="gloo")
         self._staging = Staging(self.worker.device) if self.course.config.async_checkpoints else None
+        if self.worker.validate is not None:
+            self._make_up_for_validation()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -73,14 +78,27 @@ class Keeper:
         self.finish()
         flight = self._flight = _Flight(step, {"step": step, **metrics}, facts)
         state = checkpoint.take_state(self.scorer, self.optimizer)
+        save = partial(self._write, flight, state)
         if self._staging is None:
-            self._write(flight, state)
+            self._fly(flight, save)
             self.finish()
             return
         self._staging.begin()
+        self._start(flight, save)
+
+    def _start(self, flight: _Flight, save: Callable[[], Checkpoint]) -> None:
         # A daemon, for a peer that is gone must not keep this process from ending.
-        self._thread = threading.Thread(target=self._write, args=(flight, state), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._fly, args=(flight, save), name="checkpoint", daemon=True)
         self._thread.start()
+
+    def _make_up_for_validation(self) -> None:
+        """Let the checkpoint that a run goes on from be validated if it died before that."""
+        latest = checkpoint.find_latest(self.course.checkpoints)
+        dist.barrier(self._group)  # none looks again once the first may have written the loss
+        if latest is not None and latest.facts.get(checkpoint.LOSS) is None:
+            self._flight = _Flight(latest.step, {"step": latest.step}, {})
+            self._flight.is_copied.set()
+            self._start(self._flight, lambda: latest)
 
     def wait_for_copy(self) -> None:
         """Return when the weights may change."""
@@ -101,25 +119,38 @@ class Keeper:
         if flight is None:
             return
         saved = flight.result.result()
+        losses: dict[str, float] = saved.facts.get(checkpoint.VALIDATION, {})
         if self.worker.is_first:
+            if losses:
+                log_losses(self.course.run, saved.step, self.course.num_steps, losses)
             self.course.run.log_metrics(flatten_read(saved.facts), saved.step)
             self.course.run.log_checkpoint(saved.step, str(saved.location), saved.num_bytes, saved.digest)
-        self.worker.report(flight.metrics, str(saved.location))
+        self.worker.report({**flight.metrics, **losses}, str(saved.location))
 
-    def _write(self, flight: _Flight, state: State) -> None:
+    def _fly(self, flight: _Flight, save: Callable[[], Checkpoint]) -> None:
         try:
-            if self._staging is not None:
-                state = self._staging.copy(state)
-            flight.is_copied.set()
-            saved = checkpoint.write(state, flight.step, self.course.checkpoints, flight.facts, self._group)
-            checkpoint.together(self._group, self.course.checkpoints, self._prune)
-            flight.result.set_result(saved)
+            saved = save()
+            found, *_ = checkpoint.together(self._group, self.course.checkpoints, partial(self._settle, saved))
+            flight.result.set_result(replace(saved, facts={**saved.facts, **found}))
         except BaseException as error:  # raised again where the loop asks for the result
             flight.result.set_exception(error)
         finally:
             flight.is_copied.set()
 
-    def _prune(self) -> None:
-        if self.worker.is_first:
-            config = self.course.config
-            checkpoint.remove_old(self.course.checkpoints, config.keep_checkpoints, config.keep_best)
+    def _write(self, flight: _Flight, state: State) -> Checkpoint:
+        if self._staging is not None:
+            state = self._staging.copy(state)
+        flight.is_copied.set()
+        return checkpoint.write(state, flight.step, self.course.checkpoints, flight.facts, self._group)
+
+    def _settle(self, saved: Checkpoint) -> dict[str, Any]:
+        """On the first rank, wait for the losses where somebody measures them, then remove what need not stay."""
+        if not self.worker.is_first:
+            return {}
+        losses = self.worker.validate(saved.step) if self.worker.validate else {}
+        found = {checkpoint.LOSS: losses[VALIDATION_LOSS], checkpoint.VALIDATION: losses} if losses else {}
+        if found:
+            checkpoint.amend(saved, found)
+        config = self.course.config
+        checkpoint.remove_old(self.course.checkpoints, config.keep_checkpoints, config.keep_best)
+        return found

@@ -6,7 +6,8 @@ checkpoint, up to `cluster.max_failures` times; the failure that remains is one 
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,9 +15,15 @@ from typing import Any
 import torch
 
 from lisan.core.errors import ConfigError, LisanError, TrainingError
+from lisan.core.stage import ClusterConfig
 from lisan.train.checkpoint import next_start
 from lisan.train.job import TrainJob, plan_run, run_worker
+from lisan.train.validator import Validator
 from lisan.train.worker import Worker, worker_from_environment
+
+VALIDATION_TIMEOUT_S = 1200.0
+"Less than the half hour for which the other ranks wait until a checkpoint is settled."
+Validate = Callable[[int], dict[str, float]]
 
 
 def launch(job: TrainJob) -> dict[str, float]:
@@ -40,7 +47,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
 
     config, cluster = job.config, job.config.cluster
     connect(cluster)
-    check_capacity(cluster)
+    check_capacity(cluster, num_validators=int(config.validation.asynchronous))
     num_steps, order = plan_run(config, job.tokens)
     streamed: dict[str, Any] = {}
     # Ray Data hands a block to one worker only: workers that compute the same rows together read them themselves.
@@ -52,35 +59,91 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     # Ray's own list of checkpoints of an earlier launch; the loop resumes from and lets go of them by what lies on storage.
     (place / "checkpoint_manager_snapshot.json").delete()
     parent = type(place)(place.root, place.path.rpartition("/")[0])
-    trainer = TorchTrainer(
-        partial(_on_worker, job),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,
-            use_gpu=cluster.use_gpu,
-            resources_per_worker=resources,
-            placement_strategy="SPREAD" if cluster.num_nodes > 1 else "PACK",
-        ),
-        torch_config=TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.collective_timeout_s
-        ),
-        run_config=RunConfig(
-            name=place.name,
-            storage_path=parent.full_path,
-            storage_filesystem=parent.file_system,
-            logging_config=LoggingConfig(log_level="ERROR"),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
-        ),
-        **streamed,
-    )
-    try:
-        result = trainer.fit()
-    except Exception as error:
-        raise TrainingError(_reason(error)) from error
+    with _validator(job) as validate:
+        trainer = TorchTrainer(
+            partial(_on_worker, job, validate),
+            scaling_config=ScalingConfig(
+                num_workers=cluster.num_workers,
+                use_gpu=cluster.use_gpu,
+                resources_per_worker=resources,
+                placement_strategy="SPREAD" if cluster.num_nodes > 1 else "PACK",
+            ),
+            torch_config=TorchConfig(
+                backend="cpu:gloo,cuda:nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.collective_timeout_s
+            ),
+            run_config=RunConfig(
+                name=place.name,
+                storage_path=parent.full_path,
+                storage_filesystem=parent.file_system,
+                logging_config=LoggingConfig(log_level="ERROR"),
+                failure_config=FailureConfig(max_failures=cluster.max_failures),
+            ),
+            **streamed,
+        )
+        try:
+            result = trainer.fit()
+        except Exception as error:
+            raise TrainingError(_reason(error)) from error
     metrics: dict[str, float] = result.return_value or {}
     return metrics
 
 
-def _on_worker(job: TrainJob) -> dict[str, float]:
+@contextmanager
+def _validator(job: TrainJob) -> Iterator[Validate | None]:
+    """Start an actor that validates checkpoints, for as long as the run, whatever becomes of its workers; none where none is to be.
+
+    Ray Train's own `ValidationConfig` is not taken: in 2.60 a validation whose process keeps being killed ends the run
+    (its controller catches `RayTaskError` only), checkpoints wait for theirs in a queue without end while `remove_old` deletes
+    them, and the losses reach the controller but neither the tracker nor the choice of the best. An actor also loads the model
+    once instead of once for every checkpoint.
+    """
+    if not job.config.validation.asynchronous:
+        yield None
+        return
+    import ray
+
+    cluster = job.config.cluster
+    threads = _share_threads(cluster, cluster.num_workers // cluster.num_nodes)
+    worker = Worker(device="cuda:0" if cluster.use_gpu else "cpu", threads=threads)
+    actor = (
+        ray.remote(Validator)
+        .options(
+            # No logical CPU where there are no GPUs: two cores hold two workers and their data, a third share would wait for ever.
+            num_cpus=cluster.cpus_per_worker if cluster.use_gpu else 0,
+            num_gpus=int(cluster.use_gpu),
+            max_restarts=cluster.max_failures,
+        )
+        .remote(job, worker)
+    )
+    try:
+        yield partial(_validate, actor)
+    finally:
+        ray.kill(actor)
+
+
+def _validate(actor: Any, step: int) -> dict[str, float]:
+    """Return the losses of the checkpoint of a step; a validation that fails is said in one line, and training goes on."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+    try:
+        losses: dict[str, float] = ray.get(actor.measure.remote(step), timeout=VALIDATION_TIMEOUT_S)
+    except RayError as error:
+        # What a task raised is of our class too, but says the whole traceback.
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        print(f"  step {step} is not validated, training goes on: {_reason(cause)}", flush=True)
+        if isinstance(error, GetTimeoutError):
+            ray.kill(actor, no_restart=False)  # for the next checkpoint, which would wait behind this one
+        return {}
+    return losses
+
+
+def _share_threads(cluster: ClusterConfig, num_processes: int) -> int:
+    """Return the compute threads of one of the processes of a machine; 0 leaves it to torch."""
+    return cluster.threads_per_worker or (0 if cluster.use_gpu else max(1, (os.cpu_count() or 1) // num_processes))
+
+
+def _on_worker(job: TrainJob, validate: Validate | None) -> dict[str, float]:
     """Be one Ray Train worker."""
     import ray.train
     from ray.train.torch import get_device
@@ -91,7 +154,6 @@ def _on_worker(job: TrainJob) -> dict[str, float]:
     report_log.setLevel(logging.WARNING)  # it prints every report with all its metrics
     context = ray.train.get_context()
     cluster = job.config.cluster
-    cores = os.cpu_count() or 1
     stream = None
     if job.config.sharding.tensor_workers == 1:
         share = job.config.loop.step_rows // context.get_world_size()
@@ -101,10 +163,10 @@ def _on_worker(job: TrainJob) -> dict[str, float]:
         world_size=context.get_world_size(),
         local_rank=context.get_local_rank(),
         device=str(get_device()),
-        threads=cluster.threads_per_worker
-        or (0 if cluster.use_gpu else max(1, cores // context.get_local_world_size())),
+        threads=_share_threads(cluster, context.get_local_world_size()),
         report=partial(_report, job),
         stream=stream,
+        validate=validate,
         collective_timeout_s=cluster.collective_timeout_s,
         step_timeout_s=cluster.step_timeout_s,
     )
@@ -127,18 +189,20 @@ def _report(job: TrainJob, metrics: Mapping[str, float], checkpoint: str | None)
     )
 
 
-def check_capacity(cluster: Any) -> None:
-    """Refuse more workers than the cluster can ever place: Ray would wait for them without end."""
+def check_capacity(cluster: ClusterConfig, num_validators: int = 0) -> None:
+    """Refuse more workers than the cluster can ever place: Ray would wait for them without end.
+
+    A validator is one more of them where there are GPUs.
+    """
     import ray
 
     have = ray.cluster_resources()
-    for name, need in (
-        ("GPU", cluster.num_workers * cluster.use_gpu),
-        ("CPU", cluster.num_workers * cluster.cpus_per_worker),
-    ):
+    num_places = cluster.num_workers + num_validators * cluster.use_gpu
+    beside = " and the validator (validation.asynchronous=true)" if num_places > cluster.num_workers else ""
+    for name, need in (("GPU", num_places * cluster.use_gpu), ("CPU", num_places * cluster.cpus_per_worker)):
         if need > have.get(name, 0):
             raise ConfigError(
-                f"cluster needs {need:g} {name} for {cluster.num_workers} workers, the Ray cluster has "
+                f"cluster needs {need:g} {name} for {cluster.num_workers} workers{beside}, the Ray cluster has "
                 f"{have.get(name, 0):g}; choose a smaller cluster preset or add nodes"
             )
 

@@ -29,7 +29,7 @@ from lisan.train.ledger import Ledger
 from lisan.train.objectives import Loss
 from lisan.train.optim import OptimConfig, learning_rate, set_rate
 from lisan.train.throughput import Meter
-from lisan.train.validation import VALIDATION_LOSS
+from lisan.train.validation import VALIDATION_LOSS, log_losses
 from lisan.train.watchdog import Watchdog
 from lisan.train.worker import Worker
 
@@ -88,7 +88,7 @@ def take_steps(
         with watchdog.paused():
             validated = validate(scorer, done, is_kept, course, worker)
             if is_kept:
-                keeper.begin(done, {**meter.last, **validated}, close_books(books, validated))
+                keeper.begin(done, {**meter.last, **validated}, close_books(books, validated, worker))
         watchdog.beat(done)
     with watchdog.paused():
         keeper.finish()
@@ -108,11 +108,12 @@ def resume(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker,
     return latest.step
 
 
-def close_books(books: Books, validated: Mapping[str, float]) -> dict[str, Any]:
-    """Return what a checkpoint keeps beside the state, with the loss that it is compared by."""
+def close_books(books: Books, validated: Mapping[str, float], worker: Worker) -> dict[str, Any]:
+    """Return what a checkpoint keeps beside the state, with the loss that it is compared by, or none until it is measured."""
     facts = {name: fact for book in books for name, fact in book.close().items()}
     _, guard = books
-    return {**facts, checkpoint.LOSS: validated.get(VALIDATION_LOSS, guard.recent_loss)}
+    recent = guard.recent_loss if worker.validate is None else None
+    return {**facts, checkpoint.LOSS: validated.get(VALIDATION_LOSS, recent)}
 
 
 def validate(scorer: Scorer, step: int, is_kept: bool, course: Course, worker: Worker) -> dict[str, float]:
@@ -122,8 +123,7 @@ def validate(scorer: Scorer, step: int, is_kept: bool, course: Course, worker: W
         return {}
     losses = course.validate(scorer)
     if worker.is_first:
-        course.run.log_metrics(losses, step)
-        print(f"  step {step}/{course.num_steps} validation loss {losses[VALIDATION_LOSS]:.4f}", flush=True)
+        log_losses(course.run, step, course.num_steps, losses)
     return losses
 
 

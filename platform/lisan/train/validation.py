@@ -2,15 +2,18 @@
 
 In: a model in training and the rows of another tokens artifact, usually encoded with `split=validation`. Out: the mean loss
 per token, of each source and of each language. Always: the same rows every time, shared by the ranks; training does not
-notice: no weight, no random number and no row of it changes. Training stops meanwhile, for a forward pass of `num_rows` rows.
+notice: no weight, no random number and no row of it changes. Training stops meanwhile, for a forward pass of `num_rows` rows,
+unless `asynchronous` lets `Validator` do it in a process of its own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from lisan.core.errors import ConfigError, DataError
+from lisan.core.stage import Run
 from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
@@ -28,13 +31,21 @@ class ValidationConfig:
     "Rows, spread evenly over the artifact; all of them when it has fewer."
     every: int = 0
     "Steps between validations, the last step always; 0 validates with every checkpoint."
+    asynchronous: bool = False
+    """Whether a process beside the workers validates every checkpoint while they train on. It holds the whole model, on a GPU of
+    its own where the workers have GPUs (not yet run on one); the next checkpoint waits where it is slower than they are."""
 
     def __post_init__(self) -> None:
         if self.num_rows < 1 or self.every < 0:
             raise ConfigError(f"validation needs num_rows >= 1 and every >= 0, got {self.num_rows} and {self.every}")
-        if self.tokens is None and (self.num_rows, self.every) != (256, 0):
+        if self.tokens is None and (self.num_rows, self.every, self.asynchronous) != (256, 0, False):
             raise ConfigError(
-                "validation.num_rows and validation.every have no effect without validation.tokens; set it"
+                "validation.num_rows, every and asynchronous have no effect without validation.tokens; set it"
+            )
+        if self.asynchronous and self.every:
+            raise ConfigError(
+                f"validation.every={self.every} has no effect with asynchronous=true, which validates every checkpoint; set it to "
+                "0 and loop.checkpoint_every to what you want"
             )
 
 
@@ -60,6 +71,11 @@ def measure_losses(
     reshard(scorer)
     scorer.train()
     return _name_losses(reader, *worker.sum_over_data(sums).numpy())
+
+
+def log_losses(run: Run, step: int, num_steps: int, losses: Mapping[str, float]) -> None:
+    run.log_metrics(losses, step)
+    print(f"  step {step}/{num_steps} validation loss {losses[VALIDATION_LOSS]:.4f}", flush=True)
 
 
 def _name_losses(reader: RowReader, nll: np.ndarray, num_targets: np.ndarray) -> dict[str, float]:

@@ -34,6 +34,9 @@ class Worker:
     report: Report = silent
     stream: Callable[[], Iterator[Rows]] | None = None
     "Rows of this rank from the step that the run resumes at; null reads them directly."
+    validate: Callable[[int], dict[str, float]] | None = None
+    """Returns the held-out losses of the checkpoint of a step, measured by somebody else while this process trains; nothing
+    where that failed. None where nobody does."""
     collective_timeout_s: int = 600
     "For a collective before the first step and after the last."
     step_timeout_s: int = 0
