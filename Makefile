@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 ENGINE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 READY := $(VENV)/.ready-$(ENGINE)
 
-.PHONY: help setup demo test fast lint types clean
+.PHONY: help setup demo test slow fast lint types clean
 help:            ## print this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -26,11 +26,14 @@ endif
 demo: $(READY)   ## raw text to an endpoint that answers, in ten minutes on two cores
 	$(BIN)/python jobs/run_pipeline.py recipe=demo
 
-test: $(READY)   ## every test
-	$(BIN)/python -m pytest
+test: $(READY)   ## every test but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(READY)   ## drills and compilers that take minutes
+	$(BIN)/python -m pytest -m slow
 
 fast: $(READY)   ## tests that start neither Ray nor a server
-	$(BIN)/python -m pytest -m "not ray and not gpu"
+	$(BIN)/python -m pytest -m "not ray and not gpu and not slow"
 
 lint: $(READY)   ## style
 	$(BIN)/ruff check .

@@ -1,11 +1,19 @@
 """Benchmarks for machines that the tests do not run on are walked through on this one."""
 
+import argparse
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+
+from lisan.core.errors import ConfigError
+from lisan.model.attention import IMPLEMENTATIONS, Attention
+from lisan.train.worker import ProcessGroup, Worker
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -21,8 +29,43 @@ def test_training_on_a_gpu_is_measured_through_the_loop_that_trains() -> None:
     for case in ("tiny-full", "tiny-lora"):
         [line] = [line for line in lines if line.startswith(case)]
         assert float(line.split()[1].replace(",", "")) > 0
-    assert any("torch " + torch.__version__ in line and "no MFU" in line for line in lines)
+    assert any("torch " + torch.__version__ in line and "bf16 measured by a" in line for line in lines)
 
 
 def test_without_a_gpu_nothing_is_claimed() -> None:
     assert run().stdout == "not measured: no GPU\n"
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("gpu_training", REPOSITORY / "benchmarks" / "gpu_training.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ARGUMENTS = {"vocabulary": 640, "recompute": "none", "compile": False, "context": 64}
+
+
+@pytest.mark.parametrize("attention", [Attention.sdpa, Attention.flex])
+def test_a_model_is_measured_with_the_attention_that_was_asked_for(script: Any, attention: Attention) -> None:
+    arguments = argparse.Namespace(**ARGUMENTS, attention=attention.value)
+    with ProcessGroup(Worker()):
+        scorer = script.build(script.TINY["tiny-lora"], arguments, "cpu")
+    assert scorer.model.config._attn_implementation == IMPLEMENTATIONS[attention]
+
+
+def test_what_a_machine_cannot_compute_is_said_and_the_rest_goes_on(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: str) -> None:
+        raise ConfigError("float8=true needs a GPU")
+
+    monkeypatch.setattr(script, "check_float8", refuse)
+    arguments = argparse.Namespace(**ARGUMENTS, attention="sdpa")
+    case, barred = (script.Case("nano", is_lora=False, float8=True, least_mfu=bar) for bar in (0.0, 0.4))
+    assert script.report("float8", case, arguments, Worker(), 1.0)
+    assert not script.report("float8", barred, arguments, Worker(), 1.0)
+    assert capsys.readouterr().out.count("not measured: float8=true needs a GPU") == 2

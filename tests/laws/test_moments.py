@@ -19,7 +19,7 @@ from lisan.train.optim import MomentType
 from .test_train import KilledError, killed_at
 from .tuned import NEW_ROWS, grown, tuned_config
 
-pytest.importorskip("torchao", reason="needs torchao: pip install 'lisan[int8]'")
+pytest.importorskip("torchao", reason="needs torchao: pip install -e '.[int8]'")
 
 IN_BYTES = 1e-3
 "Relative, five times what moments in bytes were measured to change in a loss of twelve steps."

@@ -52,7 +52,7 @@ ADAPTERS = {
     "dora": LoraConfig(rank=4, alpha=16, use_dora=True, targets=("all",)),
 }
 HAS_NF4 = find_spec("bitsandbytes") is not None
-needs_nf4 = pytest.mark.skipif(not HAS_NF4, reason="needs bitsandbytes: pip install 'lisan[qlora]'")
+needs_nf4 = pytest.mark.skipif(not HAS_NF4, reason="needs bitsandbytes: pip install -e '.[qlora]'")
 NF4 = TuningConfig(
     method=Method.lora, rows=Rows.new, quantise_base=Quantisation.nf4, lora=replace(LORA, targets=("all",))
 )

@@ -18,7 +18,7 @@ from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
 from lisan.train.worker import ProcessGroup, Worker
 
-needs_torchao = pytest.mark.skipif(not importlib.util.find_spec("torchao"), reason="needs lisan[float8]")
+needs_torchao = pytest.mark.skipif(not importlib.util.find_spec("torchao"), reason="needs torchao")
 
 
 def tiny_model() -> Any:
@@ -70,7 +70,7 @@ def test_an_outline_is_converted_before_it_has_weights(base_model: str) -> None:
 
 
 def test_float8_without_its_gpu_or_package_is_refused() -> None:
-    wanted = "needs a GPU, this worker has cpu" if importlib.util.find_spec("torchao") else r"lisan\[float8\]"
+    wanted = "needs a GPU, this worker has cpu" if importlib.util.find_spec("torchao") else r"\[float8\]"
     with pytest.raises(ConfigError, match=wanted):
         check_float8("cpu")
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,6 @@ from lisan.core.artifact import Store
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
-PORT = 6393
 TINY = [
     "model=nano",
     "model.shape.num_layers=2",
@@ -39,8 +39,9 @@ TINY = [
     "mix.max_epochs=100",
 ]
 WAIT_S = 120.0
+HEAD_WAIT_S = 60.0
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -126,17 +127,27 @@ def test_a_worker_that_stands_still_is_replaced(root: Path, undisturbed: dict[st
 class Node:
     """A Ray node of this machine that is a test's own: `ray stop` would end every Ray there is."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, complaints: Path, *arguments: str) -> None:
+        self.complaints = complaints
         # A node counts as lost after two seconds of silence instead of half a minute.
         health = {"period_ms": "500", "timeout_ms": "1000", "failure_threshold": "3", "initial_delay_ms": "1000"}
         environment = {f"RAY_health_check_{name}": value for name, value in health.items()}
-        self.process = subprocess.Popen(
-            [str(RAY), "start", *arguments, "--num-cpus=3", "--disable-usage-stats", "--block"],
-            env={**os.environ, "RAY_AUTH_MODE": "disabled", **environment},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with open(complaints, "wb") as stderr:
+            self.process = subprocess.Popen(
+                [str(RAY), "start", *arguments, "--num-cpus=3", "--disable-usage-stats", "--block"],
+                env={**os.environ, "RAY_AUTH_MODE": "disabled", **environment},
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    def wait_for(self, port: int) -> None:
+        """Return when somebody listens on this port."""
+        deadline = time.monotonic() + HEAD_WAIT_S
+        while not is_open(port):
+            assert self.process.poll() is None, self.complaints.read_text()
+            assert time.monotonic() < deadline, self.complaints.read_text()
+            time.sleep(0.1)
 
     def kill(self) -> None:
         """End everything on the node at once, as a loss of power would."""
@@ -146,13 +157,25 @@ class Node:
         self.process.wait(timeout=30)
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
-def nodes() -> Iterator[list[Node]]:
-    head = Node("--head", f"--port={PORT}", "--include-dashboard=false")
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def nodes(port: int, tmp_path: Path) -> Iterator[list[Node]]:
+    head = Node(tmp_path / "head.txt", "--head", f"--port={port}", "--include-dashboard=false")
     found = [head]
     try:
-        time.sleep(3)
-        found.append(Node(f"--address=127.0.0.1:{PORT}"))
+        head.wait_for(port)
+        found.append(Node(tmp_path / "second.txt", f"--address=127.0.0.1:{port}"))
         yield found
     finally:
         for node in found:
@@ -161,10 +184,10 @@ def nodes() -> Iterator[list[Node]]:
 
 
 def test_a_run_on_two_nodes_survives_the_loss_of_one(
-    root: Path, undisturbed: dict[str, Any], nodes: list[Node]
+    root: Path, undisturbed: dict[str, Any], nodes: list[Node], port: int
 ) -> None:
     head, second = nodes
-    environment = {"RAY_ADDRESS": f"127.0.0.1:{PORT}", "RAY_AUTH_MODE": "disabled"}
+    environment = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "disabled"}
     process = start(root, "lost", "cluster=cpu2", "cluster.num_nodes=2", "cluster.step_timeout_s=20", **environment)
     wait_until(lambda: books(root, "lost")["step"], process)
     assert [len(workers_below(node.process.pid)) for node in nodes] == [1, 1]

@@ -214,7 +214,7 @@ def test_an_adapter_with_trained_rows_is_merged_or_nothing(store: Store) -> None
 
 
 def test_a_qlora_is_merged_into_the_base_that_it_was_trained_over(store: Store) -> None:
-    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install 'lisan[qlora]'")
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install -e '.[qlora]'")
     tuning = TuningConfig(method=Method.lora, quantise_base=Quantisation.nf4, lora=LoraConfig(rank=4))
     base = ModelConfig(path="model/base@v1")
     run_stage(CPT, train_config(store, name="nf4", model=base, tuning=tuning, loop={"num_steps": 2}), no_run, silent)

@@ -1,7 +1,9 @@
 """The three judges."""
 
 import asyncio
+import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from lisan.corpus.records import Turn
 from lisan.synth.endpoint import EndpointConfig, TrafficConfig
 from lisan.synth.judge import RUBRIC, JudgeConfig, JudgeKind, check_judge, judge_answers, make_judge, read_score
 from lisan.synth.prompts import Prompt
+from lisan.synth.reward import RewardModel
 from lisan.synth.sample import Answer, Asked
 
 TRAFFIC = TrafficConfig(num_retries=0)
@@ -133,14 +136,40 @@ def test_a_reward_model_scores_the_rendered_conversation(reward_folder: Path, ba
 def test_a_folder_that_is_no_reward_model_is_refused(base_model: str) -> None:
     config = JudgeConfig(kind=JudgeKind.reward, path=base_model)
     with pytest.raises(DataError, match="is LlamaForCausalLM, not a sequence classifier"):
-        check_judge(config, TRAFFIC)
+        check_judge(config, TRAFFIC, use_gpu=False)
+
+
+def test_a_reward_model_is_found_at_home(reward_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(reward_folder.parent))
+    config = JudgeConfig(kind=JudgeKind.reward, path=f"~/{reward_folder.name}")
+    check_judge(config, TRAFFIC, use_gpu=False)
+    assert judge(config)[0] is not None
+
+
+def test_of_a_conversation_that_is_too_long_the_end_is_read(reward_folder: Path, tmp_path: Path) -> None:
+    folder = copytree(reward_folder, tmp_path / "short")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8}))
+    model = RewardModel(str(folder), batch_size=8, use_gpu=False)
+    question, longer = (Turn("user", text) for text in ("Capital of Morocco?", "So then: Capital of Morocco?"))
+    replies = ["Rabat is it, of that I am sure.", "Fez, I think, but ask somebody else."]
+    found = model.score([question], replies)
+    assert found == model.score([longer], replies)
+    assert found[0] != found[1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_a_gpu_that_is_not_there_is_no_silent_cpu(reward_folder: Path) -> None:
+    config = JudgeConfig(kind=JudgeKind.reward, path=str(reward_folder))
+    with pytest.raises(ConfigError, match=r"cluster\.use_gpu is true but this process, .* sees no GPU"):
+        check_judge(config, TRAFFIC, use_gpu=True)
 
 
 def test_a_judge_that_is_not_served_is_refused() -> None:
     with serve(lambda _: completion("x")) as served:
         config = JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=served.url, model="big"))
         with pytest.raises(ServingError, match="which serves m"):
-            check_judge(config, TRAFFIC)
+            check_judge(config, TRAFFIC, use_gpu=False)
 
 
 @pytest.mark.parametrize(

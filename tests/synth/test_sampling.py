@@ -82,13 +82,15 @@ def test_the_language_of_the_good_reply_counts_not_that_of_the_prompt() -> None:
 
 
 def test_scores_go_to_the_answers_without_a_fault() -> None:
-    asked = Asked(PROMPT, (Answer("a"), Answer("b", "cut"), Answer("c"), Answer("d")))
-    judged = give_scores(asked, [3.0, None, 1.0])
+    asked = Asked(PROMPT, (Answer("a"), Answer("b", "cut"), Answer("c"), Answer("d"), Answer("e"), Answer("f")))
+    judged = give_scores(asked, [3.0, None, 1.0, float("nan"), float("inf")])
     assert [(one.score, one.fault) for one in judged.answers] == [
         (3.0, ""),
         (None, "cut"),
         (None, "unjudged"),
         (1.0, ""),
+        (None, "unjudged"),
+        (None, "unjudged"),
     ]
 
 

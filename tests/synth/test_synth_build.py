@@ -96,6 +96,21 @@ def test_reasons_and_means_are_in_the_manifest(store: Store) -> None:
     assert facts["judge"]["kind"] == "reference"
 
 
+def test_what_fails_at_the_very_end_is_not_sampled_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ServingError("the judge is away")
+
+    with serve(say_words) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(build, "_describe_judge", fail)
+            with pytest.raises(ServingError, match="is away"):
+                make(config_of(store, served))
+        num_asked = len(served.asked)
+        assert num_asked
+        make(config_of(store, served))
+        assert len(served.asked) == num_asked
+
+
 def test_a_killed_job_goes_on_where_it_was(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,7 +132,9 @@ def test_a_killed_job_goes_on_where_it_was(
         again = make(config_of(store, served, traffic=TrafficConfig(concurrency=2)))
         with serve(say_words) as other:
             whole = make(config_of(store, other, name="whole"))
-    assert "of 3 parts are sampled already" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "of 3 parts are sampled already" in said
+    assert f"judged {2 * LIMIT}/{2 * LIMIT} prompts" in said
     assert len(asked) < 10 + 2 * LIMIT, "what was sampled before is not sampled again"
     assert list(read_records(again, RecordKind.preferences)) == list(read_records(whole, RecordKind.preferences))
     assert not list((store.root / "parts").walk())

@@ -7,10 +7,12 @@ import torch
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig
 from lisan.model.flops import ModelFlops, Work
+from lisan.model.nf4 import quantise_blocks
 from lisan.model.score import Scorer
 from lisan.tokens.rows import Rows
 from lisan.train.gauge import Gauge, make_gauge
 from lisan.train.hardware import Peak, find_peak, look_up, measure_tflops, read_memory
+from lisan.train.header import count_weights
 from lisan.train.throughput import measure_work
 from lisan.train.worker import ProcessGroup, Worker
 
@@ -75,6 +77,15 @@ def test_a_model_that_cannot_be_counted_has_no_mfu_and_says_so(
         scorer.model.get_decoder().experts = torch.nn.Parameter(torch.zeros(4, 8, 8))
         assert make_gauge(scorer, Worker(), torch.float32, 3.0) is None
     assert capsys.readouterr().out.count("no MFU: the model multiplies with weights outside of linear layers") == 1
+
+
+def test_weights_in_4_bits_are_counted(scorer: Scorer) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install -e '.[qlora]'")
+    num_weights, num_trained = count_weights(scorer)
+    assert num_weights == num_trained == sum(weight.numel() for weight in scorer.parameters())
+    quantise_blocks(scorer.model)
+    assert count_weights(scorer)[0] == num_weights
+    assert count_weights(scorer)[1] < num_trained
 
 
 def test_memory_is_that_of_the_process() -> None:

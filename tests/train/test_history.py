@@ -12,7 +12,7 @@ from tiny import ALONE, Recorder, make_job, train_alone, train_config
 from lisan.core.artifact import METRICS, PAGE, Store
 from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
-from lisan.train.history import History, read_history
+from lisan.train.history import History, leave_page, read_history
 from lisan.train.run_page import PLOTS, find_series, render_run
 
 HEADER: dict[str, Any] = {
@@ -89,6 +89,41 @@ def test_a_run_that_begins_anew_forgets_the_one_before(tmp_path: Path) -> None:
     history(tmp_path).open(0)
     assert read_history(Location(str(tmp_path)))[1] == []
     assert read_history(Location(str(tmp_path / "nothing"))) == ({}, [])
+
+
+def test_lines_that_were_not_written_whole_are_left_out(tmp_path: Path) -> None:
+    kept = history(tmp_path)
+    kept.open(0)
+    for step in (10, 20, 30):
+        kept.log_metrics({"train/loss": float(step)}, step)
+    header, ten, twenty, thirty = (tmp_path / METRICS).read_bytes().splitlines(keepends=True)
+    place = Location(str(tmp_path))
+    (tmp_path / METRICS).write_bytes(header + ten + twenty[:9] + b"\xff\n7\n" + thirty)
+    assert [line["step"] for line in read_history(place)[1]] == [10, 30]
+    for torn in (b"", header[:9] + b"\n" + ten, ten + twenty):
+        (tmp_path / METRICS).write_bytes(torn)
+        assert read_history(place) == ({}, [])
+
+
+def test_the_page_is_drawn_when_it_is_due_and_with_the_last_checkpoint(tmp_path: Path) -> None:
+    run = Recorder()
+    kept = history(tmp_path, run)
+    kept.open(0)
+    (tmp_path / PAGE).unlink()
+    kept.log_metrics({"train/loss": 2.0}, 200)
+    kept.log_checkpoint(200, "somewhere", 10, "ab")
+    assert not (tmp_path / PAGE).exists()
+    kept.log_checkpoint(HEADER["num_steps"], "somewhere", 10, "ab")
+    assert (tmp_path / PAGE).exists()
+    assert run.checkpoints == [200, 400]
+
+
+def test_a_history_that_is_lost_at_the_end_costs_the_page_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_page(Location(str(tmp_path)), Location(str(tmp_path / "model")), SilentRun())
+    assert "its model has no page" in capsys.readouterr().out
+    assert not (tmp_path / "model").exists()
 
 
 def test_storage_that_is_away_is_said_and_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def test_a_step_is_that_of_adamw_as_published() -> None:
 def test_moments_in_bytes_without_their_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lisan.train.optim.find_spec", lambda _: None)
     check_moments(OptimConfig())
-    with pytest.raises(ConfigError, match=r"optim\.moments=int8 needs torchao, .* pip install 'lisan\[int8\]'"):
+    with pytest.raises(ConfigError, match=r"optim\.moments=int8 needs torchao, .* pip install -e '\.\[int8\]'"):
         check_moments(OptimConfig(moments=MomentType.int8))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed as dist
 from tiny import ALONE, encode, make_job, no_run, silent, train_alone, train_config, weights
 
 from lisan.core.artifact import Artifact, Store
@@ -21,6 +22,7 @@ from lisan.train.objectives import PreferenceLoss
 from lisan.train.reference import MISMATCHED, REFERENCE, read_scores
 from lisan.train.scores import SCORES, ReferenceModel, ScoreConfig
 from lisan.train.stages import CPT, DPO
+from lisan.train.tuning import Method, Quantisation, TuningConfig
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,11 @@ def test_a_killed_job_goes_on_where_it_was(
         ),
         ({"tokens": "tokens/again@v1"}, DataError, "scored with tokens/preferences@v1, not with this tokens/again@v1"),
         ({"precision": Precision.bfloat16}, DataError, "precision: 'float32' -> 'bfloat16'"),
+        (
+            {"tuning": TuningConfig(method=Method.lora, quantise_base=Quantisation.nf4)},
+            ConfigError,
+            "was scored with whole weights in float32; leave it out with tuning.quantise_base=nf4 or float8=true",
+        ),
     ],
 )
 def test_scores_of_something_else_are_refused(
@@ -139,6 +146,24 @@ def test_a_folder_whose_weights_have_changed_is_seen_before_the_first_step(store
     copytree(Path(store.root.root) / "model/other/v1", folder, dirs_exist_ok=True)
     with pytest.raises(DataError, match="another model scored them; score again"):
         run_worker(job, ALONE)
+
+
+def test_both_passes_are_counted(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "SAY_EVERY_S", -1.0)
+    made = score(store, name="counted", mismatched=True)
+    assert f"scored {2 * made.facts['rows']:,}/{2 * made.facts['rows']:,} rows" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_opened_leaves_no_process_group(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise DataError("the model is gone")
+
+    monkeypatch.setattr(stage, "open_scorer", fail)
+    with pytest.raises(DataError, match="is gone"):
+        score(store, name="gone")
+    assert not dist.is_initialized()
 
 
 def test_only_preferences_are_scored(store: Store) -> None:

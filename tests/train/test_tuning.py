@@ -99,5 +99,5 @@ def test_what_a_worker_would_refuse_is_refused_before_one_starts(
     with pytest.raises(ConfigError, match=r"names query, which fit no linear layer in the blocks of LlamaForCausalLM"):
         check_adapters(TuningConfig(method=Method.lora, lora=LoraConfig(targets=("query",))), base_model)
     monkeypatch.setattr("lisan.model.nf4.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"needs bitsandbytes, .* pip install 'lisan\[qlora\]'"):
+    with pytest.raises(ConfigError, match=r"needs bitsandbytes, .* pip install -e '\.\[qlora\]'"):
         check_adapters(TuningConfig(method=Method.lora, quantise_base=Quantisation.nf4), base_model)

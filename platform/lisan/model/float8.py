@@ -25,7 +25,7 @@ def check_float8(device: str) -> None:
         import torchao.float8  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "float8=true needs the package torchao on every worker; install lisan[float8], or leave it out"
+            "float8=true needs the package torchao on every worker; pip install -e '.[float8]', or leave it out"
         ) from error
     if not device.startswith("cuda"):
         raise ConfigError(f"float8=true needs a GPU, this worker has {device}; leave it out")

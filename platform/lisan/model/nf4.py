@@ -26,7 +26,7 @@ SCALES_BLOCK = 256
 def check_installed() -> None:
     if find_spec("bitsandbytes") is None:
         raise ConfigError(
-            "tuning.quantise_base=nf4 needs bitsandbytes, which is not installed: pip install 'lisan[qlora]', or set it to none"
+            "tuning.quantise_base=nf4 needs bitsandbytes, which is not installed: pip install -e '.[qlora]', or set it to none"
         )
 
 

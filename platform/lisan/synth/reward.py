@@ -64,7 +64,7 @@ class RewardModel:
             )
         # Either may be missing or without a limit, and RoBERTa's positions are two more than it can use.
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.max_tokens = min(positions or self.tokenizer.model_max_length, self.tokenizer.model_max_length)
+        self.tokenizer.model_max_length = min(filter(None, (positions, self.tokenizer.model_max_length)))
         self.model = model.to(self.device).eval()
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self.tokenizer.pad_token_id
@@ -83,7 +83,6 @@ class RewardModel:
                 texts[start : start + size],
                 padding=size > 1,
                 truncation=True,
-                max_length=self.max_tokens,
                 add_special_tokens=False,
                 return_tensors="pt",
             ).to(self.device)

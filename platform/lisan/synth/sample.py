@@ -112,7 +112,7 @@ def find_faults(found: Sequence[tuple[str, bool]], prompt: Prompt, same_language
 
 
 def give_scores(asked: Asked, scores: Iterable[float | None]) -> Asked:
-    """Return the answers with the scores of those without a fault, in order; None, infinity or no number is a judge that could not tell."""
+    """Return the answers with the scores of those without a fault, in order; None or no finite number: the judge could not tell."""
     left = (score if score is not None and math.isfinite(score) else None for score in scores)
     judged = tuple(
         answer if answer.fault else replace(answer, score=score, fault="" if score is not None else "unjudged")

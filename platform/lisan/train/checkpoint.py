@@ -243,7 +243,8 @@ def find_best(folder: Location, count: int) -> list[Checkpoint]:
     if not count:
         return []
     finished = [_open(place) for place in folder.list() if place.name.startswith("step_") and (place / MARK).exists()]
-    measured = [found for found in finished if math.isfinite(found.facts.get(LOSS, math.nan))]
+    losses = {found.step: found.facts.get(LOSS) for found in finished}
+    measured = [found for found in finished if (loss := losses[found.step]) is not None and math.isfinite(loss)]
     return sorted(measured, key=lambda found: (found.facts[LOSS], found.step))[:count]
 
 

@@ -48,10 +48,7 @@ def count_weights(scorer: Scorer) -> tuple[int, int]:
 
 
 def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> dict[str, str]:
-    weights = list(scorer.parameters())
-    num_weights, num_trained = (
-        sum(weight.numel() for weight in some) for some in (weights, [w for w in weights if w.requires_grad])
-    )
+    num_weights, num_trained = count_weights(scorer)
     together = worker.tensor_workers
     said = f", {together} of them to a block" if together > 1 else ""
     loop, length = config.loop, plan.order.context_length

@@ -32,7 +32,7 @@ class MomentType(StrEnum):
     fp32 = "fp32"
     int8 = "int8"
     """A byte for each and a scale for every 256 (Dettmers et al. 2022): 2 bytes a weight instead of 8; torchao,
-    `pip install 'lisan[int8]'`. What is smaller than 4,096 numbers on a worker, or no multiple of 256, stays in fp32. On a GPU the
+    `pip install -e '.[int8]'`. What is smaller than 4,096 numbers on a worker, or no multiple of 256, stays in fp32. On a GPU the
     first step compiles one kernel for each shape of matrix; there it has not run yet."""
 
 
@@ -118,7 +118,7 @@ def check_moments(config: OptimConfig) -> None:
     """Refuse a state that its library is missing for."""
     if config.moments is MomentType.int8 and find_spec("torchao") is None:
         raise ConfigError(
-            "optim.moments=int8 needs torchao, which is not installed: pip install 'lisan[int8]', or set it to fp32"
+            "optim.moments=int8 needs torchao, which is not installed: pip install -e '.[int8]', or set it to fp32"
         )
 
 

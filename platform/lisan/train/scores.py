@@ -136,8 +136,8 @@ class ReferenceModel:
         """Score and keep a part; return the rows it has."""
         batches = batches_of(self.job.num_rows, self.job.config.micro_rows, Worker())
         mine = batches[part.index * PART_BATCHES : (part.index + 1) * PART_BATCHES]
-        table = score_rows(self.scorer, self.readers[part.folder], mine, self.worker.device)
-        write_scores(join_scores([table]), self.job.parts / part.path)
+        table = join_scores([score_rows(self.scorer, self.readers[part.folder], mine, self.worker.device)])
+        write_scores(table, self.job.parts / part.path)
         return int(table.num_rows)
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ class Rows(StrEnum):
 class Quantisation(StrEnum):
     none = "none"
     nf4 = "nf4"
-    "QLoRA: the linear layers of the blocks in 4 bits, whole on every worker; bitsandbytes, `pip install 'lisan[qlora]'`."
+    "QLoRA: the linear layers of the blocks in 4 bits, whole on every worker; bitsandbytes, `pip install -e '.[qlora]'`."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
