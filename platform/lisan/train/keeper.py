@@ -78,12 +78,14 @@ class Keeper:
         self.finish()
         flight = self._flight = _Flight(step, {"step": step, **metrics}, facts)
         state = checkpoint.take_state(self.scorer, self.optimizer)
-        save = partial(self._write, flight, state)
-        if self._staging is None:
+        # No step follows the last one: its state is written as it lies, which saves a copy's memory.
+        staging = None if step == self.course.num_steps else self._staging
+        save = partial(self._write, flight, state, staging)
+        if staging is None:
             self._fly(flight, save)
             self.finish()
             return
-        self._staging.begin()
+        staging.begin()
         self._start(flight, save)
 
     def _start(self, flight: _Flight, save: Callable[[], Checkpoint]) -> None:
@@ -137,9 +139,9 @@ class Keeper:
         finally:
             flight.is_copied.set()
 
-    def _write(self, flight: _Flight, state: State) -> Checkpoint:
-        if self._staging is not None:
-            state = self._staging.copy(state)
+    def _write(self, flight: _Flight, state: State, staging: Staging | None) -> Checkpoint:
+        if staging is not None:
+            state = staging.copy(state)
         flight.is_copied.set()
         return checkpoint.write(state, flight.step, self.course.checkpoints, flight.facts, self._group)
 
