@@ -48,6 +48,7 @@ def test_moments_in_bytes_learn_as_those_in_fp32_and_resume_bit_for_bit(expanded
     )  # 4 + 2 instead of 4 + 8 bytes a weight, and a table of 256 numbers for each matrix
 
 
+@pytest.mark.slow
 def test_a_run_with_moments_in_bytes_goes_on_with_two_workers(expanded: Store, tmp_path: Path) -> None:
     config = bytes_config(expanded, moments=MomentType.int8)
     alone = train_alone(expanded, config, tmp_path / "alone")

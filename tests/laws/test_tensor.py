@@ -139,6 +139,7 @@ def books(folder: Path) -> tuple[Any, ...]:
     return latest.step, latest.facts["rows_hash"], latest.facts["read"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for cases in CASES.values() for name in cases if "resumed" not in name])
 def test_workers_that_split_blocks_do_what_one_process_does(name: str, runs: tuple[Path, dict[str, Recorder]]) -> None:
     folder, found = runs
@@ -151,6 +152,7 @@ def test_workers_that_split_blocks_do_what_one_process_does(name: str, runs: tup
         assert losses[0] == pytest.approx(losses[1], rel=REORDERED_LOSS)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_in_workers_that_split_its_blocks(
     runs: tuple[Path, dict[str, Recorder]],
 ) -> None:
@@ -161,6 +163,7 @@ def test_a_run_of_one_process_goes_on_in_workers_that_split_its_blocks(
     assert books(folder / "untied") == books(folder / "resumed 1x2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tied 1x2", "untied 2x2", "untied 2x1x2"])
 def test_a_run_of_workers_that_split_blocks_goes_on_in_one_process(
     name: str, tiny_store: Store, runs: tuple[Path, dict[str, Recorder]], tmp_path: Path
@@ -175,6 +178,7 @@ def test_a_run_of_workers_that_split_blocks_goes_on_in_one_process(
     assert books(folder / alone) == books(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", CASES)
 def test_shares_that_each_process_reads_are_the_whole_model_bit_for_bit(
     number: int, runs: tuple[Path, dict[str, Recorder]]

@@ -32,6 +32,7 @@ def _ray() -> Iterator[None]:
         ray.shutdown()
 
 
+@pytest.mark.slow
 def test_two_actors_score_what_one_process_scores(tiny_store: Store, tmp_path: Path) -> None:
     copytree(tiny_store.root.root, tmp_path / "root")
     store = Store(str(tmp_path / "root"))

@@ -108,6 +108,7 @@ def test_two_ray_workers_train_what_one_process_trains(root: Path, pair: dict[st
     assert books(root, "alone") == books(root, "pair")
 
 
+@pytest.mark.slow
 def test_ray_workers_that_split_blocks_read_the_rows_themselves_and_train_the_same(
     root: Path, pair: dict[str, torch.Tensor]
 ) -> None:

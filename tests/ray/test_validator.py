@@ -40,6 +40,7 @@ def _ray() -> Iterator[None]:
         ray.shutdown()
 
 
+@pytest.mark.slow
 def test_a_validation_beside_two_workers_finds_what_they_find_and_moves_no_bit(
     tiny_store: Store, tmp_path: Path
 ) -> None:
