@@ -35,7 +35,7 @@ from lisan.core.storage import Location
 from lisan.model.load import ModelConfig, ShapeConfig, make_model
 from lisan.model.parallel import Precision, shard
 from lisan.model.score import Batch, Scorer, collate
-from lisan.train import checkpoint
+from lisan.train import checkpoint, shards
 from lisan.train.course import LoopConfig
 from lisan.train.keeper import Keeper
 from lisan.train.objectives import causal_lm
@@ -144,7 +144,7 @@ def be_back(folder: Location) -> None:
         trial = make_trial()
         found = checkpoint.find_latest(folder)
         assert found is not None
-        checkpoint.load(trial.scorer, trial.optimizer, found)
+        shards.load(trial.scorer, trial.optimizer, found)
         with open_keeper(trial, folder, True) as keeper:
             trial.train(keeper)
 

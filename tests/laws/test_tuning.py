@@ -29,11 +29,12 @@ from lisan.model.parallel import Precision, shard
 from lisan.model.score import Scorer, collate
 from lisan.model.trained_rows import TRAINED_ROWS, freeze_other_rows
 from lisan.tokens.rows import RowReader
-from lisan.train.checkpoint import find_latest, load
+from lisan.train.checkpoint import find_latest
 from lisan.train.job import plan_run
 from lisan.train.objectives import causal_lm
 from lisan.train.optim import make_optimizer
-from lisan.train.outcome import open_places, prepare_model
+from lisan.train.origin import open_places, prepare_model
+from lisan.train.shards import load
 from lisan.train.tuning import Method, Quantisation, Rows, TuningConfig
 from lisan.train.worker import ProcessGroup
 

@@ -13,7 +13,8 @@ from lisan.core.stage import ClusterConfig, StorageConfig, run_stage
 from lisan.model.load import ModelConfig
 from lisan.model.parallel import Precision
 from lisan.train.reference import REFERENCE, read_scores
-from lisan.train.scores import PART_BATCHES, SCORES, ScoreConfig
+from lisan.train.score_parts import PART_BATCHES, ScoreConfig
+from lisan.train.scores import SCORES
 from lisan.train.stages import CPT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]

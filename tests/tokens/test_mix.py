@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lisan.core.config import compose
 from lisan.core.errors import ConfigError
 from lisan.tokens.mix import BLOCK_ROWS, MixConfig, MixStageConfig, Plan, _apportion, make_plan, plan_shares
-from lisan.train.job import TrainConfig
+from lisan.train.config import TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 SIZES = {"ar": 700, "en": 1300, "par": 50}

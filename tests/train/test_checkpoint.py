@@ -14,7 +14,7 @@ from lisan.core.storage import Location
 from lisan.model.load import ModelConfig, make_model
 from lisan.model.parallel import Precision, shard
 from lisan.model.score import Scorer
-from lisan.train import checkpoint
+from lisan.train import checkpoint, shards
 from lisan.train.optim import OptimConfig, make_optimizer
 from lisan.train.worker import ProcessGroup
 
@@ -57,19 +57,19 @@ def folder(tmp_path: Path) -> Location:
 
 def test_what_is_saved_is_loaded_bit_for_bit(folder: Location) -> None:
     scorer, optimizer = trained(seed=1)
-    saved = checkpoint.save(scorer, optimizer, 7, folder)
+    saved = shards.save(scorer, optimizer, 7, folder)
     other, other_optimizer = trained(seed=2)
-    checkpoint.load(other, other_optimizer, saved)
+    shards.load(other, other_optimizer, saved)
     for one, two in zip(state(scorer, optimizer), state(other, other_optimizer), strict=True):
         assert torch.equal(one, two)
 
 
 def test_a_fresh_optimizer_takes_the_saved_moments(folder: Location) -> None:
     scorer, optimizer = trained(seed=1)
-    saved = checkpoint.save(scorer, optimizer, 1, folder)
+    saved = shards.save(scorer, optimizer, 1, folder)
     other, _ = trained(seed=2)
     fresh = make_optimizer(other, OptimConfig(peak_lr=0.1))
-    checkpoint.load(other, fresh, saved)
+    shards.load(other, fresh, saved)
     for one, two in zip(state(scorer, optimizer), state(other, fresh), strict=True):
         assert torch.equal(one, two)
 
@@ -83,7 +83,7 @@ def test_the_latest_finished_checkpoint_is_found(folder: Location) -> None:
             {"step": step, "bytes": 1, "sha256": "x", "position": 8 * step}
         )
     assert checkpoint.next_start(folder) == (100, 800)
-    assert checkpoint.save(scorer, optimizer, 101, folder, {"position": 808}).step == 101
+    assert shards.save(scorer, optimizer, 101, folder, {"position": 808}).step == 101
     assert checkpoint.next_start(folder) == (101, 808)
 
 
@@ -91,7 +91,7 @@ def test_a_checkpoint_without_its_mark_is_ignored_and_overwritten(folder: Locati
     (folder / "step_00000009" / "leftover").write_bytes(b"half")
     assert checkpoint.next_start(folder) == (0, 0)
     scorer, optimizer = trained()
-    saved = checkpoint.save(scorer, optimizer, 9, folder)
+    saved = shards.save(scorer, optimizer, 9, folder)
     assert not (saved.location / "leftover").exists()
 
 
@@ -103,10 +103,10 @@ def test_the_mark_is_written_last_with_hashes_of_all_files(folder: Location, mon
     with monkeypatch.context() as patch:
         patch.setattr(Location, "write_json", dies)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.save(scorer, optimizer, 3, folder)
+            shards.save(scorer, optimizer, 3, folder)
     assert len(list((folder / "step_00000003").walk())) >= 2
     assert checkpoint.find_latest(folder) is None
-    saved = checkpoint.save(scorer, optimizer, 3, folder)
+    saved = shards.save(scorer, optimizer, 3, folder)
     mark = json.loads((saved.location / "checkpoint.json").read_bytes())
     files = {
         file.relative_to(saved.location): size for file, size in saved.location.walk() if file.name != "checkpoint.json"
@@ -118,19 +118,19 @@ def test_the_mark_is_written_last_with_hashes_of_all_files(folder: Location, mon
 
 def test_facts_are_kept_beside_the_state_and_change_nothing_in_it(folder: Location) -> None:
     scorer, optimizer = trained()
-    plain = checkpoint.save(scorer, optimizer, 1, folder)
-    saved = checkpoint.save(scorer, optimizer, 2, folder, {"read": {"ar": {"rows": 3}}})
+    plain = shards.save(scorer, optimizer, 1, folder)
+    saved = shards.save(scorer, optimizer, 2, folder, {"read": {"ar": {"rows": 3}}})
     assert "read" not in plain.facts
     assert saved.facts["read"] == {"ar": {"rows": 3}}
     found = checkpoint.find_latest(folder)
     assert found == saved
-    checkpoint.load(scorer, optimizer, saved)
+    shards.load(scorer, optimizer, saved)
 
 
 def test_the_digest_is_of_the_contents(folder: Location) -> None:
     names = {"a": {"sha256": "1"}, "b": {"sha256": "2"}}
-    assert checkpoint._digest(names) == checkpoint._digest(dict(reversed(names.items())))
-    assert checkpoint._digest(names) != checkpoint._digest({"a": {"sha256": "2"}, "b": {"sha256": "1"}})
+    assert shards._digest(names) == shards._digest(dict(reversed(names.items())))
+    assert shards._digest(names) != shards._digest({"a": {"sha256": "2"}, "b": {"sha256": "1"}})
 
 
 def test_old_and_unfinished_checkpoints_go(folder: Location) -> None:
@@ -143,15 +143,15 @@ def test_old_and_unfinished_checkpoints_go(folder: Location) -> None:
 
 
 def test_a_checkpoint_of_another_shape_is_one_sentence(folder: Location) -> None:
-    saved = checkpoint.save(*trained(), 4, folder)
+    saved = shards.save(*trained(), 4, folder)
     with pytest.raises(TrainingError, match=r"step_00000004 does not fit this model or is damaged.*delete it"):
-        checkpoint.load(*trained(hidden_size=64), saved)
+        shards.load(*trained(hidden_size=64), saved)
 
 
 def test_a_damaged_checkpoint_is_a_training_error(folder: Location) -> None:
-    saved = checkpoint.save(*trained(), 4, folder)
+    saved = shards.save(*trained(), 4, folder)
     for file, _ in saved.location.walk():
         if file.name.endswith(".distcp"):
             file.write_bytes(b"rubbish")
     with pytest.raises(TrainingError, match="damaged"):
-        checkpoint.load(*trained(), saved)
+        shards.load(*trained(), saved)

@@ -17,7 +17,7 @@ from tiny import ALONE, Recorder, largest_difference, make_job, train_alone, tra
 from lisan.core.artifact import Store
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.storage import Location
-from lisan.train import checkpoint
+from lisan.train import checkpoint, shards
 from lisan.train.course import LoopConfig
 from lisan.train.history import read_history
 from lisan.train.job import run_worker
@@ -84,7 +84,7 @@ def test_a_checkpoint_that_is_written_late_holds_the_state_of_its_step(
             if step == 3:
                 step_3_is_done.set()
 
-    delayed(monkeypatch, checkpoint, "write", step_3_is_done)
+    delayed(monkeypatch, shards, "write", step_3_is_done)
     job = make_job(tiny_store, config(tiny_store), tmp_path)
     run_worker(replace(job, run=Watching()), ALONE)
     assert_same_checkpoints(tmp_path, written_in_turn)
@@ -118,7 +118,7 @@ def test_one_checkpoint_is_written_at_a_time_and_all_are_told_in_order(
     tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing = threading.Lock()
-    real, threads = checkpoint.write, []
+    real, threads = shards.write, []
 
     def write(*args: Any) -> Any:
         assert writing.acquire(blocking=False)
@@ -128,7 +128,7 @@ def test_one_checkpoint_is_written_at_a_time_and_all_are_told_in_order(
         finally:
             writing.release()
 
-    monkeypatch.setattr(checkpoint, "write", write)
+    monkeypatch.setattr(shards, "write", write)
     reports: list[tuple[float, str]] = []
     worker = replace(ALONE, report=lambda metrics, place: reports.append((metrics["step"], Path(str(place)).name)))
     run = train_alone(tiny_store, config(tiny_store, checkpoint_every=1), tmp_path, worker)
@@ -186,7 +186,7 @@ def test_a_run_that_fails_lets_the_checkpoint_that_is_being_written_come_to_its_
         leave(keeper, *args)
 
     monkeypatch.setattr(Keeper, "__exit__", leaves)
-    delayed(monkeypatch, checkpoint, "write", has_failed)
+    delayed(monkeypatch, shards, "write", has_failed)
 
     class Failing(Recorder):
         def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # noqa: ARG002
@@ -300,7 +300,7 @@ def _fail_on_rank_1(rank: int, folder: str) -> None:
             raise OSError(28, os.strerror(28))
 
     with pytest.raises(ArtifactError) as caught:
-        checkpoint.together(None, Location(folder), do)
+        shards.together(None, Location(folder), do)
     Path(folder, str(rank)).write_text(str(caught.value))
     dist.barrier()
     dist.destroy_process_group()

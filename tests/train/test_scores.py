@@ -16,11 +16,12 @@ from lisan.core.stage import ClusterConfig, StorageConfig, run_stage
 from lisan.corpus.records import RecordKind
 from lisan.model.load import ModelConfig
 from lisan.model.parallel import Precision
-from lisan.train import scores as stage
+from lisan.train import score_parts, scores
 from lisan.train.job import run_worker
 from lisan.train.objectives import PreferenceLoss
 from lisan.train.reference import MISMATCHED, REFERENCE, read_scores
-from lisan.train.scores import SCORES, ReferenceModel, ScoreConfig
+from lisan.train.score_parts import ReferenceModel, ScoreConfig
+from lisan.train.scores import SCORES
 from lisan.train.stages import CPT, DPO
 from lisan.train.tuning import Method, Quantisation, TuningConfig
 
@@ -85,7 +86,7 @@ def test_the_manifest_says_what_was_scored(scored: Artifact) -> None:
 def test_a_killed_job_goes_on_where_it_was(
     scored: Artifact, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stage, "PART_BATCHES", 2)
+    monkeypatch.setattr(score_parts, "PART_BATCHES", 2)
     score_part, asked = ReferenceModel.score, []
 
     def die_at_third(self: ReferenceModel, part: Any) -> int:
@@ -151,7 +152,7 @@ def test_a_folder_whose_weights_have_changed_is_seen_before_the_first_step(store
 def test_both_passes_are_counted(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stage, "SAY_EVERY_S", -1.0)
+    monkeypatch.setattr(scores, "SAY_EVERY_S", -1.0)
     made = score(store, name="counted", mismatched=True)
     assert f"scored {2 * made.facts['rows']:,}/{2 * made.facts['rows']:,} rows" in capsys.readouterr().out
 
@@ -160,7 +161,7 @@ def test_a_model_that_cannot_be_opened_leaves_no_process_group(store: Store, mon
     def fail(*_: Any) -> None:
         raise DataError("the model is gone")
 
-    monkeypatch.setattr(stage, "open_scorer", fail)
+    monkeypatch.setattr(score_parts, "open_scorer", fail)
     with pytest.raises(DataError, match="is gone"):
         score(store, name="gone")
     assert not dist.is_initialized()

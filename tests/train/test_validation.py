@@ -18,7 +18,7 @@ from lisan.model.load import ModelConfig
 from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_best, find_latest
-from lisan.train.job import DpoConfig
+from lisan.train.config import DpoConfig
 from lisan.train.stages import CPT
 from lisan.train.validation import ValidationConfig, measure_losses
 from lisan.train.validator import Validator

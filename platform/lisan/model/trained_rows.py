@@ -2,7 +2,7 @@
 
 In: a model or a sharded `Scorer`, and explicit ids. Out: matrices whose other rows have no gradient and no decay; the trained rows
 by id. Always: a row that is not named stays as it is to the last bit, whatever the optimizer and the number of workers.
-`train/outcome.py` and `adapter` are the callers.
+`train/outcome.py`, `train/origin.py` and `adapter` are the callers.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,49 +1,21 @@
-"""Resumable state on storage: weights, optimizer and one integer, the next step; beside it what the run has read.
+"""The checkpoints of a run that lie on storage: which there are, which is the latest, which are the best and which may go.
 
-In: a sharded model and its optimizer. Out: `step_00000100/` with DCP shards and `checkpoint.json`, written last.
-Always: a folder without `checkpoint.json` is ignored and overwritten; loading works on another number of workers;
-every rank writes its own.
+In: a folder of `step_00000100/`, as `shards` writes them. Always: one without `checkpoint.json` is no checkpoint.
 """
 
-import hashlib
 import math
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
-from torch.optim import Optimizer
-
-from lisan.core.errors import ArtifactError, TrainingError
-from lisan.core.storage import Location, writing
-from lisan.model.score import Scorer
-from lisan.train.staging import State
-
-T = TypeVar("T")
-Files = dict[str, dict[str, Any]]
-"Size and hash of every file, by name."
+from lisan.core.errors import TrainingError
+from lisan.core.storage import Location
 
 MARK = "checkpoint.json"
 LOSS = "loss"
 "What the best checkpoints are chosen by: that of the validation where there is one, else that of the last steps."
 VALIDATION = "validation"
 "Losses that were measured while training went on."
-OPTIONS = StateDictOptions(ignore_frozen_params=True)
-LOADING = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 @dataclass(frozen=True)
@@ -67,10 +39,13 @@ class Checkpoint:
 
 def find_latest(folder: Location) -> Checkpoint | None:
     """Return the finished checkpoint with the highest step."""
-    for place in reversed(folder.list()):
-        if place.name.startswith("step_") and (place / MARK).exists():
-            return _open(place)
-    return None
+    finished = _finished(folder)
+    return _open(finished[-1]) if finished else None
+
+
+def _finished(folder: Location) -> list[Location]:
+    """Return the places of finished checkpoints, the latest last."""
+    return [place for place in folder.list() if place.name.startswith("step_") and (place / MARK).exists()]
 
 
 def place_of(folder: Location, step: int) -> Location:
@@ -93,135 +68,9 @@ def next_start(folder: Location) -> tuple[int, int]:
     return (0, 0) if latest is None else (latest.step, latest.position)
 
 
-def take_state(scorer: Scorer, optimizer: Optimizer) -> State:
-    """Return what a checkpoint holds: the very tensors that training goes on to change, not copies."""
-    model_state, optimizer_state = get_state_dict(scorer, optimizer, options=OPTIONS)
-    return {"model": model_state, "optimizer": optimizer_state}
-
-
-def save(
-    scorer: Scorer, optimizer: Optimizer, step: int, folder: Location, facts: Mapping[str, Any] | None = None
-) -> Checkpoint:
-    """Write the state after `step` steps, and facts beside it; every rank calls it and returns when all is complete."""
-    return write(take_state(scorer, optimizer), step, folder, facts or {})
-
-
-def write(
-    state: State, step: int, folder: Location, facts: Mapping[str, Any], group: dist.ProcessGroup | None = None
-) -> Checkpoint:
-    """Write a state that nobody changes meanwhile, and its mark when the files of all ranks lie in their place.
-
-    What fails on one rank raises the same ArtifactError on all. Collectives go through `group`, so that a thread may call it.
-    """
-    place = place_of(folder, step)
-    share = partial(together, group, place)
-    share(lambda: _clear(place) if dist.get_rank() == 0 else None)
-    shares = share(lambda: _write_share(state, place, group))
-    files = {name: facts for share_files in shares for name, facts in share_files.items()}
-    mark = {
-        "step": step,
-        **facts,
-        "bytes": sum(f["bytes"] for f in files.values()),
-        "sha256": _digest(files),
-        "files": files,
-    }
-    share(lambda: _write_mark(place, mark) if dist.get_rank() == 0 else None)
-    return Checkpoint(step, place, mark["bytes"], mark["sha256"], mark)
-
-
-def together(group: dist.ProcessGroup | None, place: Location, do: Callable[[], T]) -> list[T]:
-    """Do something on every rank and return what each made of it; what fails on one raises ArtifactError on all."""
-    mine: tuple[T | None, str] = (None, "")
-    try:
-        with writing(place, "the checkpoint"):
-            mine = (do(), "")
-    except ArtifactError as error:
-        mine = (None, str(error))
-    outcomes: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(outcomes, mine, group=group)
-    for _, said in outcomes:
-        if said:
-            raise ArtifactError(said)
-    return [made for made, _ in outcomes]
-
-
-def _clear(place: Location) -> None:
-    place.delete()
-    place.make()
-
-
-def _write_share(state: State, place: Location, group: dist.ProcessGroup | None) -> Files:
-    """Write this rank's part and return its files: hashed where they were written, before they travel."""
-    with _workspace(place) as local:
-        try:
-            dcp.save(state, checkpoint_id=local, process_group=group)
-        except CheckpointException as error:  # a BaseException, which nobody else would catch
-            raise OSError(_reason(error)) from error
-        files = {file.name: _describe(file) for file in sorted(local.iterdir()) if _is_own(file.name)}
-        if not place.is_local:
-            place.upload(local)
-    return files
-
-
-def _is_own(name: str) -> bool:
-    """Tell whether DCP lets this rank write a file: `__3_0.distcp` is rank 3's, the metadata rank 0's."""
-    rank = dist.get_rank()
-    return name.startswith(f"__{rank}_") or (rank == 0 and not name.startswith("__"))
-
-
-def _describe(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
-def _write_mark(place: Location, mark: Mapping[str, Any]) -> None:
-    found = {file.relative_to(place): size for file, size in place.walk()}
-    lost = sorted(name for name, facts in mark["files"].items() if found.get(name) != facts["bytes"])
-    if lost:
-        raise OSError(
-            f"{len(lost)} of {len(mark['files'])} files that workers wrote are not there ({lost[0]}), as when every node "
-            "writes to a disk of its own"
-        )
-    (place / MARK).write_json(mark)
-
-
-def load(scorer: Scorer, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
-    """Put the state of a checkpoint into the model and the optimizer, whatever number of workers wrote it."""
-    state = take_state(scorer, optimizer)
-    _read(state, checkpoint, checkpoint.location.local_folder())
-    set_state_dict(
-        scorer, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=LOADING
-    )
-
-
-def load_weights(scorer: Scorer, checkpoint: Checkpoint) -> None:
-    """Put the weights of a checkpoint, without the optimizer's state, into the model; no copy of the checkpoint stays behind."""
-    state: State = {"model": get_model_state_dict(scorer, options=OPTIONS)}
-    with tempfile.TemporaryDirectory(prefix="lisan-checkpoint-") as folder:
-        _read(state, checkpoint, checkpoint.location.local_folder(cache=Path(folder)))
-    set_model_state_dict(scorer, state["model"], options=LOADING)
-
-
-def _read(state: State, checkpoint: Checkpoint, folder: Path) -> None:
-    try:
-        dcp.load(state, checkpoint_id=folder)
-    except (Exception, CheckpointException) as error:  # the latter is no Exception
-        raise TrainingError(
-            f"checkpoint {checkpoint.location} does not fit this model or is damaged: {_reason(error)}; "
-            "delete it to go on from the one before"
-        ) from error
-
-
 def amend(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
     """Write into the mark of a finished checkpoint what was found out about it later; rank 0 calls it."""
     (checkpoint.location / MARK).write_json({**checkpoint.facts, **facts})
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of what the first rank that failed raised."""
-    failures = error.failures if isinstance(error, CheckpointException) else {}
-    first = next((failure for failure, _ in failures.values()), error)
-    return next(iter(str(first).splitlines()), "") or type(first).__name__
 
 
 def remove_old(folder: Location, keep: int, keep_best: int = 0) -> None:
@@ -229,11 +78,9 @@ def remove_old(folder: Location, keep: int, keep_best: int = 0) -> None:
 
     The latest, which a resumed run takes, stays always. Called by rank 0 while none is being written.
     """
-    places = [place for place in folder.list() if place.name.startswith("step_")]
-    finished = [place for place in places if (place / MARK).exists()]
-    kept = {*finished[-keep:], *(found.location for found in find_best(folder, keep_best))}
-    for place in places:
-        if place not in kept:
+    kept = {*_finished(folder)[-keep:], *(found.location for found in find_best(folder, keep_best))}
+    for place in folder.list():
+        if place.name.startswith("step_") and place not in kept:
             (place / MARK).delete()  # first, so that what is left of a folder is never taken for a checkpoint
             place.delete()
 
@@ -242,25 +89,6 @@ def find_best(folder: Location, count: int) -> list[Checkpoint]:
     """Return the finished checkpoints of lowest loss, the best first and of equals the earlier; those without one count last."""
     if not count:
         return []
-    finished = [_open(place) for place in folder.list() if place.name.startswith("step_") and (place / MARK).exists()]
-    losses = {found.step: found.facts.get(LOSS) for found in finished}
-    measured = [found for found in finished if (loss := losses[found.step]) is not None and math.isfinite(loss)]
+    finished = map(_open, _finished(folder))
+    measured = [found for found in finished if found.facts.get(LOSS) is not None and math.isfinite(found.facts[LOSS])]
     return sorted(measured, key=lambda found: (found.facts[LOSS], found.step))[:count]
-
-
-@contextmanager
-def _workspace(place: Location) -> Iterator[Path]:
-    """Give the folder that DCP writes to: the place itself, or a temporary one that is uploaded."""
-    if place.is_local:
-        yield Path(place.full_path)
-        return
-    folder = Path(tempfile.mkdtemp(prefix="lisan-checkpoint-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _digest(files: Files) -> str:
-    lines = "".join(f"{name} {facts['sha256']}\n" for name, facts in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from lisan.core.errors import LisanError
 from lisan.model.score import Scorer
-from lisan.train import checkpoint
+from lisan.train import checkpoint, shards
 from lisan.train.checkpoint import Checkpoint
 from lisan.train.course import Course
 from lisan.train.ledger import flatten_read
@@ -77,7 +77,7 @@ class Keeper:
         """Begin to write the checkpoint of a step, after the one before is complete."""
         self.finish()
         flight = self._flight = _Flight(step, {"step": step, **metrics}, facts)
-        state = checkpoint.take_state(self.scorer, self.optimizer)
+        state = shards.take_state(self.scorer, self.optimizer)
         # No step follows the last one: its state is written as it lies, which saves a copy's memory.
         staging = None if step == self.course.num_steps else self._staging
         save = partial(self._write, flight, state, staging)
@@ -132,7 +132,7 @@ class Keeper:
     def _fly(self, flight: _Flight, save: Callable[[], Checkpoint]) -> None:
         try:
             saved = save()
-            found, *_ = checkpoint.together(self._group, self.course.checkpoints, partial(self._settle, saved))
+            found, *_ = shards.together(self._group, self.course.checkpoints, partial(self._settle, saved))
             flight.result.set_result(replace(saved, facts={**saved.facts, **found}))
         except BaseException as error:  # raised again where the loop asks for the result
             flight.result.set_exception(error)
@@ -143,7 +143,7 @@ class Keeper:
         if staging is not None:
             state = staging.copy(state)
         flight.is_copied.set()
-        return checkpoint.write(state, flight.step, self.course.checkpoints, flight.facts, self._group)
+        return shards.write(state, flight.step, self.course.checkpoints, flight.facts, self._group)
 
     def _settle(self, saved: Checkpoint) -> dict[str, Any]:
         """On the first rank, wait for the losses where somebody measures them, then remove what need not stay."""

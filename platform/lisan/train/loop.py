@@ -21,7 +21,7 @@ from lisan.core.errors import ConfigError, DataError, TrainingError
 from lisan.core.seed import derive_seed
 from lisan.model.score import Batch, Scorer, collate
 from lisan.tokens.rows import Rows
-from lisan.train import checkpoint
+from lisan.train import checkpoint, shards
 from lisan.train.course import Course, LoopConfig
 from lisan.train.guard import Guard
 from lisan.train.keeper import Keeper
@@ -100,7 +100,7 @@ def resume(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker,
     latest = checkpoint.find_latest(course.checkpoints)
     if latest is None:
         return 0
-    checkpoint.load(scorer, optimizer, latest)
+    shards.load(scorer, optimizer, latest)
     for book in books:
         book.open(latest)
     if worker.is_first:

@@ -13,7 +13,7 @@ from lisan.core.errors import ConfigError
 from lisan.model.state import make_empty, read_config
 from lisan.model.tensor_parallel import check_sizes, check_split
 from lisan.train.optim import MomentType
-from lisan.train.outcome import open_places
+from lisan.train.origin import open_places
 from lisan.train.tuning import Method
 
 

@@ -13,14 +13,15 @@ from lisan.core.stage import Run, Stage
 from lisan.model.parallel import check_sharding
 from lisan.tokens.chat import template_hash
 from lisan.train.checkpoint import LOSS, Checkpoint, find_best, find_latest
+from lisan.train.config import DpoConfig, TrainConfig
 from lisan.train.history import leave_page
-from lisan.train.job import DpoConfig, TrainConfig, TrainJob, plan_run
+from lisan.train.job import TrainJob, plan_run
 from lisan.train.launch import launch
 from lisan.train.ledger import realised
 from lisan.train.loop import check_rows
 from lisan.train.optim import check_moments
-from lisan.train.outcome import check_context, check_vocabulary, open_places
-from lisan.train.scores import check_scores
+from lisan.train.origin import check_context, check_vocabulary, open_places
+from lisan.train.reference import check_scores
 from lisan.train.split import check_model
 from lisan.vocabulary.tokenizer import open_tokenizer
 

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from lisan.model.parallel import ShardingConfig
-from lisan.train import checkpoint
+from lisan.train import checkpoint, shards
 from lisan.train.job import TrainJob, make_validation, open_scorer
-from lisan.train.outcome import open_places
+from lisan.train.origin import open_places
 from lisan.train.worker import ProcessGroup, Worker
 
 
@@ -30,7 +30,7 @@ class Validator:
     def measure(self, step: int) -> dict[str, float]:
         """Return the losses of the checkpoint of a step."""
         assert self.measure_losses is not None
-        checkpoint.load_weights(self.scorer, checkpoint.open_step(self.checkpoints, step))
+        shards.load_weights(self.scorer, checkpoint.open_step(self.checkpoints, step))
         return self.measure_losses(self.scorer)
 
     def close(self) -> None:

@@ -1,0 +1,109 @@
+"""What continued pretraining, fine-tuning and preference training are configured by.
+
+Always: a combination that cannot work, or a field that would do nothing, is refused in one sentence when the config is made.
+"""
+
+from dataclasses import dataclass, field
+
+from lisan.core.errors import ConfigError
+from lisan.core.stage import StageConfig
+from lisan.model.attention import Attention
+from lisan.model.load import ModelConfig
+from lisan.model.parallel import Precision, ShardingConfig
+from lisan.tokens.mix import MixConfig
+from lisan.train.loop import LoopConfig
+from lisan.train.objectives import PreferenceLoss
+from lisan.train.optim import OptimConfig
+from lisan.train.split import check_options
+from lisan.train.tuning import Quantisation, TuningConfig
+from lisan.train.validation import ValidationConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(StageConfig):
+    """What continued pretraining, fine-tuning and preference training share."""
+
+    tokens: str
+    "tokens/name@version"
+    model: ModelConfig
+    mix: MixConfig = field(default_factory=MixConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    "Loss on held-out rows while training."
+    precision: Precision = Precision.bfloat16
+    "Of the computation; master weights, gradients' reductions and optimizer state are fp32."
+    float8: bool = False
+    """Whether the products inside the blocks are computed in float8: on an H100 or later, with precision=bfloat16 and best with
+    sharding.compile=true. Not yet run on a GPU."""
+    save_precision: Precision = Precision.bfloat16
+    "Of the finished model's weights."
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    "How the model lies on its workers, and what it computes again to save memory."
+    attention: Attention = Attention.sdpa
+    "How the documents of a row are kept apart: sdpa everywhere; flex or flash for long rows on a GPU, not yet tried on one."
+
+    def __post_init__(self) -> None:
+        self.tuning.check_start(self.model.path)
+        if self.float8 and self.precision is not Precision.bfloat16:
+            raise ConfigError(
+                f"float8=true needs precision=bfloat16, got {self.precision}; set it, or leave float8 out"
+            )
+        if self.float8 and self.tuning.quantise_base is not Quantisation.none:
+            raise ConfigError(
+                f"float8=true has no effect on blocks of tuning.quantise_base={self.tuning.quantise_base}; leave one of them out"
+            )
+        check_options(self)
+        if self.sharding.compile and self.attention is Attention.flash:
+            raise ConfigError(
+                "sharding.compile=true with attention=flash would compile anew for every batch with other lengths of documents; "
+                "take attention=flex, or leave compile out"
+            )
+        if self.validation.asynchronous and self.cluster.num_workers == 0:
+            raise ConfigError(
+                "validation.asynchronous=true needs workers of Ray Train to validate beside (cluster=cpu2 or gpu8), and "
+                "cluster.num_workers is 0; choose such a cluster, or leave it out"
+            )
+        if self.validation.asynchronous and not self.loop.async_checkpoints:
+            raise ConfigError(
+                "validation.asynchronous=true has no effect with loop.async_checkpoints=false, where training waits for every "
+                "checkpoint; set that to true"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DpoConfig(TrainConfig):
+    loss: PreferenceLoss = PreferenceLoss.sigmoid
+    beta: float = 0.1
+    "Strength of the pull towards the reference model."
+    label_smoothing: float = 0.0
+    "Share of preferences taken to be the wrong way round; loss=sigmoid only."
+    length_normalised: bool = False
+    "Whether log-probabilities are means per token instead of sums, which takes the advantage from long replies; not with kto."
+    reference: str | None = None
+    "scores/name@version that score_preferences made; null lets the workers score the rows before their first step."
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        if not self.beta > 0 or not 0 <= self.label_smoothing < 0.5:
+            raise ConfigError(
+                f"beta must be > 0 and label_smoothing in 0..0.5, got {self.beta} and {self.label_smoothing}"
+            )
+        if self.label_smoothing and self.loss is not PreferenceLoss.sigmoid:
+            raise ConfigError(
+                f"label_smoothing={self.label_smoothing} has no effect on loss={self.loss}; set it to 0, or take loss=sigmoid"
+            )
+        if self.length_normalised and self.loss is PreferenceLoss.kto:
+            raise ConfigError(
+                "length_normalised has no effect on loss=kto, which judges whole replies against a KL divergence of whole "
+                "replies; leave it out, or take loss=sigmoid or ipo"
+            )
+        if self.validation.tokens is not None:
+            raise ConfigError(
+                f"validation.tokens={self.validation.tokens} is for text; train_dpo measures no held-out loss, leave it out"
+            )
+        if self.optim.z_loss:
+            raise ConfigError(f"optim.z_loss={self.optim.z_loss} has no effect on preferences; set it to 0")
+        if self.model.path is None:
+            raise ConfigError("train_dpo needs model.path: preferences are learned against a reference model")
