@@ -21,6 +21,8 @@ from lisan.model.side_by_side import Layout, lay_side_by_side
 
 CHUNK_TOKENS = 2048
 "Labelled tokens whose logits exist at a time."
+ROUND_TOKENS = 64
+"Their number is filled up to a multiple of this."
 CHUNK_PIECES = {"cpu": 2048, "cuda": 65_536}
 """Pieces of the vocabulary whose logits exist at a time, by device: on a CPU 2048 x 2048 x 4 bytes = 16 MB stay in the
 cache, where the softmax costs half of what it does through memory; a GPU wants few large products, 512 MB."""
@@ -204,5 +206,9 @@ def linear_logps(
 
     With `softcap` c the logits are c tanh(x / c), as Gemma 2 has them.
     """
-    result: tuple[torch.Tensor, torch.Tensor] = _LinearLogps.apply(hidden_ND, weight_VD, targets_N, softcap)
-    return result
+    # oneDNN compiles and keeps a kernel for every shape that it meets in bf16, some megabytes each: few shapes, little memory.
+    num = len(targets_N)
+    rest = -num % ROUND_TOKENS
+    padded = nn.functional.pad(hidden_ND, (0, 0, 0, rest)), weight_VD, nn.functional.pad(targets_N, (0, rest)), softcap
+    logps_N, log_z_N = _LinearLogps.apply(*padded)
+    return logps_N[:num], log_z_N[:num]
