@@ -111,7 +111,10 @@ def make_trial() -> Trial:
 
 def open_keeper(trial: Trial, folder: Location, is_async: bool) -> Keeper:
     course: Any = SimpleNamespace(
-        config=LoopConfig(async_checkpoints=is_async, keep_checkpoints=1), checkpoints=folder, run=SilentRun()
+        config=LoopConfig(async_checkpoints=is_async, keep_checkpoints=1),
+        checkpoints=folder,
+        run=SilentRun(),
+        num_steps=0,  # none is the last
     )
     return Keeper(trial.scorer, trial.optimizer, course, replace(WORKER))
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from lisan.core.errors import ConfigError
+from lisan.core.storage import Location
 from lisan.model.attention import IMPLEMENTATIONS, Attention
+from lisan.model.load import ShapeConfig
 from lisan.train.worker import ProcessGroup, Worker
 
 REPOSITORY = Path(__file__).parents[1]
@@ -36,14 +38,18 @@ def test_without_a_gpu_nothing_is_claimed() -> None:
     assert run().stdout == "not measured: no GPU\n"
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("gpu_training", REPOSITORY / "benchmarks" / "gpu_training.py")
+def load_script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    return load_script("gpu_training")
 
 
 ARGUMENTS = {"vocabulary": 640, "recompute": "none", "compile": False, "context": 64}
@@ -69,3 +75,14 @@ def test_what_a_machine_cannot_compute_is_said_and_the_rest_goes_on(
     assert script.report("float8", case, arguments, Worker(), 1.0)
     assert not script.report("float8", barred, arguments, Worker(), 1.0)
     assert capsys.readouterr().out.count("not measured: float8=true needs a GPU") == 2
+
+
+def test_checkpoints_of_both_kinds_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = load_script("checkpoint")
+    shape = ShapeConfig(
+        num_layers=1, hidden_size=16, intermediate_size=32, num_heads=2, num_kv_heads=1, max_positions=64
+    )
+    for name, value in {"SHAPE": shape, "VOCABULARY": 64, "CONTEXT": 16}.items():
+        monkeypatch.setattr(script, name, value)
+    found = script.measure_stalls(Location(str(tmp_path)), rounds=1)
+    assert all(value > 0 for name, value in found.items() if name != "beside")

@@ -35,11 +35,11 @@ from lisan.model.parallel import Precision, Recompute, ShardingConfig, check_sha
 from lisan.model.score import Scorer
 from lisan.model.tensor_parallel import check_split
 from lisan.train.checkpoint import find_latest
-from lisan.train.job import TrainJob, TuningConfig
+from lisan.train.job import TrainJob
 from lisan.train.loop import check_rows
 from lisan.train.optim import MomentType
 from lisan.train.split import check_model
-from lisan.train.tuning import Method
+from lisan.train.tuning import Method, TuningConfig
 from lisan.train.validation import ValidationConfig
 
 PAIR = ShardingConfig(tensor_workers=2)
@@ -239,6 +239,9 @@ def test_models_that_cannot_be_split_are_refused(tiny_store: Store, base_model: 
         check_split(model, 1)
     model.config.base_model_tp_plan = {"layers.*.mlp.up_proj": "colwise_gather_output"}
     with pytest.raises(ConfigError, match=r"LlamaForCausalLM wants mlp.up_proj colwise_gather_output"):
+        check_split(model, 1)
+    model.config.base_model_tp_plan = {"layers.*.mlp.up_proj": "colwise", "layers.*.mlp.down_proj": "rowwise"}
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM does not say what becomes of mlp\.gate_proj between them"):
         check_split(model, 1)
     model.config.base_model_tp_plan = None
     with pytest.raises(ConfigError, match="LlamaForCausalLM does not say how its blocks are split"):

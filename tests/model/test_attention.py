@@ -14,6 +14,14 @@ from lisan.model.attention import Attention, block_mask, check_attention, docume
 from lisan.model.load import ModelConfig, make_model
 from lisan.model.score import Scorer, collate
 
+WINDOWED: dict[str, Any] = {
+    "vocab_size": 640,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 LENS = [[5, 9, 130], [60, 40], [150]]
 
 
@@ -100,6 +108,18 @@ def test_training_on_a_cpu_takes_sdpa(kind: Attention) -> None:
 def test_flash_in_fp32_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"attention=flash needs precision=bfloat16"):
         check_attention(Attention.flash, "cuda:0", torch.float32)
+
+
+@torch.no_grad()
+def test_flex_with_windows_shorter_than_its_rows_is_refused() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    model = MistralForCausalLM(MistralConfig(**WINDOWED, sliding_window=12))
+    scorer = Scorer(model, Attention.flex).eval()
+    with pytest.raises(ConfigError, match=r"attention=flex knows no windows of 12 tokens in rows of 150; take .*=sdpa"):
+        scorer(packed())
+    short = packed([[5, 7]], 12)
+    assert torch.allclose(scorer(short), with_attention(scorer, Attention.sdpa)(short), atol=1e-4)
 
 
 def test_flex_with_dropout_is_refused() -> None:

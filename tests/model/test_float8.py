@@ -11,7 +11,7 @@ from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
 from lisan.model.adapter import LoraConfig, attach_adapter
 from lisan.model.float8 import check_float8, use_float8
-from lisan.model.load import ModelConfig, make_model
+from lisan.model.load import ModelConfig, ShapeConfig, make_model
 from lisan.model.outline import outline_model
 from lisan.model.parallel import Precision, shard
 from lisan.model.score import Scorer, collate
@@ -49,6 +49,16 @@ def test_only_products_inside_the_blocks_are_float8_and_they_are_close(tiny_stor
     assert 0.001 < away < 0.2
     for name, grad in grads.items():
         assert torch.nn.functional.cosine_similarity(found_grads[name].flatten(), grad.flatten(), dim=0) > 0.8, name
+
+
+@needs_torchao
+def test_blocks_without_a_product_that_float8_can_do_are_refused() -> None:
+    shape = ShapeConfig(
+        num_layers=1, hidden_size=24, intermediate_size=40, num_heads=2, num_kv_heads=1, max_positions=8
+    )
+    model = make_model(ModelConfig(shape=shape, tokenizer="t"), 640, {}, seed=1)
+    with pytest.raises(ConfigError, match="float8=true has no effect on LlamaForCausalLM"):
+        use_float8(model, emulate=True)
 
 
 @needs_torchao

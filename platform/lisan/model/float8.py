@@ -38,13 +38,22 @@ def check_float8(device: str) -> None:
 
 
 def use_float8(model: Any, emulate: bool = False) -> int:
-    """Make the linear layers of the blocks multiply in float8 and return how many do; `emulate` rounds without such a GPU."""
+    """Make the linear layers of the blocks multiply in float8 and return how many do; `emulate` rounds without such a GPU.
+
+    Raises ConfigError when none can.
+    """
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     config = Float8LinearConfig(emulate=emulate)
     for layer in decoder_layers(model):
         convert_to_float8_training(layer, config=config, module_filter_fn=_is_wanted)
-    return sum(type(module).__name__ == "Float8Linear" for module in model.modules())
+    num_layers = sum(type(module).__name__ == "Float8Linear" for module in model.modules())
+    if not num_layers:
+        raise ConfigError(
+            f"float8=true has no effect on {type(model).__name__}: its blocks have no linear layer whose sides are multiples of "
+            f"{MULTIPLE}; leave it out"
+        )
+    return num_layers
 
 
 def _is_wanted(module: nn.Module, name: str) -> bool:

@@ -107,6 +107,15 @@ def _read_plan(model: Any) -> dict[str, str]:
         )
     if not plan:
         raise ConfigError(f"{name} does not say how its blocks are split; take sharding.tensor_workers=1")
+    owners = {inner.rpartition(".")[0] for inner, style in plan.items() if STYLES.get(style) is not SummedGradient}
+    # A weight that lies between split products would see its own worker's share only, and nobody would add up its gradient.
+    weights = (weight.rpartition(".")[0] for weight, _ in block.named_parameters())
+    between = [inner for inner in weights if inner not in plan and any(f"{inner}.".startswith(f"{o}.") for o in owners)]
+    if between:
+        raise ConfigError(
+            f"sharding.tensor_workers splits the products of a block, and {name} does not say what becomes of {between[0]} between "
+            "them; take tensor_workers=1, or another model class"
+        )
     return plan
 
 
