@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,35 @@ def base_model(tiny_store: "Store", tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("base")
     train_alone(tiny_store, train_config(tiny_store), folder)
     return str(folder / "model")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of an S3 server of this process."""
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"{host}:{port}"
+    moto.stop()
+
+
+@pytest.fixture
+def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The root of an empty bucket, with keys in the environment and a cache of its own."""
+    import boto3
+
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("LISAN_CACHE", str(tmp_path / "cache")),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    name = f"b{abs(hash(str(tmp_path))) % 10**12}"
+    boto3.client("s3", endpoint_url=f"http://{server}", region_name="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}/prefix?endpoint_override={server}&scheme=http&region=us-east-1"
 
 
 @pytest.fixture

@@ -136,7 +136,8 @@ def _reason(error: Exception) -> str:
 
 def _without_password(uri: str) -> str:
     """Hide passwords of URIs, also of those inside a longer text."""
-    return re.sub(r"://([^:/@\s\"]+):[^@/\s\"]+@", r"://\1:***@", uri)
+    text = re.sub(r"://([^:/@\s\"]+):[^@/\s\"]+@", r"://\1:***@", uri)
+    return re.sub(r"([?&][\w.-]*(?:key|password|secret|signature|token)[\w.-]*=)[^&\s\"]+", r"\1***", text, flags=re.I)
 
 
 def _is_server(uri: str) -> bool:
@@ -321,7 +322,7 @@ def open_job(job: str, name: str, config: Any, parents: Iterable[Artifact], **ta
         _end(run, "KILLED", "interrupted from the keyboard")
         raise
     except BaseException as error:
-        _end(run, "FAILED", f"{type(error).__name__}: {error}")
+        _end(run, "FAILED", _without_password(f"{type(error).__name__}: {error}"))
         raise
     _end(run, "FINISHED", "")
 
@@ -353,7 +354,7 @@ def _describe(client: Any, run_id: str, config: Any, tags: Mapping[str, str]) ->
 
     client.update_run(run_id, status="RUNNING")
     flat = flatten(to_plain(config, identity_only=True))
-    params = [Param(_allowed_key(key), str(value)[:MAX_PARAM_CHARS]) for key, value in flat.items()]
+    params = [Param(_allowed_key(key), _without_password(str(value))[:MAX_PARAM_CHARS]) for key, value in flat.items()]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
     note = f"made from {tags['parents']}" if tags["parents"] else ""

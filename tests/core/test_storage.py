@@ -1,14 +1,15 @@
 """Places on a local disk and, through a server that speaks S3, on an object store: files, stages, a training run."""
 
 import pickle
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from safetensors.torch import load_file
 from tiny import ALONE, encode, make_store, no_run, train_alone, train_config, weights
 
@@ -24,35 +25,6 @@ from lisan.tokens.mix import MixConfig
 from lisan.train.stages import CPT, SFT
 from lisan.train.worker import Worker
 from lisan.vocabulary.tokenizer import load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of an S3 server of this process."""
-    from moto.server import ThreadedMotoServer
-
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"{host}:{port}"
-    moto.stop()
-
-
-@pytest.fixture
-def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The root of an empty bucket, with keys in the environment and a cache of its own."""
-    import boto3
-
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("LISAN_CACHE", str(tmp_path / "cache")),
-    ):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    name = f"b{abs(hash(str(tmp_path))) % 10**12}"
-    boto3.client("s3", endpoint_url=f"http://{server}", region_name="us-east-1").create_bucket(Bucket=name)
-    return f"s3://{name}/prefix?endpoint_override={server}&scheme=http&region=us-east-1"
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -133,6 +105,48 @@ def test_a_remote_location_reads_as_a_uri_without_its_settings(bucket: str) -> N
     assert not place.is_local
 
 
+def test_a_place_is_found_again_by_its_text(place: Location) -> None:
+    (place / "model" / "x").write_bytes(b"1")
+    assert place.resolve(str(place / "model" / "x")).read_bytes() == b"1"
+    assert place.resolve(str(place)) == place
+
+
+def test_a_text_that_is_not_below_a_place_stands_for_itself(bucket: str) -> None:
+    place = Location(bucket)
+    beside = f"{place}-beside/x"
+    assert place.resolve(beside) == Location(beside)
+    with_settings = f"{place}/x?region=eu-west-1"
+    assert place.resolve(with_settings) == Location(with_settings)
+    assert place.resolve("/x") == Location("/x")
+
+
+def test_a_key_in_the_root_is_not_in_the_text(bucket: str) -> None:
+    place = Location(bucket.replace("s3://", "s3://me:hush@"))
+    (place / "x").write_bytes(b"1")
+    assert "hush" not in str(place / "x")
+    assert place.resolve(str(place / "x")).read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("folder", ["/lisan", "/"])
+def test_the_text_of_a_place_on_hdfs_names_its_node(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system with absolute paths below a node; libhdfs itself needs Java."""
+    (tmp_path / "node").mkdir()
+    far = SubTreeFileSystem(str(tmp_path / "node"), LocalFileSystem())
+    monkeypatch.setenv("LISAN_CACHE", str(tmp_path / "cache"))
+    place = Location(f"hdfs://me@node:8020{folder}?replication=1")
+    with monkeypatch.context() as patched:
+        patched.setattr("pyarrow.fs.FileSystem", SimpleNamespace(from_uri=lambda _: (far, folder)))
+        assert not place.is_local
+    (place / "model" / "x").write_bytes(b"1")
+    assert str(place / "model") == f"hdfs://node:8020{folder.rstrip('/')}/model"
+    assert place.resolve(str(place / "model")) == place / "model"
+    fetched = (place / "model").local_folder()
+    assert fetched.is_relative_to(tmp_path / "cache")
+    assert (fetched / "x").read_bytes() == b"1"
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = Location(str(tmp_path)) / "f"
     file.write_bytes(b"old")
@@ -189,6 +203,35 @@ def test_processes_that_fetch_at_once_do_not_disturb_each_other(bucket: str) -> 
     assert len(set(folders)) == 1
     assert sorted(file.name for file in folders[0].iterdir()) == [f"part-{index}" for index in range(5)]
     assert [entry.name for entry in folders[0].parent.iterdir()] == [folders[0].name]
+
+
+def test_a_file_is_fetched_alone_and_again_when_it_was_written_again(bucket: str) -> None:
+    place = Location(bucket) / "rows"
+    (place / "shard").write_bytes(b"first")
+    (place / "neighbour").write_bytes(b"other")
+    fetched = (place / "shard").local_file()
+    with fetched.open("rb") as held:
+        assert (place / "shard").local_file() == fetched
+        (place / "shard").write_bytes(b"another")
+        assert (place / "shard").local_file().read_bytes() == b"another"
+        assert held.read() == b"first"
+    assert [found.name for found in fetched.parents[1].iterdir()] == ["shard"]
+
+
+def test_processes_that_fetch_a_file_at_once_find_it_whole(bucket: str) -> None:
+    place = Location(bucket) / "shard"
+    place.write_bytes(bytes(range(256)) * 10_000)
+    with ThreadPoolExecutor(4) as pool:
+        files = list(pool.map(lambda _: place.local_file(), range(4)))
+    assert len(set(files)) == 1
+    assert files[0].read_bytes() == bytes(range(256)) * 10_000
+    assert list(files[0].parent.iterdir()) == [files[0]]
+
+
+def test_a_fetch_that_fails_leaves_nothing(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        (Location(bucket) / "nothing").local_file()
+    assert [found for found in (tmp_path / "cache").rglob("*") if found.name.startswith("tmp")] == []
 
 
 LENIENT = MixConfig(max_epochs=100)

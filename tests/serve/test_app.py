@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import socket
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,7 @@ from lisan.core.storage import Location
 from lisan.serve.app import (
     AutoscalingConfig,
     ServeConfig,
+    _answers,
     check_model_folder,
     check_port,
     deployment_options,
@@ -40,11 +42,16 @@ def model_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def taken_port():
+def taken_listener():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        yield listener.getsockname()[1]
+        yield listener
+
+
+@pytest.fixture
+def taken_port(taken_listener):
+    return taken_listener.getsockname()[1]
 
 
 @pytest.fixture
@@ -106,12 +113,12 @@ def test_a_bad_argument_is_one_sentence_that_names_its_key(arguments, key):
 
 def test_a_model_folder_is_found_under_the_name_that_clients_use(model_folder):
     found = find_model(ServeConfig(model="atlas", path=str(model_folder)))
-    assert (found.name, found.uri) == ("atlas", str(model_folder))
+    assert (found.name, str(found.place)) == ("atlas", str(model_folder))
 
 
 def test_a_relative_path_is_made_absolute_because_replicas_run_in_other_folders(model_folder, monkeypatch):
     monkeypatch.chdir(model_folder.parent)
-    assert find_model(ServeConfig(path="model")).uri == str(model_folder)
+    assert str(find_model(ServeConfig(path="model")).place) == str(model_folder)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
@@ -163,6 +170,26 @@ def test_a_free_port_passes_and_a_number_that_is_no_port_does_not(taken_port):
 
 def test_a_silent_listener_is_not_taken_for_ray_serve(taken_port):
     assert not is_serve_proxy(taken_port)
+
+
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-OpenSSH_9.6\r\n"], ids=["nothing", "something else"])
+def test_a_listener_that_hangs_up_or_is_no_http_server_does_not_answer(taken_listener, said):
+    def hang_up():
+        while True:
+            connection, _ = taken_listener.accept()
+            connection.recv(1024)
+            connection.sendall(said)
+            connection.close()
+
+    threading.Thread(target=hang_up, daemon=True).start()
+    port = taken_listener.getsockname()[1]
+    assert not _answers(f"http://127.0.0.1:{port}/v1/models")
+    assert not is_serve_proxy(port)
+
+
+def test_a_listener_that_takes_too_long_does_not_answer(taken_port, monkeypatch):
+    monkeypatch.setattr("lisan.serve.app.ANSWER_TIMEOUT_S", 0.05)
+    assert not _answers(f"http://127.0.0.1:{taken_port}/v1/models")
 
 
 def test_serve_run_of_an_alias_that_does_not_exist_exits_with_one_sentence(chat_app, tmp_path, monkeypatch):

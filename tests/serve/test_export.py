@@ -316,6 +316,69 @@ def test_a_template_that_does_more_than_frame_is_left_to_the_metadata(tokenizer:
     assert "TEMPLATE" not in write_modelfile(other, "m.gguf", adds_bos=False)
 
 
+def read_values(modelfile: str) -> dict[str, str]:
+    """Read a Modelfile as ollama/parser does: a value ends at the first newline before which its quotes are closed."""
+    values: dict[str, str] = {}
+    text = ""
+    for char in modelfile:
+        text += char if char.isprintable() or char in "\t\r\n" else ""
+        value = text.strip().partition(" ")[2].removeprefix("stop ").strip()
+        is_open = value.startswith('"""') and not (len(value) >= 6 and value.endswith('"""'))
+        is_open |= value.startswith('"') and not (len(value) >= 2 and value.endswith('"'))
+        if char in "\r\n" and not is_open:
+            width = 3 if value.startswith('"""') else 1 if value.startswith('"') else 0
+            values[text.split()[0] + " stop" * (" stop " in text)] = value[width : len(value) - width]
+            text = ""
+    assert not text
+    return values
+
+
+def chat_with(tokenizer: Any, before_user: str, end: str) -> Any:
+    """Return a tokenizer whose template puts these around what a user says."""
+    other = load_tokenizer(tokenizer.name_or_path)
+    other.add_special_tokens({"additional_special_tokens": [end]})
+    other.eos_token = end
+    other.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ "
+        + repr(before_user)
+        + " }}{% else %}<{{ m.role }}>{% endif %}"
+        "{{ m.content }}{{ " + repr(end) + " }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    return other
+
+
+@pytest.mark.parametrize(
+    ("before", "end"),
+    [
+        ('"', '"'),
+        ('"""', '"end"'),
+        ('he said "', '<"">'),
+        ('"""user""" says: ', '"""'),
+        ("\n\tuser:\n", " <end>"),
+        ('"user"\n', "<the\nend>"),
+    ],
+)
+def test_quotes_in_template_and_stop_arrive_in_ollama(tokenizer: Any, before: str, end: str) -> None:
+    other = chat_with(tokenizer, before, end)
+    frame = find_frame(other)
+    assert frame is not None
+    values = read_values(write_modelfile(other, "m.gguf", adds_bos=False))
+    assert values["TEMPLATE"] == frame.to_go()
+    assert values["PARAMETER stop"] == end
+
+
+@pytest.mark.parametrize("before", ['"""\n', '"""  \r\n', "\u200fuser:", "{{ user }}", "user {"])
+def test_a_template_that_a_modelfile_cannot_hold_is_left_to_the_metadata(tokenizer: Any, before: str) -> None:
+    assert "TEMPLATE" not in write_modelfile(chat_with(tokenizer, before, "</s>"), "m.gguf", adds_bos=False)
+
+
+@pytest.mark.parametrize("end", ['<"""\n>', "<\u200fend>"])
+def test_a_stop_that_a_modelfile_cannot_hold_is_refused(tokenizer: Any, end: str) -> None:
+    with pytest.raises(DataError, match="which no Modelfile can hold") as caught:
+        write_modelfile(chat_with(tokenizer, "user: ", end), "m.gguf", adds_bos=False)
+    assert "\n" not in str(caught.value)
+
+
 def test_llama_cpp_reads_and_answers_as_transformers_does(exported: Artifact) -> None:
     """The same ids of every text, and the same greedy reply, token for token."""
     llama_cpp = pytest.importorskip(

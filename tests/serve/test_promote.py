@@ -1,7 +1,12 @@
 import json
 import math
+import pickle
+import re
 import shutil
+import threading
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +16,7 @@ from lisan.core.config import load
 from lisan.core.errors import ArtifactError, ConfigError, ServingError
 from lisan.core.stage import StageConfig, StorageConfig, TrackingConfig
 from lisan.registry import resolve_alias
+from lisan.serve.app import ServeConfig, find_model
 from lisan.serve.promote import GateConfig, GateResult, PromoteConfig, check_gates, format_gates, promote
 
 METRICS = {"accuracy_ar": 0.8, "bits_per_byte_en": 0.72}
@@ -78,6 +84,71 @@ def test_a_model_that_passes_its_gates_gets_the_alias(root, model):
     assert version.aliases == ("candidate", "champion")
     assert alias_of(root) == "model/chat@v1"
     assert said.count("passed") == 2
+
+
+@pytest.fixture
+def far_root(bucket, server, root, monkeypatch):
+    """A root whose text alone leads to another store, and has a key that is nobody's business."""
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{server}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    return bucket.replace("s3://", "s3://me:hush@")
+
+
+def promote_far(far_root):
+    model = commit(far_root, "model/chat@v1", {})
+    for name, content in (
+        ("config.json", b'{"architectures": ["A"]}'),
+        ("tokenizer.json", b""),
+        ("a.safetensors", b"1"),
+    ):
+        (model.location / name).write_bytes(content)
+    make_report(far_root, model)
+    return run_promote(far_root)[0]
+
+
+@pytest.mark.parametrize("path", [None, "model/chat@v1", "{uri}"])
+def test_a_model_on_an_object_store_is_served_from_where_it_was_promoted(far_root, path):
+    version = promote_far(far_root)
+    path = path and path.format(uri=version.uri)
+    found = find_model(ServeConfig(path=path, storage=StorageConfig(root=far_root)))
+    there = pickle.loads(pickle.dumps(found)).place.local_folder()
+    assert (there / "a.safetensors").read_bytes() == b"1"
+    assert "hush" not in found.source
+
+
+def test_mlflow_is_told_neither_the_key_of_a_store_nor_where_it_answers(far_root, root):
+    version = promote_far(far_root)
+    assert version.uri == far_root.partition("?")[0].replace("me:hush@", "") + "/model/chat/v1"
+    client, [run] = find_runs(root)
+    with open(client.download_artifacts(run.info.run_id, "config.yaml")) as file:
+        assert "me:***@" in file.read()
+    assert b"hush" not in Path(root, "mlflow.db").read_bytes()
+
+
+@pytest.fixture
+def closed_store():
+    """The address of a store that lets nobody in."""
+
+    class Refusal(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(403)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Keep quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Refusal) as http:
+        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_a_model_on_a_store_that_lets_nobody_in_is_a_sentence(far_root, closed_store):
+    promote_far(far_root)
+    nowhere = re.sub("endpoint_override=[^&]*", f"endpoint_override={closed_store}", far_root)
+    with pytest.raises(ServingError, match=r"lisan v1 .* cannot be read at s3://.*; set storage\.root") as caught:
+        find_model(ServeConfig(storage=StorageConfig(root=nowhere)))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_failing_gate_is_named_with_value_and_bound_and_the_alias_stays(root, model):

@@ -18,6 +18,7 @@ from lisan.serve.engine import EngineConfig
 from lisan.synth import build
 from lisan.synth.build import SAMPLE, SampleConfig
 from lisan.synth.endpoint import EndpointConfig, TrafficConfig
+from lisan.synth.judge import JudgeConfig, JudgeKind
 from lisan.synth.prompts import PromptsConfig
 from lisan.synth.sample import SamplingConfig, read_asked
 
@@ -158,14 +159,50 @@ def test_no_pair_at_all_says_what_happened(store: Store) -> None:
 
 
 def test_an_endpoint_that_refuses_every_prompt_ends_the_job_at_once(store: Store) -> None:
-    said = r"every prompt was refused; the last time: .*unknown field top_k"
-    with serve(lambda _: failure(400, "unknown field top_k")) as served, pytest.raises(DataError, match=said):
-        make(config_of(store, served))
+    said = r"every request was refused; the last time: .*unknown field top_k"
+    with serve(lambda _: failure(400, "unknown field top_k")) as served:
+        for _ in range(2):
+            with pytest.raises(DataError, match=said):
+                make(config_of(store, served))
+        assert len(served.asked) == 2 * 2 * LIMIT, "what was refused is asked again"
+
+
+def judged_by(store: Store, policy: Served, judge: Served) -> SampleConfig:
+    config = JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=judge.url))
+    return config_of(store, policy, judge=config)
+
+
+def score_by_length(body: dict[str, Any]) -> Reply:
+    return completion(f"Score: {1 + len(body['messages'][-1]['content']) % 10}")
+
+
+def test_a_judge_that_refuses_every_answer_ends_the_job_and_nothing_of_it_stays(store: Store) -> None:
+    said = r"every request was refused; the last time: .*temperature must be 1"
+    is_strict = [True]
+
+    def judge_all(body: dict[str, Any]) -> Reply:
+        return failure(400, "temperature must be 1") if is_strict else score_by_length(body)
+
+    with serve(say_words) as policy, serve(judge_all) as judge:
+        with pytest.raises(DataError, match=said):
+            make(judged_by(store, policy, judge))
+        assert not [file for file, _ in (store.root / "parts").walk() if "/judged/" in str(file)]
+        num_sampled = len(policy.asked)
+        is_strict.clear()
+        assert make(judged_by(store, policy, judge)).facts["records"] > 0
+        assert len(policy.asked) == num_sampled
+
+
+def test_answers_that_a_judge_refuses_among_others_are_unjudged(store: Store) -> None:
+    def judge_short(body: dict[str, Any]) -> Reply:
+        return failure(400, "too long") if "(3)" in body["messages"][-1]["content"] else score_by_length(body)
+
+    with serve(say_words) as policy, serve(judge_short) as judge:
+        facts = make(judged_by(store, policy, judge)).facts
+    assert facts["answers"] == {"judged": 3 * 2 * LIMIT, "unjudged": 2 * LIMIT}
 
 
 def test_nothing_is_sampled_when_the_judge_is_not_there(store: Store) -> None:
-    from lisan.synth.judge import JudgeConfig, JudgeKind
-
     with serve(say_words) as served:
         judge = JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=served.url, model="absent"))
         with pytest.raises(ServingError, match="absent is not served"):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lisan.core.artifact import Artifact, Ref, Store
@@ -22,8 +23,12 @@ def row(value: int) -> Row:
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> Artifact:
+    return write_tokens(str(tmp_path))
+
+
+def write_tokens(root: str) -> Artifact:
     """Three sources of 70, 3 and 130 rows, the last in two shards; each row holds its id."""
-    store = Store(str(tmp_path))
+    store = Store(root)
     draft = store.begin(Ref.parse("tokens/t@v1"), {}, ())
     facts: dict[str, dict[str, object]] = {}
     first = 0
@@ -72,8 +77,6 @@ def test_the_form_that_travels_is_the_form_that_is_read(tokens: Artifact) -> Non
 
 def test_a_sliced_and_chunked_table_is_read_right(tokens: Artifact) -> None:
     """Ray Data hands over slices of what it concatenated."""
-    import pyarrow as pa
-
     reader = RowReader(tokens)
     table = pa.concat_tables([reader.read_table([1, 2, 3]), reader.read_table([90, 91])]).slice(1, 3)
     rows = rows_from_table(table)
@@ -85,6 +88,14 @@ def test_a_part_is_a_micro_batch(tokens: Artifact) -> None:
     part = rows.part(1, 3)
     assert (len(part), part.row_ids.tolist()) == (2, [5, 6])
     assert np.array_equal(part.labels, rows.labels[1:3])
+
+
+def test_shards_on_an_object_store_are_mapped_and_not_held_in_memory(bucket: str, tmp_path: Path) -> None:
+    reader = RowReader(write_tokens(bucket))
+    assert reader.read([202, 0]).input_ids[:, 0].tolist() == [202, 0]
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line}
+    assert {"/".join(Path(file).parts[-3:-1]) for file in mapped} == {"ar/shard-00000.arrow", "par/shard-00001.arrow"}
+    assert reader.read(list(range(203))).input_ids[:, 0].tolist() == list(range(203))
 
 
 def test_rows_of_no_records_are_an_empty_file(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE, no_run, train_config
+from tiny import SHAPE, no_run, train_alone, train_config
 
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.model.adapter import LoraConfig
 from lisan.model.load import ModelConfig, save_model
-from lisan.model.new_rows import InitMethod, RowInitConfig
+from lisan.model.new_rows import InitMethod, RowInitConfig, write_new_rows
 from lisan.tokens.chat import end_of_turn_id
 from lisan.train.origin import Places, check_vocabulary, expansion_for, open_places, prepare_model
 from lisan.train.outcome import copy_tokenizer, settle_rows
@@ -129,6 +129,20 @@ def test_a_model_that_grew_says_how_its_rows_began(store: Store, base: str) -> N
     assert (manifest.tokenizer_hash, manifest.base_tokenizer_hash) == (expansion.hash, expansion.base_hash)
     assert tuple(manifest.pieces) == expansion.new_ids
     assert prepare_model(train_config(store, model=ModelConfig(path=base)), Places(base, base)).new_rows is None
+
+
+def test_a_model_from_random_weights_takes_over_no_rows_of_the_folder_it_is_made_in(
+    store: Store, tiny_store: Store, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty path is the current folder, which may be that of a model whose vocabulary grew."""
+    config = train_config(store, model=ModelConfig(path=base, tokenizer="tokenizer/enar@v1"))
+    manifest = prepare_model(config, Places(base, folder(store, "enar"))).new_rows
+    assert manifest is not None
+    write_new_rows(tmp_path / "here", [manifest])
+    monkeypatch.chdir(tmp_path / "here")
+    train_alone(tiny_store, train_config(tiny_store, loop={"num_steps": 1}), tmp_path / "run")
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+    assert not (tmp_path / "run" / "model" / "new_rows.json").exists()
 
 
 def test_a_model_is_prepared_again_by_its_manifest(store: Store, base: str) -> None:

@@ -10,12 +10,13 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
@@ -40,10 +41,11 @@ def _open_root(root: str) -> tuple[pafs.FileSystem, str]:
     try:
         file_system, path = pafs.FileSystem.from_uri(root)
     except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
-            f"storage.root {root} cannot be opened: {error}; expected a path, s3://, gs:// or hdfs://"
+            f"storage.root {root} cannot be opened: {reason}; expected a path, s3://, gs:// or hdfs://"
         ) from error
-    return file_system, path.rstrip("/")
+    return file_system, path.rstrip("/") or path[:1]
 
 
 @contextmanager
@@ -69,7 +71,11 @@ def _existing(place: "Location") -> Path:
 
 @dataclass(frozen=True)
 class Location:
-    """A file or folder on storage."""
+    """A file or folder on storage.
+
+    Its text is for people, manifests and MLflow: the root's settings and credentials are not in it, and `resolve` brings the
+    settings back.
+    """
 
     root: str
     path: str = ""
@@ -77,7 +83,18 @@ class Location:
     def __str__(self) -> str:
         if self.is_local:
             return self._full
-        return f"{self.root.split('://')[0]}://{self._full}"
+        # Paths of buckets begin with the bucket; those of HDFS are absolute, and its node is what comes before them.
+        node = urlsplit(self.root).netloc.rpartition("@")[2] if self._full.startswith("/") else ""
+        return f"{self.root.split('://')[0]}://{node}{self._full}"
+
+    def resolve(self, text: str) -> "Location":
+        """Return the place of that text: below this one with its settings, anywhere else by what the text itself says."""
+        here = str(self)
+        if text == here:
+            return self
+        below = text.removeprefix(here.rstrip("/") + "/")
+        has_settings = "://" in text and "?" in text
+        return Location(text) if below == text or has_settings else self / below
 
     def __truediv__(self, part: str) -> "Location":
         return Location(self.root, posixpath.join(self.path, part))
@@ -167,24 +184,35 @@ class Location:
 
     def local_folder(self, cache: Path | None = None) -> Path:
         """Return this folder as a local path; from an object store it is fetched once, and again when it has changed there."""
-        if self.is_local:
-            return Path(self._full)
+        return Path(self._full) if self.is_local else self._fetch(pafs.FileSelector(self._full, recursive=True), cache)
+
+    def local_file(self, cache: Path | None = None) -> Path:
+        """Return this file as a local path, fetched as a folder is; who has opened it keeps what he opened."""
+        return Path(self._full) if self.is_local else self._fetch([self._full], cache)
+
+    def _fetch(self, what: pafs.FileSelector | Sequence[str], cache: Path | None) -> Path:
+        """Copy under another name first: what is in the cache is whole, for every process of this machine."""
         cache = cache or Path(os.environ.get("LISAN_CACHE", Path.home() / ".cache" / "lisan"))
-        target = cache / self._full / self._state()
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(dir=target.parent))
+        target = cache / self._full.lstrip("/") / _state(self.file_system.get_file_info(what))
+        if target.exists():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            part = Path(scratch) / "part"
+            if isinstance(what, pafs.FileSelector):
+                part.mkdir()
             pafs.copy_files(
                 self._full, str(part), source_filesystem=self.file_system, destination_filesystem=pafs.LocalFileSystem()
             )
             try:
                 part.rename(target)
-            except OSError:  # another process on this machine was faster
-                shutil.rmtree(part)
+            except OSError:
+                if not target.exists():  # another process was not faster
+                    raise
         return target
 
-    def _state(self) -> str:
-        """Hash names, sizes and times of all files below: a folder that was written again is another one."""
-        infos = self.file_system.get_file_info(pafs.FileSelector(self._full, recursive=True))
-        lines = sorted(f"{info.path} {info.size} {info.mtime_ns}" for info in infos if info.type == pafs.FileType.File)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+def _state(infos: Sequence[pafs.FileInfo]) -> str:
+    """Hash names, sizes and times of files: what was written again is another one."""
+    lines = sorted(f"{info.path} {info.size} {info.mtime_ns}" for info in infos if info.type == pafs.FileType.File)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -12,11 +12,11 @@ import os
 import re
 import socket
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from lisan.core.artifact import Kind, Ref, Store
@@ -33,6 +33,7 @@ APP_NAME = "lisan"
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 "Where `serve run` listens."
+ANSWER_TIMEOUT_S = 10.0
 LOGS = {"RAY_SERVE_LOG_TO_STDERR": "0"}
 "Serve writes its logs to files only; a replica that fails would print its stack trace over our sentence."
 POLL_S = 0.25
@@ -119,25 +120,37 @@ def read_arguments(arguments: Mapping[str, Any]) -> ServeConfig:
 
 
 def find_model(config: ServeConfig) -> ServedModel:
-    """Find the folder that `path` or the alias names; ServingError says what is missing in it."""
+    """Find the folder that `path` or the alias names; ServingError says what is missing in it.
+
+    What lies below storage.root is read with the settings of that, for MLflow knows no endpoint and no region.
+    """
+    root = Location(config.storage.root)
     if config.path is None:
         from lisan.registry import resolve_alias
 
         version = resolve_alias(config.tracking, config.storage.root, config.model, config.alias)
-        source, uri = f"{version.name} v{version.version} ({version.ref})", version.uri
+        source, place = f"{version.name} v{version.version} ({version.ref})", root.resolve(version.uri)
     elif Ref.looks_like(config.path):
-        artifact = Store(config.storage.root).open(Ref.parse(config.path, Kind.model))
-        source, uri = config.path, str(artifact.location)
+        source, place = config.path, Store(root.root).open(Ref.parse(config.path, Kind.model)).location
+    elif "://" in config.path:
+        place = root.resolve(config.path)
+        source = str(place)
     else:
-        uri = config.path if "://" in config.path else os.path.abspath(os.path.expanduser(config.path))
-        source = uri
-    check_model_folder(Location(uri), source)
-    return ServedModel(name=config.model, source=source, uri=uri)
+        source = os.path.abspath(os.path.expanduser(config.path))
+        place = Location(source)
+    check_model_folder(place, source)
+    return ServedModel(name=config.model, source=source, place=place)
 
 
 def check_model_folder(folder: Location, source: str) -> None:
     """Refuse what vLLM could not load: it would say so only after half a minute, in a replica's log."""
-    names = {file.name for file, _ in folder.walk()}
+    try:
+        names = {file.name for file, _ in folder.walk()}
+    except OSError as error:
+        raise ServingError(
+            f"{source} cannot be read at {folder}: {str(error).splitlines()[0]}; set storage.root to the root that it lies below, "
+            "with the endpoint and region of that"
+        ) from error
     missing = [name for name in ("config.json", "tokenizer.json") if name not in names]
     if not any(name.endswith(".safetensors") for name in names):
         missing.append("*.safetensors")
@@ -170,7 +183,7 @@ def is_serve_proxy(port: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://{HOST}:{port}/-/healthz", timeout=2) as reply:
             return bool(reply.read() == b"success")
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
 
 
@@ -303,9 +316,9 @@ def _wait_until_ready(url: str, deadline: float, say: Callable[[str], None]) -> 
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=10) as reply:
+        with urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_S) as reply:
             return bool(reply.status == 200)
-    except urllib.error.URLError:
+    except (OSError, HTTPException):  # not up yet, or closed or slow between two states
         return False
 
 

@@ -63,7 +63,8 @@ class ServedModel:
     "Id in the API."
     source: str
     "What a person calls it: `lisan v3 (model/dpo@v1)` or a folder."
-    uri: str
+    place: Location
+    "Its folder, with the settings that its store is reached by."
 
 
 def engine_arguments(engine: EngineConfig, use_gpu: bool) -> dict[str, Any]:
@@ -113,7 +114,7 @@ class Replica:
         from ray.serve.llm import LLMConfig
 
         config = LLMConfig(
-            model_loading_config={"model_id": model.name, "model_source": str(Location(model.uri).local_folder())},
+            model_loading_config={"model_id": model.name, "model_source": str(model.place.local_folder())},
             accelerator_config={"kind": "gpu" if use_gpu else "cpu"},
             engine_kwargs=engine_arguments(engine, use_gpu),
         )

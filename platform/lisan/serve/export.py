@@ -33,6 +33,7 @@ from lisan.serve.formats import (
     read_adapter_config,
 )
 from lisan.serve.gguf_tokenizer import describe_tokenizer
+from lisan.serve.modelfile import write_modelfile
 from lisan.serve.parity import Parity, compare_logits, compute_logits, probe_rows
 from lisan.vocabulary.tokenizer import load_tokenizer
 
@@ -119,6 +120,7 @@ def check_export(config: ExportConfig, store: Store) -> None:
     if Format.gguf in config.formats:
         check_gguf(source, config.gguf_type)
         describe_tokenizer(source, read_config(source).vocab_size)
+        write_modelfile(load_tokenizer(source), "", adds_bos=False)
 
 
 def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """An Ollama Modelfile for a GGUF file: the chat template in Ollama's own language, and where a reply ends.
 
 In: a tokenizer with its Jinja template. Out: the Modelfile's text. Always: what Ollama renders is what the Jinja template renders
-for conversations of system, user and assistant, or no TEMPLATE is written and Ollama takes the one in the GGUF's metadata.
+for conversations of system, user and assistant, or no TEMPLATE is written and Ollama takes the one in the GGUF's metadata; what
+Ollama reads out of a value is what was put in, or the export is refused.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +42,12 @@ class Frame:
         parts = (before + turn.content + after for turn in turns for before, after in [self.around[turn.role]])
         return self.start + "".join(parts) + self.prompt
 
+    @property
+    def is_code(self) -> bool:
+        """Whether Go would take a text of the frame, or its end with what `to_go` puts after it, for the start of an action."""
+        texts = [self.start, *(text for sides in self.around.values() for text in sides), self.prompt]
+        return any("{{" in text or text.endswith("{") for text in texts)
+
     def to_go(self) -> str:
         """Return the frame as a Go template over `.Messages`."""
         cases = "".join(
@@ -56,11 +64,33 @@ def write_modelfile(tokenizer: Any, gguf_name: str, adds_bos: bool) -> str:
     if frame is not None:
         bos = str(tokenizer.bos_token or "")
         go = frame.to_go()
-        lines.append(f'TEMPLATE """{go.removeprefix(bos) if adds_bos else go}"""')
+        template = go.removeprefix(bos) if adds_bos else go
+        lines += [f"TEMPLATE {quote(template)}"] if fits(template) else []
     stop = end_of_turn_id(tokenizer)
     if stop is not None:
-        lines.append(f"PARAMETER stop {tokenizer.convert_ids_to_tokens(stop)}")
+        token = tokenizer.convert_ids_to_tokens(stop)
+        if not fits(token):
+            raise DataError(
+                f"the end of a turn is {token!r}, which no Modelfile can hold (nothing that is not printable, no line that ends "
+                "in three quotes); leave gguf out of formats, or train with another template"
+            )
+        lines.append(f"PARAMETER stop {quote(token)}")
     return "\n".join([*lines, "PARAMETER temperature 0", ""])
+
+
+def fits(text: str) -> bool:
+    """Tell whether Ollama's parser gives a value back as it is.
+
+    It knows no escapes, drops what is not printable, and ends a value in triple quotes at the first line that ends in them.
+    """
+    is_whole = all(char.isprintable() or char in "\t\r\n" for char in text)
+    return is_whole and not re.search(r'"""[ \t]*[\r\n]', text)
+
+
+def quote(text: str) -> str:
+    """Return a text that `fits` as a value: as it is, or in triple quotes, within which others stand for themselves."""
+    is_bare = text == text.strip() and "\n" not in text and "\r" not in text and text[:1] not in ("", '"')
+    return text if is_bare else f'"""{text}"""'
 
 
 def find_frame(tokenizer: Any) -> Frame | None:
@@ -82,7 +112,7 @@ def find_frame(tokenizer: Any) -> Frame | None:
     }
     asked = render_prompt(tokenizer, [Turn("user", MARKS["user"])])
     frame = Frame(start, around, asked.removeprefix("".join([user[0], MARKS["user"], user[1]])))
-    return frame if all(_holds(tokenizer, frame, roles) for roles in CHECKS) and "{{" not in frame.render([]) else None
+    return frame if all(_holds(tokenizer, frame, roles) for roles in CHECKS) and not frame.is_code else None
 
 
 def _cut(tokenizer: Any, roles: Sequence[str]) -> list[str]:

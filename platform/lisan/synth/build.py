@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Draft, Kind, Ref, Store, hash_file
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, Stage, StageConfig
 from lisan.core.storage import Location
 from lisan.serve.app import AutoscalingConfig, ServeConfig, start
@@ -25,7 +25,7 @@ from lisan.serve.engine import EngineConfig
 from lisan.synth.endpoint import Chat, EndpointConfig, TrafficConfig, find_model
 from lisan.synth.judge import JudgeConfig, JudgeKind, check_judge, judge_answers, make_judge
 from lisan.synth.pairs import say_counts, write_pairs
-from lisan.synth.parts import Progress, list_missing, part_path, work_in_parts
+from lisan.synth.parts import Progress, Work, list_missing, part_path, work_in_parts
 from lisan.synth.prompts import Prompt, PromptsConfig, check_prompts, read_prompts
 from lisan.synth.sample import Asked, SamplingConfig, read_asked, sample_answers
 
@@ -107,16 +107,12 @@ async def _sample_from(
     progress: Progress,
 ) -> None:
     chat = Chat(endpoint, find_model(endpoint, config.traffic), config.traffic)
-    refusals: list[str] = []
 
-    async def work(prompt: Any) -> Asked:
-        asked = await sample_answers(chat, prompt, config.sampling, config.same_language)
-        refusals.extend([asked.refusal] if asked.refusal else [])
-        if len(refusals) == progress.done + 1 == min(progress.total, PART_PROMPTS):
-            raise DataError(f"every prompt was refused; the last time: {refusals[-1]}")
-        return asked
+    async def sample(prompt: Any) -> Asked:
+        return await sample_answers(chat, prompt, config.sampling, config.same_language)
 
-    await work_in_parts(folder, list_missing(folder, len(parts)), lambda index: parts[index], work, progress)
+    work = Work(lambda index: parts[index], sample, chat.check_answers)
+    await work_in_parts(folder, list_missing(folder, len(parts)), work, progress)
 
 
 @contextmanager
@@ -161,13 +157,14 @@ def _judge(config: SampleConfig, parts: Sequence[Sequence[Prompt]], place: Locat
     async def judge_all() -> None:
         judge = make_judge(config.judge, config.traffic, config.cluster.use_gpu)
 
-        async def work(asked: Any) -> Asked:
+        async def score(asked: Any) -> Asked:
             return await judge_answers(judge, asked)
 
         def read(index: int) -> list[Asked]:
             return read_asked(place / "sampled" / part_path(index))
 
-        await work_in_parts(place / "judged", missing, read, work, Progress("judged", _count(parts, missing), run))
+        work = Work(read, score, judge.check)
+        await work_in_parts(place / "judged", missing, work, Progress("judged", _count(parts, missing), run))
 
     asyncio.run(judge_all())
 

@@ -111,6 +111,7 @@ class Chat:
 
         _quiet_client()
         self.config, self.model = config, model
+        self.has_answered, self.refusal = False, ""
         self.slots = asyncio.Semaphore(traffic.concurrency)
         self.client = AsyncOpenAI(
             base_url=config.url,
@@ -131,10 +132,22 @@ class Chat:
             try:
                 reply = await self.client.chat.completions.create(model=self.model, messages=messages, **settings)
             except OpenAIError as error:
-                raise _sentence(error, self.config) from error
+                said = _sentence(error, self.config)
+                self.refusal = str(said) if isinstance(said, RefusedError) else self.refusal
+                raise said from error
             except ValueError as error:  # what calls itself JSON and is not
                 raise self._malformed(str(error)) from error
-        return self._read(reply)
+        answers = self._read(reply)
+        self.has_answered = True
+        return answers
+
+    def check_answers(self) -> None:
+        """Raise DataError when whatever it was asked so far was refused: then it is not for what one request says."""
+        if self.refusal and not self.has_answered:
+            raise DataError(
+                f"every request was refused; the last time: {self.refusal}; change what it names, here or at the endpoint, and run "
+                "again"
+            )
 
     def _read(self, reply: Any) -> list[tuple[str, bool]]:
         try:

@@ -1,8 +1,8 @@
 """Judges: what an answer is worth, as a number that only compares answers to the same prompt.
 
 In: a prompt with its answers. Out: the same with scores. Always: an answer that a judge cannot score stays without one, and
-is counted. Three of them: likeness to the good reply that the corpus knows (chrF, 0 to 100), a language model with a rubric
-(1 to 10), a reward model (any number).
+is counted; a judge that refuses whatever it is shown ends the job. Three of them: likeness to the good reply that the corpus
+knows (chrF, 0 to 100), a language model with a rubric (1 to 10), a reward model (any number).
 """
 
 import asyncio
@@ -78,12 +78,18 @@ class Judge(Protocol):
 
     async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]: ...
 
+    def check(self) -> None:
+        """Raise DataError when it has refused all that it was shown so far."""
+
 
 class ReferenceJudge:
     """Likeness to the good reply."""
 
     async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
         return [chrf(text, prompt.reply) if prompt.reply else None for text in texts]
+
+    def check(self) -> None:
+        """It refuses nothing."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,9 @@ class EndpointJudge:
             return None
         return read_score(judgement)
 
+    def check(self) -> None:
+        self.chat.check_answers()
+
 
 class RewardJudge:
     """A reward model in this process."""
@@ -117,6 +126,9 @@ class RewardJudge:
 
     async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
         return list(self.model.score(prompt.turns, texts))
+
+    def check(self) -> None:
+        """It refuses nothing."""
 
 
 def read_score(judgement: str) -> float | None:

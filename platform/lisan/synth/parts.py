@@ -7,6 +7,7 @@ Always: the work of a part that has its file is not done again; the last of one 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from lisan.core.stage import Run
 from lisan.core.storage import Location
@@ -48,24 +49,30 @@ class Progress:
             print(f"  {self.verb} {self.done:,}/{self.total:,} prompts, {rate:.1f}/s, {left_s:,.0f} s left", flush=True)
 
 
-async def work_in_parts(
-    folder: Location,
-    indices: Sequence[int],
-    read: Callable[[int], Iterable[object]],
-    work: Callable[[object], Awaitable[Asked]],
-    progress: Progress,
-) -> None:
+@dataclass(frozen=True)
+class Work:
+    """What is done to a part."""
+
+    read: Callable[[int], Iterable[object]]
+    "Gives the things of a part."
+    do: Callable[[object], Awaitable[Asked]]
+    check: Callable[[], None]
+    "Raises when what was done so far is worth nothing; asked before a part is written, for a written one is not done again."
+
+
+async def work_in_parts(folder: Location, indices: Sequence[int], work: Work, progress: Progress) -> None:
     """Do the parts of these indices; the first failure ends it all, and what is written stays."""
     slots = asyncio.Semaphore(PARTS_AT_ONCE)
 
     async def do_one(item: object) -> Asked:
-        asked = await work(item)
+        asked = await work.do(item)
         progress.add()
         return asked
 
     async def do_part(index: int) -> None:
         async with slots:
-            done = await asyncio.gather(*map(do_one, read(index)))
+            done = await asyncio.gather(*map(do_one, work.read(index)))
+            work.check()
             write_asked(folder / part_path(index), done)
 
     await asyncio.gather(*map(do_part, indices))

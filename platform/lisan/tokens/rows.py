@@ -154,9 +154,7 @@ class RowReader:
         return self._shard(shard).get_batch(number)
 
     def _open_shard(self, index: int) -> pa.RecordBatchFileReader:
-        place = self._location / self._names[index]
-        source = pa.memory_map(place.full_path) if place.is_local else pa.BufferReader(place.read_bytes())
-        return pa.ipc.open_file(source)
+        return pa.ipc.open_file(pa.memory_map(str((self._location / self._names[index]).local_file())))
 
 
 def rows_from_table(table: pa.Table) -> Rows:

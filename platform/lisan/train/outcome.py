@@ -76,7 +76,8 @@ def write_model(
             if trained is not None:
                 merged = score_probe(Scorer(load_model(str(folder), config.save_precision.dtype)), "cpu")
                 note_base(folder / "adapter", merged_nats=float((merged - trained).abs().mean()))
-            write_new_rows(folder, [*read_new_rows(places.model), *new_rows])
+            before = read_new_rows(places.model) if places.model else ()
+            write_new_rows(folder, [*before, *new_rows])
             copy_tokenizer(places.tokenizer, folder)
             output.upload(folder)
     if folder is not None and not output.is_local:
