@@ -109,6 +109,17 @@ def test_the_best_checkpoints_are_those_of_lowest_held_out_loss(store: Store, tm
     assert latest.facts["loss"] == losses[6]
 
 
+def test_a_checkpoint_between_two_validations_is_not_ranked_among_those_that_were_measured(
+    store: Store, tmp_path: Path
+) -> None:
+    """Of six checkpoints two fall on a validation; the others have a loss of another kind."""
+    loop = {"num_steps": 6, "checkpoint_every": 1, "keep_checkpoints": 5, "keep_best": 3}
+    losses = validated(train_alone(store, config(store, loop=loop, every=3), tmp_path))
+    folder = Location(str(tmp_path)) / "checkpoints"
+    assert sorted(losses) == [3, 6]
+    assert {found.step: found.facts["loss"] for found in find_best(folder, 9)} == losses
+
+
 def test_two_workers_measure_what_one_does(store: Store, tmp_path: Path) -> None:
     """Five rows do not divide among two ranks with four at a time."""
     alone = train_alone(store, config(store), tmp_path / "alone")

@@ -7,7 +7,7 @@ unless `asynchronous` lets `Validator` do it in a process of its own.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         if self.num_rows < 1 or self.every < 0:
             raise ConfigError(f"validation needs num_rows >= 1 and every >= 0, got {self.num_rows} and {self.every}")
-        if self.tokens is None and (self.num_rows, self.every, self.asynchronous) != (256, 0, False):
+        if self.tokens is None and any(getattr(self, field.name) != field.default for field in fields(self)):
             raise ConfigError(
                 "validation.num_rows, every and asynchronous have no effect without validation.tokens; set it"
             )
