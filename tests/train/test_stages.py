@@ -23,9 +23,10 @@ from lisan.tokens.chat import template_hash
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_latest
+from lisan.train.checks import check_targets
 from lisan.train.config import DpoConfig, TrainConfig
 from lisan.train.job import TrainJob, run_worker
-from lisan.train.stages import CPT, DPO, SFT, check_targets
+from lisan.train.stages import CPT, DPO, SFT
 from lisan.train.tuning import Method, Rows, TuningConfig
 from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig

@@ -16,8 +16,10 @@ from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
 from lisan.model.load import ModelConfig
 from lisan.model.score import Scorer, collate
+from lisan.tokens.mix import MixConfig
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_best, find_latest
+from lisan.train.checks import check
 from lisan.train.config import DpoConfig
 from lisan.train.stages import CPT
 from lisan.train.validation import ValidationConfig, measure_losses
@@ -139,7 +141,8 @@ def test_a_manifest_names_what_was_held_out_and_the_best(store: Store) -> None:
 @pytest.mark.parametrize(
     ("tokens", "said"),
     [
-        ("tokens/documents@v1", r"validation\.tokens=tokens/documents@v1 is what is trained on"),
+        ("tokens/documents@v1", "holds the split train of corpus/tiny@v1, of which ar_text, en_text is trained on"),
+        ("tokens/again@v1", "again@v1 holds the split train of corpus/tiny@v1, of which en_text is trained on; encode"),
         ("tokens/preferences@v1", "holds preferences"),
         ("tokens/none@v1", "tokens/none@v1 does not exist"),
         ("tokens/made@v1", "stores no rows"),
@@ -148,11 +151,22 @@ def test_a_manifest_names_what_was_held_out_and_the_best(store: Store) -> None:
 def test_rows_that_are_not_held_out_or_not_text_are_refused(tokens: str, said: str, store: Store) -> None:
     if tokens == "tokens/made@v1":
         encode(store, RecordKind.documents, name="made", split="validation", store_rows=False)
+    if tokens == "tokens/again@v1":
+        encode(store, RecordKind.documents, name="again", context_length=32, sources=("en_text",))
     with pytest.raises(LisanError, match=said) as caught:
         run_stage(
             CPT, train_config(store, name="t", validation=ValidationConfig(tokens=tokens)), no_run, lambda _: None
         )
     assert "\n" not in str(caught.value)
+
+
+def test_sources_that_are_not_trained_on_are_held_out_in_any_split(store: Store) -> None:
+    encode(store, RecordKind.documents, name="arabic", sources=("ar_text",))
+    validation = ValidationConfig(tokens="tokens/arabic@v1")
+    mixed = train_config(store, name="t", validation=validation, mix=MixConfig(weights={"en_text": 1.0}))
+    check(mixed, store)
+    with pytest.raises(ConfigError, match="of which ar_text is trained on"):
+        check(train_config(store, name="t", validation=validation), store)
 
 
 @pytest.mark.parametrize(
