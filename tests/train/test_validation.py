@@ -211,12 +211,10 @@ def test_a_validator_finds_in_a_checkpoint_what_training_measured(
     changes = {"model": ModelConfig(path=base_model), "tuning": TuningConfig(method=Method(method))}
     measured = config(store, loop={"keep_checkpoints": 9}, **changes)
     found = validated(train_alone(store, measured, tmp_path))
-    validator = Validator(make_job(store, measured, tmp_path), ALONE)
-    try:
+    with ProcessGroup(ALONE):
+        validator = Validator(make_job(store, measured, tmp_path), ALONE)
         # The latest first: each checkpoint is filled in whole.
         again = {step: validator.measure(step)["validation/loss"] for step in sorted(found, reverse=True)}
-    finally:
-        validator.close()
     assert again == pytest.approx(found, rel=1e-6)
     assert len(set(found.values())) == len(found) == 2
 
