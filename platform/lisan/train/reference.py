@@ -2,7 +2,7 @@
 
 In: the model before its first step and packed rows. Out: the log-probabilities of every row's documents, as a table that
 lies beside the checkpoints or, made by `score_preferences`, in an artifact of its own. Always: both are computed by
-`score_rows`, batch by batch as `batches_of` cuts them; the loss needs no second model in memory.
+`score_rows`, batch by batch as `Worker.deal` cuts them; the loss needs no second model in memory.
 """
 
 from collections.abc import Iterable
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
+from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.rows import RowReader, Rows
 from lisan.train.worker import Worker
@@ -59,23 +60,14 @@ def score_reference(scorer: Scorer, reader: RowReader, micro_rows: int, folder: 
         return read_reference(place)
     if worker.is_first:
         print(f"  scoring {len(reader):,} rows with the reference model", flush=True)
-    # Short ranks repeat the last row, because sharded weights are gathered in step.
-    mine = score_rows(scorer, reader, batches_of(len(reader), micro_rows, worker), worker.device)
+    batches = [row_ids for row_ids, _ in worker.deal(len(reader), micro_rows)]
+    mine = score_rows(scorer, reader, batches, worker.device)
     shares: list[pa.Table] = [mine] * worker.world_size
     dist.all_gather_object(shares, mine)
     table = join_scores(shares)
     if worker.is_first:
         write_scores(table, place)
     return make_reference(table)
-
-
-def batches_of(num_rows: int, micro_rows: int, worker: Worker) -> list[RowIds]:
-    """Return the rows that a rank scores together: rank, rank + n, ... as often as the fullest rank needs."""
-    size, step = micro_rows * worker.num_data_ranks, worker.num_data_ranks
-    return [
-        np.minimum(np.arange(start + worker.data_rank, start + size, step), num_rows - 1)
-        for start in range(0, num_rows, size)
-    ]
 
 
 @torch.no_grad()
@@ -91,6 +83,7 @@ def score_rows(scorer: Scorer, reader: RowReader, batches: Iterable[RowIds], dev
         logps = sum_by_document(scorer(batch), batch).float().cpu().numpy()
         row_ids += rows.row_ids.tolist()
         found += np.split(logps, ends)
+    reshard(scorer)
     return pa.table({"row_id": row_ids, "logps": found}, SCHEMA)
 
 
