@@ -41,8 +41,8 @@ from lisan.evaluate.run import EvalConfig, score_items
 from lisan.evaluate.tasks import TaskConfig, TaskKind, aggregate, make_items
 from lisan.model.score import Scorer
 from lisan.pipeline import PipelineConfig, StepConfig, compose_step, run_pipeline
+from lisan.train.config import parents_of
 from lisan.train.origin import open_places, prepare_model
-from lisan.train.stages import parents_of
 from lisan.vocabulary.neighbours import write_neighbours
 from lisan.vocabulary.tokenizer import load_tokenizer
 

@@ -33,11 +33,10 @@ from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig
 from lisan.core.storage import Location
 from lisan.model.load import ModelConfig, ShapeConfig
 from lisan.model.parallel import Precision
-from lisan.train.config import TrainConfig
+from lisan.train.config import TrainConfig, parents_of
 from lisan.train.course import LoopConfig
 from lisan.train.job import TrainJob, run_worker
 from lisan.train.launch import launch
-from lisan.train.stages import parents_of
 from lisan.train.worker import worker_from_environment
 
 MIN_SPEEDUP = 1.7

@@ -28,11 +28,10 @@ from lisan.model.load import ModelConfig, ShapeConfig
 from lisan.model.parallel import Precision
 from lisan.tokens.encode import TOKENS, EncodeConfig
 from lisan.tokens.packing import Overflow, PackingConfig
-from lisan.train.config import DpoConfig, TrainConfig
+from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.course import LoopConfig
 from lisan.train.job import TrainJob, run_worker
 from lisan.train.optim import OptimConfig
-from lisan.train.stages import parents_of
 from lisan.train.worker import Worker
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 

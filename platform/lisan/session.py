@@ -1,19 +1,24 @@
 """The one way into a Ray cluster.
 
-In: a `ClusterConfig`. Out: a connected Ray. Always: whoever is connected already stays connected, the package reaches
-the workers without a PYTHONPATH, and nothing here shuts down a Ray that it did not start. Called by every file that
-uses Ray.
+In: a `ClusterConfig`, and items to work on. Out: a connected Ray, and what came of the items. Always: whoever is
+connected already stays connected, the package reaches the workers without a PYTHONPATH, nothing here shuts down a Ray
+that it did not start, and what fails in a worker is one sentence. Called by every file that uses Ray.
 """
 
 import logging
 import os
+import pickle
+import traceback
 import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 
 import lisan
-from lisan.core.errors import ConfigError
+from lisan.core.errors import ClusterError, ConfigError, LisanError
 from lisan.core.stage import ClusterConfig
 
 DEFAULTS = {
@@ -80,3 +85,58 @@ def _quiet_data() -> None:
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def map_items(call: Any, items: Sequence[Any], **options: Any) -> Generator[Any]:
+    """Yield what comes of every item where Ray Data calls a function, or an object of a class in every actor, with it.
+
+    `call` takes a row and returns what `answer` makes of it; `options` are those of `Dataset.map`. Results come in any order.
+    What cannot be computed is one sentence: what users can cause in its own words, anything else as ClusterError. Ray Data
+    starts a process that died again for ever: `options` say how often (`max_retries` of tasks, `max_restarts` of actors).
+    """
+    if not items:
+        return
+    rows = [{"item": pickle.dumps(item)} for item in items]
+    answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map(call, **options)
+    with in_one_sentence():
+        for row in answers.iter_rows():
+            result = pickle.loads(row["result"])
+            if isinstance(result, LisanError):
+                raise result
+            yield result
+
+
+def answer(row: Mapping[str, bytes], function: Callable[[Any], Any]) -> dict[str, bytes]:
+    """Compute one item for `map_items`. What fails travels as a sentence: Ray would wrap it in a trace, and keep only its text."""
+    try:
+        result = function(pickle.loads(row["item"]))
+    except LisanError as error:
+        result = error
+    except Exception as error:
+        result = ClusterError(f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}")
+        result.add_note(traceback.format_exc())
+    return {"result": pickle.dumps(result)}
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """Turn Ray's trace of what failed in its workers into ClusterError; a sentence of ours stays."""
+    try:
+        yield
+    except LisanError:
+        raise
+    except Exception as error:
+        raise ClusterError(reason_of(error)) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Find our own sentence in what Ray raised for a worker; otherwise name the first failure."""
+    causes = [*getattr(error, "worker_failures", {}).values(), error]
+    for cause in causes:
+        inner: BaseException | None = cause
+        while inner is not None:
+            if isinstance(inner, LisanError):
+                return str(inner)
+            inner = getattr(inner, "cause", None) or inner.__cause__
+    first = causes[0]
+    return f"{type(first).__name__}: {str(first).strip().splitlines()[-1] if str(first).strip() else 'no message'}"

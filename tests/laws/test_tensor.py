@@ -12,6 +12,7 @@ from tiny import (
     LOOP,
     SHAPE,
     Recorder,
+    encode,
     largest_difference,
     make_job,
     read_run,
@@ -26,7 +27,9 @@ from torch.distributed.tensor import DTensor
 from laws.test_train import REORDERED_LOSS, REORDERED_WEIGHT, assert_same_run
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
+from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
+from lisan.corpus.records import RecordKind
 from lisan.model.embeddings import gather
 from lisan.model.fill import fill
 from lisan.model.load import ModelConfig, load_model
@@ -35,6 +38,7 @@ from lisan.model.parallel import Precision, Recompute, ShardingConfig, check_sha
 from lisan.model.score import Scorer
 from lisan.model.tensor_parallel import check_split
 from lisan.train.checkpoint import find_latest
+from lisan.train.checks import check
 from lisan.train.job import TrainJob
 from lisan.train.loop import check_rows
 from lisan.train.optim import MomentType
@@ -225,6 +229,16 @@ def test_groups_that_cannot_be_formed_are_refused() -> None:
     ):
         check_rows(LOOP, 6, 2)
     check_rows(LOOP, 16, 2)
+
+
+def test_rows_that_each_worker_would_make_for_all_are_refused(tiny_store: Store, tmp_path: Path) -> None:
+    shutil.copytree(tiny_store.root.root, tmp_path / "root")
+    store = Store(str(tmp_path / "root"))
+    encode(store, RecordKind.documents, name="made", store_rows=False)
+    cluster = ClusterConfig(num_workers=2)
+    config = train_config(store, sharding=PAIR, cluster=cluster)
+    with pytest.raises(ConfigError, match=r"tokens/made@v1 stores no rows .*tensor_workers=2 .*store_rows=true"):
+        check(replace(config, tokens="tokens/made@v1"), store)
 
 
 def test_models_that_cannot_be_split_are_refused(tiny_store: Store, base_model: str) -> None:

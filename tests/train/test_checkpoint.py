@@ -1,8 +1,9 @@
 """Resumable state: the mark, the latest, what is kept, what is refused."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -50,6 +51,16 @@ def state(scorer: Scorer, optimizer: torch.optim.AdamW) -> list[torch.Tensor]:
     return [*weights, *moments, *steps]
 
 
+def save(
+    scorer: Scorer,
+    optimizer: torch.optim.AdamW,
+    step: int,
+    folder: Location,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> checkpoint.Checkpoint:
+    return shards.write(shards.take_state(scorer, optimizer), step, folder, facts)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Location:
     return Location(str(tmp_path)) / "checkpoints"
@@ -57,7 +68,7 @@ def folder(tmp_path: Path) -> Location:
 
 def test_what_is_saved_is_loaded_bit_for_bit(folder: Location) -> None:
     scorer, optimizer = trained(seed=1)
-    saved = shards.save(scorer, optimizer, 7, folder)
+    saved = save(scorer, optimizer, 7, folder)
     other, other_optimizer = trained(seed=2)
     shards.load(other, other_optimizer, saved)
     for one, two in zip(state(scorer, optimizer), state(other, other_optimizer), strict=True):
@@ -66,7 +77,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(folder: Location) -> None:
 
 def test_a_fresh_optimizer_takes_the_saved_moments(folder: Location) -> None:
     scorer, optimizer = trained(seed=1)
-    saved = shards.save(scorer, optimizer, 1, folder)
+    saved = save(scorer, optimizer, 1, folder)
     other, _ = trained(seed=2)
     fresh = make_optimizer(other, OptimConfig(peak_lr=0.1))
     shards.load(other, fresh, saved)
@@ -83,7 +94,7 @@ def test_the_latest_finished_checkpoint_is_found(folder: Location) -> None:
             {"step": step, "bytes": 1, "sha256": "x", "position": 8 * step}
         )
     assert checkpoint.next_start(folder) == (100, 800)
-    assert shards.save(scorer, optimizer, 101, folder, {"position": 808}).step == 101
+    assert save(scorer, optimizer, 101, folder, {"position": 808}).step == 101
     assert checkpoint.next_start(folder) == (101, 808)
 
 
@@ -91,7 +102,7 @@ def test_a_checkpoint_without_its_mark_is_ignored_and_overwritten(folder: Locati
     (folder / "step_00000009" / "leftover").write_bytes(b"half")
     assert checkpoint.next_start(folder) == (0, 0)
     scorer, optimizer = trained()
-    saved = shards.save(scorer, optimizer, 9, folder)
+    saved = save(scorer, optimizer, 9, folder)
     assert not (saved.location / "leftover").exists()
 
 
@@ -103,10 +114,10 @@ def test_the_mark_is_written_last_with_hashes_of_all_files(folder: Location, mon
     with monkeypatch.context() as patch:
         patch.setattr(Location, "write_json", dies)
         with pytest.raises(KeyboardInterrupt):
-            shards.save(scorer, optimizer, 3, folder)
+            save(scorer, optimizer, 3, folder)
     assert len(list((folder / "step_00000003").walk())) >= 2
     assert checkpoint.find_latest(folder) is None
-    saved = shards.save(scorer, optimizer, 3, folder)
+    saved = save(scorer, optimizer, 3, folder)
     mark = json.loads((saved.location / "checkpoint.json").read_bytes())
     files = {
         file.relative_to(saved.location): size for file, size in saved.location.walk() if file.name != "checkpoint.json"
@@ -118,8 +129,8 @@ def test_the_mark_is_written_last_with_hashes_of_all_files(folder: Location, mon
 
 def test_facts_are_kept_beside_the_state_and_change_nothing_in_it(folder: Location) -> None:
     scorer, optimizer = trained()
-    plain = shards.save(scorer, optimizer, 1, folder)
-    saved = shards.save(scorer, optimizer, 2, folder, {"read": {"ar": {"rows": 3}}})
+    plain = save(scorer, optimizer, 1, folder)
+    saved = save(scorer, optimizer, 2, folder, {"read": {"ar": {"rows": 3}}})
     assert "read" not in plain.facts
     assert saved.facts["read"] == {"ar": {"rows": 3}}
     found = checkpoint.find_latest(folder)
@@ -143,13 +154,13 @@ def test_old_and_unfinished_checkpoints_go(folder: Location) -> None:
 
 
 def test_a_checkpoint_of_another_shape_is_one_sentence(folder: Location) -> None:
-    saved = shards.save(*trained(), 4, folder)
+    saved = save(*trained(), 4, folder)
     with pytest.raises(TrainingError, match=r"step_00000004 does not fit this model or is damaged.*delete it"):
         shards.load(*trained(hidden_size=64), saved)
 
 
 def test_a_damaged_checkpoint_is_a_training_error(folder: Location) -> None:
-    saved = shards.save(*trained(), 4, folder)
+    saved = save(*trained(), 4, folder)
     for file, _ in saved.location.walk():
         if file.name.endswith(".distcp"):
             file.write_bytes(b"rubbish")

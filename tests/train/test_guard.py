@@ -12,7 +12,7 @@ from tiny import ALONE, Recorder, largest_difference, make_job, train_alone, tra
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError, TrainingError
 from lisan.core.storage import Location
-from lisan.train.checkpoint import Checkpoint, find_latest
+from lisan.train.checkpoint import Checkpoint, amend, find_latest
 from lisan.train.guard import Guard, GuardConfig, OnSpike
 from lisan.train.job import run_worker
 
@@ -141,6 +141,15 @@ def test_runs_that_skip_resume_and_share_the_work_exactly(tiny_store: Store, tmp
     [pair] = train_as_pair([make_job(tiny_store, config, tmp_path / "pair")], tmp_path / "runs")
     assert taken(pair) == taken(whole)
     assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "pair")) < 2e-5
+
+
+def test_a_run_that_goes_on_tells_of_the_steps_that_were_skipped_before(tiny_store: Store, tmp_path: Path) -> None:
+    train_alone(tiny_store, train_config(tiny_store, loop={"num_steps": 2}), tmp_path)
+    latest = find_latest(Location(str(tmp_path / "checkpoints")))
+    assert latest is not None
+    amend(latest, {"guard": {**latest.facts["guard"], "skipped": 3}})
+    run = train_alone(tiny_store, train_config(tiny_store, loop={"num_steps": 3}), tmp_path)
+    assert run.curve("skipped_steps") == [3]
 
 
 def taken(run: Recorder) -> list[int]:

@@ -1,5 +1,6 @@
 """KTO's estimate of the KL divergence."""
 
+import pickle
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +156,12 @@ def test_the_estimate_is_that_of_each_reply_scored_alone(tokens: Artifact, score
         nats = make_reference(pa.table({"row_id": range(4), "logps": [[-1000.0] * num] * 4}, SCHEMA))
         found = estimate_kl(scorer, [rows.part(0, 1)], MismatchedReader(tokens), nats, "cpu")
     assert found == pytest.approx(total / num + 1000, abs=1e-3)
+
+
+def test_a_reader_travels_as_what_it_is(tokens: Artifact) -> None:
+    there = pickle.loads(pickle.dumps(MismatchedReader(tokens)))
+    assert np.array_equal(there.read([0]).input_ids, MismatchedReader(tokens).read([0]).input_ids)
+    assert not np.array_equal(there.read([0]).input_ids, RowReader(tokens).read([0]).input_ids)
 
 
 def test_a_single_pair_has_nobody_to_exchange_with(tiny_store: Store, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from lisan.core.artifact import Ref, Store
 from lisan.core.errors import TrainingError
 from lisan.core.storage import Location
 from lisan.tokens.mix import MixConfig, MixStageConfig, make_plan
+from lisan.tokens.order import open_order
 from lisan.tokens.rows import RowReader
 from lisan.train import checkpoint
-from lisan.train.ledger import chain_hash
+from lisan.train.ledger import Ledger, chain_hash
 
 MIX = MixConfig(
     weights={"ar_text": 0.75, "en_text": 0.25},
@@ -116,3 +117,12 @@ def test_a_checkpoint_without_books_is_refused(tiny_store: Store, tmp_path: Path
     mark.write_json({name: value for name, value in mark.read_json().items() if name not in ("read", "position")})
     with pytest.raises(TrainingError, match="step_00000005 does not say what was read; delete it"):
         train_alone(tiny_store, config(tiny_store), tmp_path)
+
+
+def test_the_books_keep_no_row_in_memory(tiny_store: Store, reader: RowReader) -> None:
+    """Rows that Ray Data sends are views of a block in the object store, which stays for as long as one of them does."""
+    ledger = Ledger(open_order(tiny_store.open(Ref.parse("tokens/documents@v1")), MixConfig(), 1, 8), ALONE)
+    rows = reader.read(range(8))
+    ledger.add(rows)
+    assert rows.row_ids.base is not None
+    assert not any(np.shares_memory(kept, rows.row_ids) for kept in ledger._row_ids)

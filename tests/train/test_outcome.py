@@ -17,9 +17,9 @@ from lisan.model.adapter import LoraConfig
 from lisan.model.load import ModelConfig, save_model
 from lisan.model.new_rows import InitMethod, RowInitConfig, write_new_rows
 from lisan.tokens.chat import end_of_turn_id
+from lisan.train.config import parents_of
 from lisan.train.origin import Places, check_vocabulary, expansion_for, open_places, prepare_model
 from lisan.train.outcome import copy_tokenizer, settle_rows
-from lisan.train.stages import parents_of
 from lisan.train.tuning import Method, TuningConfig
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 from lisan.vocabulary.tokenizer import load_expansion, load_tokenizer, tokenizer_hash

@@ -7,13 +7,15 @@ import pyarrow as pa
 import pytest
 import torch
 from tiny import ALONE
+from torch.distributed.tensor import DTensor
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.storage import Location
+from lisan.model.parallel import Precision, shard
 from lisan.model.score import Batch, Scorer
 from lisan.tokens.rows import RowReader
-from lisan.train.reference import SCHEMA, attach_reference, make_reference, score_reference
-from lisan.train.worker import ProcessGroup
+from lisan.train.reference import SCHEMA, attach_reference, make_reference, score_reference, score_rows
+from lisan.train.worker import ProcessGroup, Worker
 
 
 @pytest.fixture
@@ -64,3 +66,18 @@ def test_log_probabilities_are_attached_in_the_order_of_the_rows(reader: RowRead
     table = pa.table({"row_id": range(6), "logps": [[10.0 * row, 10.0 * row + 1] for row in range(6)]}, SCHEMA)
     rows = reader.read([4, 1])
     assert attach_reference(rows, make_reference(table)).tolist() == [40, 41, 10, 11]
+
+
+def test_scoring_gives_back_the_weights_that_it_gathered(reader: RowReader, scorer: Scorer) -> None:
+    with ProcessGroup(ALONE):
+        shard(scorer, "cpu", Precision.float32)
+        score_rows(scorer, reader, [np.arange(2)], "cpu")
+        assert all(isinstance(parameter, DTensor) for parameter in scorer.parameters())
+
+
+@pytest.mark.parametrize("num_rows", [1, 11, 12])
+def test_every_row_is_dealt_to_one_rank_and_all_compute_as_often(num_rows: int) -> None:
+    dealt = [Worker(rank=rank, world_size=3).deal(num_rows, 2) for rank in range(3)]
+    assert sorted(np.concatenate([rows[own] for batches in dealt for rows, own in batches])) == [*range(num_rows)]
+    assert {tuple(len(rows) for rows, _ in batches) for batches in dealt} == {(2,) * -(-num_rows // 6)}
+    assert max(rows.max() for batches in dealt for rows, _ in batches) == num_rows - 1

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from lisan.core.stage import ClusterConfig, StorageConfig, run_stage
 from lisan.corpus.records import RecordKind
 from lisan.model.load import ModelConfig
 from lisan.model.parallel import Precision
-from lisan.train import score_parts, scores
+from lisan.train import score_parts
 from lisan.train.job import run_worker
 from lisan.train.objectives import PreferenceLoss
 from lisan.train.reference import MISMATCHED, REFERENCE, read_scores
@@ -106,6 +107,37 @@ def test_a_killed_job_goes_on_where_it_was(
     assert not list((store.root / "parts").walk())
 
 
+def test_a_job_that_is_killed_before_its_manifest_scores_nothing_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_killed(_: Any) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lisan.core.artifact.hash_file", be_killed)
+        with pytest.raises(KeyboardInterrupt):
+            score(store, name="late")
+    monkeypatch.setattr(ReferenceModel, "score", lambda *_: pytest.fail("scored again"))
+    assert score(store, name="late").facts["rows"] > 0
+    assert not list((store.root / "parts").walk())
+
+
+@pytest.mark.parametrize(("cluster", "device"), [({}, "cuda:0"), ({"num_workers": 1}, "cpu")])
+def test_without_ray_the_device_is_the_one_that_training_would_take(
+    cluster: dict[str, int], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cluster=local` on a machine with a GPU: train_dpo takes it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    job: Any = SimpleNamespace(config=SimpleNamespace(cluster=ClusterConfig(**cluster)))
+    assert ReferenceModel(job).worker.device == device
+
+
+def test_a_gpu_that_is_not_there_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"cluster\.use_gpu is true but this process sees no GPU"):
+        score(store, name="gpu", cluster=ClusterConfig(use_gpu=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
@@ -149,10 +181,7 @@ def test_a_folder_whose_weights_have_changed_is_seen_before_the_first_step(store
         run_worker(job, ALONE)
 
 
-def test_both_passes_are_counted(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(scores, "SAY_EVERY_S", -1.0)
+def test_both_passes_are_counted(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     made = score(store, name="counted", mismatched=True)
     assert f"scored {2 * made.facts['rows']:,}/{2 * made.facts['rows']:,} rows" in capsys.readouterr().out
 

@@ -23,11 +23,13 @@ from lisan.tokens.chat import template_hash
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_latest
+from lisan.train.checks import check_targets
 from lisan.train.config import DpoConfig, TrainConfig
 from lisan.train.job import TrainJob, run_worker
-from lisan.train.stages import CPT, DPO, SFT, check_targets
+from lisan.train.launch import launch
+from lisan.train.stages import CPT, DPO, SFT
 from lisan.train.tuning import Method, Rows, TuningConfig
-from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
+from lisan.train.worker import ProcessGroup, Worker, share_threads, worker_from_environment
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 from lisan.vocabulary.tokenizer import load_tokenizer
 
@@ -275,6 +277,21 @@ def test_a_gpu_that_is_not_there_is_refused(store: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"cluster\.use_gpu is true but this process sees no GPU"):
         run(CPT, replace(small(store, name="gpu"), cluster=ClusterConfig(use_gpu=True)))
+
+
+def test_the_threads_that_a_config_names_are_those_of_this_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lisan.train.launch.run_worker", lambda _, worker: {"threads": worker.threads})
+    for threads in (0, 3):
+        job: Any = SimpleNamespace(config=SimpleNamespace(cluster=ClusterConfig(threads_per_worker=threads)))
+        assert launch(job) == {"threads": threads}
+
+
+def test_workers_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert share_threads(ClusterConfig(), 3) == 2
+    assert share_threads(ClusterConfig(), 9) == 1
+    assert share_threads(ClusterConfig(threads_per_worker=5), 3) == 5
+    assert share_threads(ClusterConfig(use_gpu=True), 3) == 0
 
 
 @pytest.fixture

@@ -16,8 +16,10 @@ from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
 from lisan.model.load import ModelConfig
 from lisan.model.score import Scorer, collate
+from lisan.tokens.mix import MixConfig
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_best, find_latest
+from lisan.train.checks import check
 from lisan.train.config import DpoConfig
 from lisan.train.stages import CPT
 from lisan.train.validation import ValidationConfig, measure_losses
@@ -109,6 +111,17 @@ def test_the_best_checkpoints_are_those_of_lowest_held_out_loss(store: Store, tm
     assert latest.facts["loss"] == losses[6]
 
 
+def test_a_checkpoint_between_two_validations_is_not_ranked_among_those_that_were_measured(
+    store: Store, tmp_path: Path
+) -> None:
+    """Of six checkpoints two fall on a validation; the others have a loss of another kind."""
+    loop = {"num_steps": 6, "checkpoint_every": 1, "keep_checkpoints": 5, "keep_best": 3}
+    losses = validated(train_alone(store, config(store, loop=loop, every=3), tmp_path))
+    folder = Location(str(tmp_path)) / "checkpoints"
+    assert sorted(losses) == [3, 6]
+    assert {found.step: found.facts["loss"] for found in find_best(folder, 9)} == losses
+
+
 def test_two_workers_measure_what_one_does(store: Store, tmp_path: Path) -> None:
     """Five rows do not divide among two ranks with four at a time."""
     alone = train_alone(store, config(store), tmp_path / "alone")
@@ -128,7 +141,8 @@ def test_a_manifest_names_what_was_held_out_and_the_best(store: Store) -> None:
 @pytest.mark.parametrize(
     ("tokens", "said"),
     [
-        ("tokens/documents@v1", r"validation\.tokens=tokens/documents@v1 is what is trained on"),
+        ("tokens/documents@v1", "holds the split train of corpus/tiny@v1, of which ar_text, en_text is trained on"),
+        ("tokens/again@v1", "again@v1 holds the split train of corpus/tiny@v1, of which en_text is trained on; encode"),
         ("tokens/preferences@v1", "holds preferences"),
         ("tokens/none@v1", "tokens/none@v1 does not exist"),
         ("tokens/made@v1", "stores no rows"),
@@ -137,11 +151,22 @@ def test_a_manifest_names_what_was_held_out_and_the_best(store: Store) -> None:
 def test_rows_that_are_not_held_out_or_not_text_are_refused(tokens: str, said: str, store: Store) -> None:
     if tokens == "tokens/made@v1":
         encode(store, RecordKind.documents, name="made", split="validation", store_rows=False)
+    if tokens == "tokens/again@v1":
+        encode(store, RecordKind.documents, name="again", context_length=32, sources=("en_text",))
     with pytest.raises(LisanError, match=said) as caught:
         run_stage(
             CPT, train_config(store, name="t", validation=ValidationConfig(tokens=tokens)), no_run, lambda _: None
         )
     assert "\n" not in str(caught.value)
+
+
+def test_sources_that_are_not_trained_on_are_held_out_in_any_split(store: Store) -> None:
+    encode(store, RecordKind.documents, name="arabic", sources=("ar_text",))
+    validation = ValidationConfig(tokens="tokens/arabic@v1")
+    mixed = train_config(store, name="t", validation=validation, mix=MixConfig(weights={"en_text": 1.0}))
+    check(mixed, store)
+    with pytest.raises(ConfigError, match="of which ar_text is trained on"):
+        check(train_config(store, name="t", validation=validation), store)
 
 
 @pytest.mark.parametrize(
@@ -186,12 +211,10 @@ def test_a_validator_finds_in_a_checkpoint_what_training_measured(
     changes = {"model": ModelConfig(path=base_model), "tuning": TuningConfig(method=Method(method))}
     measured = config(store, loop={"keep_checkpoints": 9}, **changes)
     found = validated(train_alone(store, measured, tmp_path))
-    validator = Validator(make_job(store, measured, tmp_path), ALONE)
-    try:
+    with ProcessGroup(ALONE):
+        validator = Validator(make_job(store, measured, tmp_path), ALONE)
         # The latest first: each checkpoint is filled in whole.
         again = {step: validator.measure(step)["validation/loss"] for step in sorted(found, reverse=True)}
-    finally:
-        validator.close()
     assert again == pytest.approx(found, rel=1e-6)
     assert len(set(found.values())) == len(found) == 2
 

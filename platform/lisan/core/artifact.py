@@ -138,6 +138,7 @@ class Draft:
         }
         (self.location / MANIFEST).write_json(manifest)
         (self.location / DRAFT).delete()
+        self.parts.delete()  # not before the manifest: whoever is killed goes on from them
         return self.store.open(self.ref)
 
 

@@ -20,6 +20,10 @@ class ArtifactError(LisanError):
     """An artifact that is missing, unfinished or would be overwritten."""
 
 
+class ClusterError(LisanError):
+    """A worker that cannot go on: a process that died, memory that ran out."""
+
+
 class TrainingError(LisanError):
     """A training run that cannot go on."""
 

@@ -52,7 +52,7 @@ class ClusterConfig:
     address: str | None = None
     "Ray cluster to join; null joins the one this job runs in, or starts one on this machine."
     max_failures: int = 3
-    "How often a failed worker group is restarted from its last checkpoint."
+    "How often a failed worker group is restarted from its last checkpoint, and a process of Ray Data that died."
     collective_timeout_s: int = 600
     "During set-up a collective that waits longer than this has lost a peer, and the run restarts."
     step_timeout_s: int = 300

@@ -7,7 +7,6 @@ knows Ray; `lisan.pipeline` runs its `CORPUS`.
 """
 
 import json
-import pickle
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from lisan.core.artifact import Draft, Kind, Ref
-from lisan.core.errors import DataError, LisanError
+from lisan.core.errors import DataError
 from lisan.core.stage import ClusterConfig, Run, Stage
 from lisan.core.storage import Location
 from lisan.corpus.chain import CorpusConfig, read_piece
@@ -218,21 +217,11 @@ def _map_here(function: Callable[[Any], Facts], items: Sequence[Any], cluster: C
 
 
 def _map_on_ray(function: Callable[[Any], Facts], items: Sequence[Any], cluster: ClusterConfig) -> Iterator[Facts]:
-    """Run the function on each item as a Ray Data task, in any order; its LisanError is raised without Ray's trace."""
-    import ray
-
-    from lisan.session import connect
+    """Run the function on each item as a Ray Data task, in any order."""
+    from lisan.session import answer, connect, map_items
 
     connect(cluster)
-    rows = [{"item": pickle.dumps(item)} for item in items]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _call, fn_kwargs={"function": function}, **_resources(cluster, len(rows))
-    )
-    for row in dataset.iter_rows():
-        result = pickle.loads(row["result"])
-        if isinstance(result, LisanError):
-            raise result
-        yield result
+    yield from map_items(answer, items, fn_kwargs={"function": function}, **_resources(cluster, len(items)))
 
 
 def _resources(cluster: ClusterConfig, num_tasks: int) -> dict[str, Any]:
@@ -240,14 +229,7 @@ def _resources(cluster: ClusterConfig, num_tasks: int) -> dict[str, Any]:
     import ray
 
     pool = ray.data.TaskPoolStrategy(size=min(cluster.num_workers, num_tasks))
-    return {"compute": pool, "num_cpus": min(1.0, cluster.cpus_per_worker)}
-
-
-def _call(row: dict[str, Any], function: Callable[[Any], Facts]) -> dict[str, bytes]:
-    try:
-        return {"result": pickle.dumps(function(pickle.loads(row["item"])))}
-    except LisanError as error:
-        return {"result": pickle.dumps(error)}
+    return {"compute": pool, "num_cpus": min(1.0, cluster.cpus_per_worker), "max_retries": cluster.max_failures}
 
 
 def _remove_on_ray(
@@ -255,6 +237,8 @@ def _remove_on_ray(
 ) -> pa.Table:
     """Bring equal keys together by hash, find the removals in every partition, gather them here."""
     import ray
+
+    from lisan.session import in_one_sentence
 
     pieces = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
     keys = pieces.map_batches(
@@ -264,7 +248,8 @@ def _remove_on_ray(
     removals = together.map_batches(
         find_removals, batch_format="pyarrow", batch_size=None, **_resources(cluster, num_partitions)
     )
-    tables = [table for table in removals.iter_batches(batch_size=None, batch_format="pyarrow") if table.num_rows]
+    with in_one_sentence():
+        tables = [table for table in removals.iter_batches(batch_size=None, batch_format="pyarrow") if table.num_rows]
     return pa.concat_tables(tables).cast(REMOVALS) if tables else REMOVALS.empty_table()
 
 

@@ -19,13 +19,14 @@ from lisan.core.artifact import Draft, Kind, Ref, Store, hash_file
 from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, Stage, StageConfig
 from lisan.core.storage import Location
+from lisan.core.tally import Tally
 from lisan.serve.app import AutoscalingConfig, ServeConfig, start
 from lisan.serve.app import find_model as find_folder
 from lisan.serve.engine import EngineConfig
 from lisan.synth.endpoint import Chat, EndpointConfig, TrafficConfig, find_model
 from lisan.synth.judge import JudgeConfig, JudgeKind, check_judge, judge_answers, make_judge
 from lisan.synth.pairs import say_counts, write_pairs
-from lisan.synth.parts import Progress, Work, list_missing, part_path, work_in_parts
+from lisan.synth.parts import Work, list_missing, part_path, work_in_parts
 from lisan.synth.prompts import Prompt, PromptsConfig, check_prompts, read_prompts
 from lisan.synth.sample import Asked, SamplingConfig, read_asked, sample_answers
 
@@ -76,15 +77,13 @@ def sample_preferences(config: SampleConfig, draft: Draft, run: Run) -> Mapping[
     for source, counts in facts["sources"].items():
         counts |= {"language": known[source]["language"], "licence": known[source].get("licence", "")}
     say_counts(facts)
-    known_facts = {
+    return {
         **facts,
         "prompts": len(prompts),
         "repeated_prompts": num_repeated,
         "policy": policy,
         "judge": _describe_judge(config.judge, config.traffic),
     }
-    draft.parts.delete()  # last: what fails before goes on from them
-    return known_facts
 
 
 def _sample(config: SampleConfig, parts: Sequence[Sequence[Prompt]], folder: Location, run: Run) -> dict[str, Any]:
@@ -94,7 +93,9 @@ def _sample(config: SampleConfig, parts: Sequence[Sequence[Prompt]], folder: Loc
         print(f"  {len(parts) - len(missing)} of {len(parts)} parts are sampled already", flush=True)
     if missing:
         with open_policy(config) as endpoint:
-            asyncio.run(_sample_from(endpoint, config, parts, folder, Progress("sampled", _count(parts, missing), run)))
+            asyncio.run(
+                _sample_from(endpoint, config, parts, folder, Tally("sampled", "prompts", _count(parts, missing), run))
+            )
     served = config.endpoint.model or (None if config.policy else find_model(config.endpoint, config.traffic))
     return {"name": config.policy or served, "url": config.endpoint.url or "", "sha256": _digest(config.policy)}
 
@@ -104,7 +105,7 @@ async def _sample_from(
     config: SampleConfig,
     parts: Sequence[Sequence[Prompt]],
     folder: Location,
-    progress: Progress,
+    tally: Tally,
 ) -> None:
     chat = Chat(endpoint, find_model(endpoint, config.traffic), config.traffic)
 
@@ -112,7 +113,7 @@ async def _sample_from(
         return await sample_answers(chat, prompt, config.sampling, config.same_language)
 
     work = Work(lambda index: parts[index], sample, chat.check_answers)
-    await work_in_parts(folder, list_missing(folder, len(parts)), work, progress)
+    await work_in_parts(folder, list_missing(folder, len(parts)), work, tally)
 
 
 @contextmanager
@@ -164,7 +165,8 @@ def _judge(config: SampleConfig, parts: Sequence[Sequence[Prompt]], place: Locat
             return read_asked(place / "sampled" / part_path(index))
 
         work = Work(read, score, judge.check)
-        await work_in_parts(place / "judged", missing, work, Progress("judged", _count(parts, missing), run))
+        tally = Tally("judged", "prompts", _count(parts, missing), run)
+        await work_in_parts(place / "judged", missing, work, tally)
 
     asyncio.run(judge_all())
 

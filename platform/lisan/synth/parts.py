@@ -5,17 +5,15 @@ Always: the work of a part that has its file is not done again; the last of one 
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from lisan.core.stage import Run
 from lisan.core.storage import Location
+from lisan.core.tally import Tally
 from lisan.synth.sample import Asked, write_asked
 
 PARTS_AT_ONCE = 2
 "So that nobody waits for the longest answer of a part."
-SAY_EVERY_S = 5.0
 
 
 def part_path(index: int) -> str:
@@ -26,27 +24,6 @@ def list_missing(folder: Location, num_parts: int) -> list[int]:
     """Return the parts that are still to be done."""
     done = {place.name for place in folder.list()}
     return [index for index in range(num_parts) if part_path(index) not in done]
-
-
-class Progress:
-    """Counts prompts, and says every few seconds how many there are left."""
-
-    def __init__(self, verb: str, total: int, run: Run) -> None:
-        self.verb, self.total, self.run = verb, total, run
-        self.done = 0
-        self.start = self.said = time.monotonic()
-
-    def add(self) -> None:
-        self.done += 1
-        now = time.monotonic()
-        if now - self.said > SAY_EVERY_S or self.done == self.total:
-            self.said = now
-            rate = self.done / (now - self.start)
-            left_s = (self.total - self.done) / rate
-            self.run.log_metrics(
-                {f"{self.verb}/prompts": float(self.done), f"{self.verb}/prompts_per_s": rate}, self.done
-            )
-            print(f"  {self.verb} {self.done:,}/{self.total:,} prompts, {rate:.1f}/s, {left_s:,.0f} s left", flush=True)
 
 
 @dataclass(frozen=True)
@@ -60,13 +37,13 @@ class Work:
     "Raises when what was done so far is worth nothing; asked before a part is written, for a written one is not done again."
 
 
-async def work_in_parts(folder: Location, indices: Sequence[int], work: Work, progress: Progress) -> None:
+async def work_in_parts(folder: Location, indices: Sequence[int], work: Work, tally: Tally) -> None:
     """Do the parts of these indices; the first failure ends it all, and what is written stays."""
     slots = asyncio.Semaphore(PARTS_AT_ONCE)
 
     async def do_one(item: object) -> Asked:
         asked = await work.do(item)
-        progress.add()
+        tally.add()
         return asked
 
     async def do_part(index: int) -> None:

@@ -5,7 +5,6 @@ workers, because a block of records is encoded and packed by itself and written 
 is the fast way: the threads of one tokenizer wait for each other at its word cache.
 """
 
-import pickle
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
-from lisan.core.errors import ConfigError, DataError, LisanError
+from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage, StageConfig
 from lisan.core.storage import Location
 from lisan.corpus.reader import list_sources
@@ -184,41 +183,32 @@ class _Job:
         written = write_rows(place, rows, self.config.context_length, tokenizer.pad_token_id or 0)
         return {**written, **asdict(counts)}
 
+    def encode(self, block: Block) -> tuple[Block, dict[str, int]]:
+        return block, self(block)
+
 
 def _run(job: _Job, blocks: Sequence[Block]) -> Iterator[tuple[Block, dict[str, int]]]:
     """Yield every block with its counts, from this process or from Ray Data tasks, one a worker at a time."""
     cluster = job.config.cluster
     if cluster.num_workers == 0 or not blocks:
-        yield from ((block, job(block)) for block in blocks)
+        yield from map(job.encode, blocks)
         return
     import ray
 
-    from lisan.session import connect
+    from lisan.session import answer, connect, map_items
 
     connect(cluster)
     # The largest first, so that no worker ends on a long one alone.
     ordered = sorted(blocks, key=lambda block: block.num_bytes, reverse=True)
-    dataset = ray.data.from_items(
-        [{"block": pickle.dumps(block)} for block in ordered], override_num_blocks=len(ordered)
-    )
     tasks = ray.data.TaskPoolStrategy(size=min(cluster.num_workers, len(ordered)))
-    encoded = dataset.map(
-        _encode_block, fn_kwargs={"job": job}, compute=tasks, num_cpus=min(1.0, cluster.cpus_per_worker)
+    yield from map_items(
+        answer,
+        ordered,
+        fn_kwargs={"function": job.encode},
+        compute=tasks,
+        num_cpus=min(1.0, cluster.cpus_per_worker),
+        max_retries=cluster.max_failures,
     )
-    for row in encoded.iter_rows():
-        block, result = pickle.loads(row["result"])
-        if isinstance(result, LisanError):
-            raise result
-        yield block, result
-
-
-def _encode_block(row: dict[str, Any], job: _Job) -> dict[str, bytes]:
-    """Encode one block; what users can cause travels as a sentence, without Ray's trace around it."""
-    block = pickle.loads(row["block"])
-    try:
-        return {"result": pickle.dumps((block, job(block)))}
-    except LisanError as error:
-        return {"result": pickle.dumps((block, error))}
 
 
 def tokenizer_place(config: EncodeConfig, parents: Iterable[Artifact]) -> Location | str:

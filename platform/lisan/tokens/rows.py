@@ -122,7 +122,7 @@ class RowReader:
 
     def __reduce__(self) -> tuple[type["RowReader"], tuple[Artifact]]:
         """Travel as the artifact; the files are opened where they are read."""
-        return RowReader, (self._artifact,)
+        return type(self), (self._artifact,)
 
     def first_row(self, source: str) -> int:
         index = self.sources.index(source)

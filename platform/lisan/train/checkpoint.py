@@ -13,7 +13,8 @@ from lisan.core.storage import Location
 
 MARK = "checkpoint.json"
 LOSS = "loss"
-"What the best checkpoints are chosen by: that of the validation where there is one, else that of the last steps."
+"""What the best checkpoints are chosen by: where there is a validation its loss, or none while it is not measured; else that of
+the last steps."""
 VALIDATION = "validation"
 "Losses that were measured while training went on."
 
@@ -86,7 +87,7 @@ def remove_old(folder: Location, keep: int, keep_best: int = 0) -> None:
 
 
 def find_best(folder: Location, count: int) -> list[Checkpoint]:
-    """Return the finished checkpoints of lowest loss, the best first and of equals the earlier; those without one count last."""
+    """Return the finished checkpoints of lowest loss, the best first and of equals the earlier; none of those without one."""
     if not count:
         return []
     finished = map(_open, _finished(folder))

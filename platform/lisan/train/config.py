@@ -5,6 +5,7 @@ Always: a combination that cannot work, or a field that would do nothing, is ref
 
 from dataclasses import dataclass, field
 
+from lisan.core.artifact import Kind, Ref
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
 from lisan.model.attention import Attention
@@ -107,3 +108,15 @@ class DpoConfig(TrainConfig):
             raise ConfigError(f"optim.z_loss={self.optim.z_loss} has no effect on preferences; set it to 0")
         if self.model.path is None:
             raise ConfigError("train_dpo needs model.path: preferences are learned against a reference model")
+
+
+def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
+    """Return the artifacts that a run is made from, its tokens first."""
+    refs = [Ref.parse(config.tokens, Kind.tokens)]
+    if config.validation.tokens is not None:
+        refs.append(Ref.parse(config.validation.tokens, Kind.tokens))
+    named = (config.model.path, config.model.tokenizer, config.model.new_rows.donor)
+    refs += [Ref.parse(text) for text in named if text and Ref.looks_like(text)]
+    if isinstance(config, DpoConfig) and config.reference is not None:
+        refs.append(Ref.parse(config.reference, Kind.scores))
+    return tuple(refs)

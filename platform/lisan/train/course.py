@@ -38,7 +38,8 @@ class LoopConfig:
     keep_checkpoints: int = 2
     "Latest checkpoints that stay."
     keep_best: int = 0
-    "Checkpoints of lowest loss that stay as well: of the validation where there is one, else of the last guard.window steps."
+    """Checkpoints of lowest loss that stay as well: of the validation where there is one, else of the last guard.window steps.
+    With validation.every only those that fell on a step of it are compared."""
     log_every: int = 10
     seed: int = 0
     guard: GuardConfig = field(default_factory=GuardConfig)

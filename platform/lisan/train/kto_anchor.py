@@ -98,7 +98,9 @@ def estimate_kl(
         batch = collate(rows.input_ids, rows.labels, rows.doc_lens).to(device)
         gains = sum_by_document(scorer(batch), batch).double().cpu() - attach_reference(rows, reference)
         sums += torch.stack([gains.sum(), torch.tensor(float(len(gains)), dtype=torch.float64)])
-    scorer.train(was_training)
+    scorer.train(
+        was_training
+    )  # and no reshard: the step's own pass needs what is gathered, and its backward gives it back
     # A ratio: ranks that compute the same rows together count twice in both.
     gain, count = sum_over_ranks(sums).tolist()
     return float(torch.tensor(gain / count, dtype=torch.float64).clamp(min=0))  # a NaN stays one, for the guard to see

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from lisan.core.errors import ConfigError, LisanError, TrainingError
+from lisan.core.errors import ConfigError, TrainingError
 from lisan.core.stage import ClusterConfig
 from lisan.train.checkpoint import next_start
 from lisan.train.job import TrainJob, plan_run, run_worker
 from lisan.train.validator import Validator
-from lisan.train.worker import Worker, worker_from_environment
+from lisan.train.worker import Worker, share_threads, worker_from_environment
 
 VALIDATION_TIMEOUT_S = 1200.0
 "Less than the half hour for which the other ranks wait until a checkpoint is settled."
@@ -29,20 +29,26 @@ Validate = Callable[[int], dict[str, float]]
 def launch(job: TrainJob) -> dict[str, float]:
     """Run the job where its cluster config says."""
     cluster = job.config.cluster
-    if cluster.use_gpu and cluster.num_workers == 0 and not torch.cuda.is_available():
+    return _launch_on_ray(job) if cluster.num_workers else run_worker(job, worker_here(cluster))
+
+
+def worker_here(cluster: ClusterConfig) -> Worker:
+    """Return what this process is without Ray: one of torchrun's, or the only one."""
+    if cluster.use_gpu and not torch.cuda.is_available():
         raise ConfigError("cluster.use_gpu is true but this process sees no GPU; choose cluster=local for the CPU")
-    if cluster.num_workers == 0:
-        watched = cluster.step_timeout_s if "TORCHELASTIC_RUN_ID" in os.environ else 0
-        worker = replace(worker_from_environment(), step_timeout_s=watched)
-        return run_worker(job, replace(worker, collective_timeout_s=cluster.collective_timeout_s))
-    return _launch_on_ray(job)
+    return replace(
+        worker_from_environment(),
+        threads=cluster.threads_per_worker,
+        step_timeout_s=cluster.step_timeout_s if "TORCHELASTIC_RUN_ID" in os.environ else 0,
+        collective_timeout_s=cluster.collective_timeout_s,
+    )
 
 
 def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from lisan.session import connect
+    from lisan.session import connect, reason_of
     from lisan.tokens.stream import STREAM, PlanDataConfig, StreamPlan, placeholder
 
     config, cluster = job.config, job.config.cluster
@@ -83,7 +89,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
         try:
             result = trainer.fit()
         except Exception as error:
-            raise TrainingError(_reason(error)) from error
+            raise TrainingError(reason_of(error)) from error
     metrics: dict[str, float] = result.return_value or {}
     return metrics
 
@@ -103,7 +109,7 @@ def _validator(job: TrainJob) -> Iterator[Validate | None]:
     import ray
 
     cluster = job.config.cluster
-    threads = _share_threads(cluster, cluster.num_workers // cluster.num_nodes)
+    threads = share_threads(cluster, cluster.num_workers // cluster.num_nodes)
     worker = Worker(device="cuda:0" if cluster.use_gpu else "cpu", threads=threads)
     actor = (
         ray.remote(Validator)
@@ -126,21 +132,18 @@ def _validate(actor: Any, step: int) -> dict[str, float]:
     import ray
     from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+    from lisan.session import reason_of
+
     try:
         losses: dict[str, float] = ray.get(actor.measure.remote(step), timeout=VALIDATION_TIMEOUT_S)
     except RayError as error:
         # What a task raised is of our class too, but says the whole traceback.
         cause = error.cause if isinstance(error, RayTaskError) else error
-        print(f"  step {step} is not validated, training goes on: {_reason(cause)}", flush=True)
+        print(f"  step {step} is not validated, training goes on: {reason_of(cause)}", flush=True)
         if isinstance(error, GetTimeoutError):
             ray.kill(actor, no_restart=False)  # for the next checkpoint, which would wait behind this one
         return {}
     return losses
-
-
-def _share_threads(cluster: ClusterConfig, num_processes: int) -> int:
-    """Return the compute threads of one of the processes of a machine; 0 leaves it to torch."""
-    return cluster.threads_per_worker or (0 if cluster.use_gpu else max(1, (os.cpu_count() or 1) // num_processes))
 
 
 def _on_worker(job: TrainJob, validate: Validate | None) -> dict[str, float]:
@@ -163,7 +166,7 @@ def _on_worker(job: TrainJob, validate: Validate | None) -> dict[str, float]:
         world_size=context.get_world_size(),
         local_rank=context.get_local_rank(),
         device=str(get_device()),
-        threads=_share_threads(cluster, context.get_local_world_size()),
+        threads=share_threads(cluster, context.get_local_world_size()),
         report=partial(_report, job),
         stream=stream,
         validate=validate,
@@ -205,16 +208,3 @@ def check_capacity(cluster: ClusterConfig, num_validators: int = 0) -> None:
                 f"cluster needs {need:g} {name} for {cluster.num_workers} workers{beside}, the Ray cluster has "
                 f"{have.get(name, 0):g}; choose a smaller cluster preset or add nodes"
             )
-
-
-def _reason(error: BaseException) -> str:
-    """Find our own sentence in what a worker raised; otherwise name the first failure."""
-    causes = [*getattr(error, "worker_failures", {}).values(), error]
-    for cause in causes:
-        inner: BaseException | None = cause
-        while inner is not None:
-            if isinstance(inner, LisanError):
-                return str(inner)
-            inner = getattr(inner, "cause", None) or inner.__cause__
-    first = causes[0]
-    return f"{type(first).__name__}: {str(first).strip().splitlines()[-1] if str(first).strip() else 'no message'}"

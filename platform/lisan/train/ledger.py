@@ -55,7 +55,8 @@ class Ledger:
         counts = [np.ones(len(rows)), [sum(lens) for lens in rows.doc_lens], (rows.labels >= 0).sum(1)]
         source = self.order.source_of(rows.row_ids)
         np.add.at(self._own, source, np.array(counts, np.int64).T)
-        self._row_ids.append(rows.row_ids)
+        # A view would keep its whole block in Ray's object store until the next checkpoint.
+        self._row_ids.append(rows.row_ids.copy())
 
     def close(self) -> dict[str, Any]:
         """Add up all ranks, every one of which calls it, and return what a checkpoint keeps.

@@ -53,7 +53,7 @@ def take_steps(
 ) -> dict[str, float]:
     ledger, guard = books = Ledger(course.order, worker), Guard(course.config.guard)
     first = resume(scorer, optimizer, course, worker, books)
-    meter = Meter(course, worker, first)
+    meter = Meter(course, worker, first, guard.num_skipped)
     rows_by_step = (
         worker.stream()
         if worker.stream
@@ -88,7 +88,7 @@ def take_steps(
         with watchdog.paused():
             validated = validate(scorer, done, is_kept, course, worker)
             if is_kept:
-                keeper.begin(done, {**meter.last, **validated}, close_books(books, validated, worker))
+                keeper.begin(done, {**meter.last, **validated}, close_books(books, validated, course, worker))
         watchdog.beat(done)
     with watchdog.paused():
         keeper.finish()
@@ -108,12 +108,13 @@ def resume(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker,
     return latest.step
 
 
-def close_books(books: Books, validated: Mapping[str, float], worker: Worker) -> dict[str, Any]:
-    """Return what a checkpoint keeps beside the state, with the loss that it is compared by, or none until it is measured."""
+def close_books(books: Books, validated: Mapping[str, float], course: Course, worker: Worker) -> dict[str, Any]:
+    """Return what a checkpoint keeps beside the state, with the loss that it is compared by, or none unless it is measured."""
     facts = {name: fact for book in books for name, fact in book.close().items()}
     _, guard = books
-    recent = guard.recent_loss if worker.validate is None else None
-    return {**facts, checkpoint.LOSS: validated.get(VALIDATION_LOSS, recent)}
+    # A training loss is never ranked among held-out ones.
+    has_validation = course.validate is not None or worker.validate is not None
+    return {**facts, checkpoint.LOSS: validated.get(VALIDATION_LOSS) if has_validation else guard.recent_loss}
 
 
 def validate(scorer: Scorer, step: int, is_kept: bool, course: Course, worker: Worker) -> dict[str, float]:

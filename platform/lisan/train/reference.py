@@ -2,10 +2,10 @@
 
 In: the model before its first step and packed rows. Out: the log-probabilities of every row's documents, as a table that
 lies beside the checkpoints or, made by `score_preferences`, in an artifact of its own. Always: both are computed by
-`score_rows`, batch by batch as `batches_of` cuts them; the loss needs no second model in memory.
+`score_rows`, batch by batch as `Worker.deal` cuts them; the loss needs no second model in memory.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,12 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
-from lisan.core.artifact import Artifact, Kind, differing_keys
-from lisan.core.config import to_plain
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.artifact import Artifact
+from lisan.core.errors import DataError
 from lisan.core.storage import Location
+from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.rows import RowReader, Rows
-from lisan.train.config import DpoConfig
-from lisan.train.objectives import PreferenceLoss
-from lisan.train.tuning import Quantisation
 from lisan.train.worker import Worker
 
 RowIds = npt.NDArray[np.int64]
@@ -63,23 +60,14 @@ def score_reference(scorer: Scorer, reader: RowReader, micro_rows: int, folder: 
         return read_reference(place)
     if worker.is_first:
         print(f"  scoring {len(reader):,} rows with the reference model", flush=True)
-    # Short ranks repeat the last row, because sharded weights are gathered in step.
-    mine = score_rows(scorer, reader, batches_of(len(reader), micro_rows, worker), worker.device)
+    batches = [row_ids for row_ids, _ in worker.deal(len(reader), micro_rows)]
+    mine = score_rows(scorer, reader, batches, worker.device)
     shares: list[pa.Table] = [mine] * worker.world_size
     dist.all_gather_object(shares, mine)
     table = join_scores(shares)
     if worker.is_first:
         write_scores(table, place)
     return make_reference(table)
-
-
-def batches_of(num_rows: int, micro_rows: int, worker: Worker) -> list[RowIds]:
-    """Return the rows that a rank scores together: rank, rank + n, ... as often as the fullest rank needs."""
-    size, step = micro_rows * worker.num_data_ranks, worker.num_data_ranks
-    return [
-        np.minimum(np.arange(start + worker.data_rank, start + size, step), num_rows - 1)
-        for start in range(0, num_rows, size)
-    ]
 
 
 @torch.no_grad()
@@ -95,6 +83,7 @@ def score_rows(scorer: Scorer, reader: RowReader, batches: Iterable[RowIds], dev
         logps = sum_by_document(scorer(batch), batch).float().cpu().numpy()
         row_ids += rows.row_ids.tolist()
         found += np.split(logps, ends)
+    reshard(scorer)
     return pa.table({"row_id": row_ids, "logps": found}, SCHEMA)
 
 
@@ -148,33 +137,4 @@ def check_reference(scorer: Scorer, reader: RowReader, reference: Reference, sco
         raise DataError(
             f"{scores.ref} holds a log-probability of {theirs[worst]:.2f} where the model to be trained gives {ours[worst]:.2f}: "
             "another model scored them; score again with this one, or leave reference out"
-        )
-
-
-def check_scores(config: DpoConfig, tokens: Artifact, parents: Sequence[Artifact]) -> None:
-    """Refuse scores of other rows, of another model, in another precision, or without what the loss needs."""
-    scores = next((parent for parent in parents if parent.ref.kind is Kind.scores), None)
-    if scores is None:
-        return
-    known = scores.manifest["parents"]
-    for parent in (tokens, *(parent for parent in parents if parent.ref.kind in (Kind.model, Kind.tokenizer))):
-        if known.get(str(parent.ref)) != parent.manifest["fingerprint"]:
-            names = ", ".join(ref for ref in known if ref.split("/")[0] == parent.ref.kind) or f"no {parent.ref.kind}"
-            raise DataError(
-                f"reference={scores.ref} was scored with {names}, not with this {parent.ref}; score_preferences again with it"
-            )
-    wanted = {"model": to_plain(config.model), "precision": config.precision.value}
-    keys = differing_keys({key: scores.config[key] for key in wanted}, wanted)
-    if keys:
-        raise DataError(
-            f"reference={scores.ref} was scored with another config ({keys}); score_preferences with this one"
-        )
-    if config.float8 or config.tuning.quantise_base is not Quantisation.none:
-        raise ConfigError(
-            f"reference={scores.ref} was scored with whole weights in {config.precision}; leave it out with "
-            "tuning.quantise_base=nf4 or float8=true"
-        )
-    if config.loss is PreferenceLoss.kto and not scores.config["mismatched"]:
-        raise ConfigError(
-            f"loss=kto needs scores of exchanged replies, which {scores.ref} lacks; score with mismatched=true"
         )

@@ -4,8 +4,6 @@ In: a `ScoreJob` and the parts that are to be scored. Out: their row counts, one
 digit what the workers of train_dpo would compute for themselves alone.
 """
 
-import os
-import pickle
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from lisan.core.artifact import Artifact
-from lisan.core.errors import ConfigError, LisanError
+from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
 from lisan.core.storage import Location
 from lisan.model.attention import Attention
@@ -25,10 +23,10 @@ from lisan.train.config import DpoConfig
 from lisan.train.course import LoopConfig
 from lisan.train.job import open_scorer
 from lisan.train.kto_anchor import MismatchedReader
-from lisan.train.launch import check_capacity
+from lisan.train.launch import check_capacity, worker_here
 from lisan.train.origin import open_places
-from lisan.train.reference import MISMATCHED, batches_of, join_scores, score_rows, write_scores
-from lisan.train.worker import ProcessGroup, Worker
+from lisan.train.reference import MISMATCHED, join_scores, score_rows, write_scores
+from lisan.train.worker import ProcessGroup, Worker, share_threads
 
 PART_BATCHES = 64
 "Of `micro_rows` rows: what a killed job loses of each worker."
@@ -92,9 +90,16 @@ class ScoreJob:
     num_rows: int
 
     def plan(self) -> list[Part]:
-        num_parts = -(-self.num_rows // (self.config.micro_rows * PART_BATCHES))
+        num_parts = -(-self.num_rows // self.part_rows)
         folders = ("", MISMATCHED) if self.config.mismatched else ("",)
         return [Part(folder, index) for folder in folders for index in range(num_parts)]
+
+    @property
+    def part_rows(self) -> int:
+        return self.config.micro_rows * PART_BATCHES
+
+    def count_rows(self, part: Part) -> int:
+        return min(self.part_rows, self.num_rows - part.index * self.part_rows)
 
 
 class ReferenceModel:
@@ -103,10 +108,14 @@ class ReferenceModel:
     def __init__(self, job: ScoreJob) -> None:
         self.job = job
         cluster = job.config.cluster
-        threads = cluster.threads_per_worker
-        if cluster.num_workers and not threads and not cluster.use_gpu:
-            threads = max(1, (os.cpu_count() or 1) * cluster.num_nodes // cluster.num_workers)
-        self.worker = Worker(device="cuda:0" if cluster.use_gpu else "cpu", threads=threads)
+        if cluster.num_workers:
+            device = "cuda:0" if cluster.use_gpu else "cpu"
+            self.worker = Worker(
+                device=device, threads=share_threads(cluster, cluster.num_workers // cluster.num_nodes)
+            )
+        else:
+            here = worker_here(cluster)
+            self.worker = Worker(device=here.device, threads=here.threads)
         self.group = ProcessGroup(self.worker, cluster.collective_timeout_s)
 
     @cached_property
@@ -123,7 +132,7 @@ class ReferenceModel:
 
     def score(self, part: Part) -> int:
         """Score and keep a part; return the rows it has."""
-        batches = batches_of(self.job.num_rows, self.job.config.micro_rows, Worker())
+        batches = [row_ids for row_ids, _ in Worker().deal(self.job.num_rows, self.job.config.micro_rows)]
         mine = batches[part.index * PART_BATCHES : (part.index + 1) * PART_BATCHES]
         table = join_scores([score_rows(self.scorer, self.readers[part.folder], mine, self.worker.device)])
         write_scores(table, self.job.parts / part.path)
@@ -133,11 +142,10 @@ class ReferenceModel:
         self.group.__exit__()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
-        """Be asked by Ray Data; what users can cause travels as a sentence, without Ray's trace around it."""
-        try:
-            return {"result": pickle.dumps(self.score(pickle.loads(row["part"])))}
-        except LisanError as error:
-            return {"result": pickle.dumps(error)}
+        """Be asked by Ray Data."""
+        from lisan.session import answer
+
+        return answer(row, self.score)
 
 
 def score_here(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:
@@ -151,21 +159,18 @@ def score_on_ray(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:
         return
     import ray
 
-    from lisan.session import connect
+    from lisan.session import connect, map_items
 
     cluster = job.config.cluster
     connect(cluster)
     check_capacity(cluster)
-    rows = [{"part": pickle.dumps(part)} for part in parts]
-    scored = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    yield from map_items(
         ReferenceModel,
+        parts,
         fn_constructor_kwargs={"job": job},
-        compute=ray.data.ActorPoolStrategy(size=min(cluster.num_workers, len(rows))),
+        compute=ray.data.ActorPoolStrategy(size=min(cluster.num_workers, len(parts))),
         num_cpus=min(1.0, cluster.cpus_per_worker),
         num_gpus=1.0 if cluster.use_gpu else None,
+        max_restarts=cluster.max_failures,
+        max_task_retries=cluster.max_failures,
     )
-    for row in scored.iter_rows():
-        result = pickle.loads(row["result"])
-        if isinstance(result, LisanError):
-            raise result
-        yield result

@@ -8,8 +8,7 @@ model. A model that fits no single GPU is scored by the workers of train_dpo, ov
 not been tried on one.
 """
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -20,13 +19,12 @@ from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
+from lisan.core.tally import Tally
 from lisan.tokens.rows import RowReader
 from lisan.train.kto_anchor import MismatchedReader
 from lisan.train.origin import check_context, check_vocabulary
 from lisan.train.reference import REFERENCE, join_scores, read_scores, write_scores
 from lisan.train.score_parts import Part, ScoreConfig, ScoreJob, as_training, score_here, score_on_ray
-
-SAY_EVERY_S = 5.0
 
 
 def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
@@ -37,26 +35,11 @@ def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[st
     if len(missing) < len(plan):
         print(f"  {len(plan) - len(missing)} of {len(plan)} parts are scored already", flush=True)
     score = score_on_ray if config.cluster.num_workers else score_here
+    tally = Tally("scored", "rows", sum(map(job.count_rows, missing)), run)
     with closing(score(job, missing)) as scored:
-        _watch(scored, job.num_rows * (1 + config.mismatched) * len(missing) // len(plan), run)
-    facts = _join(job, plan, draft.location)
-    job.parts.delete()
-    return {"rows": job.num_rows, **facts}
-
-
-def _watch(results: Iterator[int], num_rows: int, run: Run) -> None:
-    """Say every few seconds how far it is and when it will be done."""
-    start = said = time.monotonic()
-    done = 0
-    for count in results:
-        done += count
-        now = time.monotonic()
-        rate = done / (now - start)
-        run.log_metrics({"score/rows": float(done), "score/rows_per_s": rate}, done)
-        if now - said > SAY_EVERY_S:
-            said = now
-            left_s = max(0, num_rows - done) / rate
-            print(f"  scored {done:,}/{num_rows:,} rows, {rate:,.0f} rows/s, {left_s:,.0f} s left", flush=True)
+        for count in scored:
+            tally.add(count)
+    return {"rows": job.num_rows, **_join(job, plan, draft.location)}
 
 
 def _join(job: ScoreJob, plan: Sequence[Part], target: Location) -> dict[str, Any]:

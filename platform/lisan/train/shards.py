@@ -44,13 +44,6 @@ def take_state(scorer: Scorer, optimizer: Optimizer) -> State:
     return {"model": model_state, "optimizer": optimizer_state}
 
 
-def save(
-    scorer: Scorer, optimizer: Optimizer, step: int, folder: Location, facts: Mapping[str, Any] | None = None
-) -> Checkpoint:
-    """Write the state after `step` steps, and facts beside it; every rank calls it and returns when all is complete."""
-    return write(take_state(scorer, optimizer), step, folder, facts or {})
-
-
 def write(
     state: State, step: int, folder: Location, facts: Mapping[str, Any], group: dist.ProcessGroup | None = None
 ) -> Checkpoint:

@@ -7,22 +7,18 @@ it.
 
 from typing import Any
 
-from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
-from lisan.core.errors import ConfigError, DataError, TrainingError
+from lisan.core.artifact import Draft, Kind, Ref
+from lisan.core.errors import TrainingError
 from lisan.core.stage import Run, Stage
-from lisan.model.parallel import check_sharding
 from lisan.tokens.chat import template_hash
 from lisan.train.checkpoint import LOSS, Checkpoint, find_best, find_latest
-from lisan.train.config import DpoConfig, TrainConfig
+from lisan.train.checks import check
+from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.history import leave_page
 from lisan.train.job import TrainJob, plan_run
 from lisan.train.launch import launch
 from lisan.train.ledger import realised
-from lisan.train.loop import check_rows
-from lisan.train.optim import check_moments
-from lisan.train.origin import check_context, check_vocabulary, open_places
-from lisan.train.reference import check_scores
-from lisan.train.split import check_model
+from lisan.train.origin import open_places
 from lisan.vocabulary.tokenizer import open_tokenizer
 
 
@@ -70,68 +66,6 @@ def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
             "model from the last checkpoint"
         )
     return latest
-
-
-def check(config: TrainConfig, store: Store) -> None:
-    """Refuse, before a worker starts, what cannot train: rows that do not divide, tokens of another vocabulary, a wrong mix."""
-    num_workers = max(1, config.cluster.num_workers)
-    check_sharding(config.sharding, num_workers, config.cluster.num_nodes)
-    check_rows(config.loop, num_workers, config.sharding.tensor_workers)
-    check_moments(config.optim)
-    tokens = store.open(Ref.parse(config.tokens, Kind.tokens))
-    wanted = "preferences" if isinstance(config, DpoConfig) else None
-    kind = tokens.facts["record_kind"]
-    if (kind == "preferences") != (wanted == "preferences"):
-        raise ConfigError(
-            f"{tokens.ref} holds {kind}; train_dpo needs preferences and the others need documents or conversations"
-        )
-    parents = tuple(store.open(ref) for ref in parents_of(config))
-    check_vocabulary(config, tokens, parents)
-    check_context(config, tokens, parents)
-    check_model(config, parents)
-    if config.validation.tokens is not None:
-        check_held_out(config, store, parents)
-    if isinstance(config, DpoConfig):
-        check_scores(config, tokens, parents)
-    plan_run(config, tokens)
-    check_targets(config, tokens)
-
-
-def check_targets(config: TrainConfig, tokens: Artifact) -> None:
-    """Refuse rows of which no token is trained; DataError."""
-    sources = [source for source in tokens.facts["sources"] if config.mix.reads(source)]
-    if not any(tokens.facts["sources"][source]["targets"] for source in sources):
-        raise DataError(
-            f"{tokens.ref} has no trained token in {', '.join(sources)}: no reply of an assistant is in its rows; look at them "
-            "with show_example, mix other sources, or encode conversations that have replies"
-        )
-
-
-def check_held_out(config: TrainConfig, store: Store, parents: tuple[Artifact, ...]) -> None:
-    """Refuse held-out rows that are not held out, not stored, or of another tokenizer."""
-    held_out = store.open(Ref.parse(config.validation.tokens or "", Kind.tokens))
-    key = f"validation.tokens={held_out.ref}"
-    if config.validation.tokens == config.tokens:
-        raise ConfigError(f"{key} is what is trained on; encode the corpus once more with split=validation")
-    if held_out.facts["record_kind"] == "preferences":
-        raise ConfigError(f"{key} holds preferences; the loss is that of documents or conversations")
-    if "chunk_records" in held_out.facts:
-        raise ConfigError(f"{key} stores no rows; encode it with store_rows=true")
-    if not any(source["targets"] for source in held_out.facts["sources"].values()):
-        raise DataError(f"{key} has no trained token; encode records that have replies")
-    check_vocabulary(config, held_out, parents)
-    check_context(config, held_out, parents)
-
-
-def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
-    refs = [Ref.parse(config.tokens, Kind.tokens)]
-    if config.validation.tokens is not None:
-        refs.append(Ref.parse(config.validation.tokens, Kind.tokens))
-    named = (config.model.path, config.model.tokenizer, config.model.new_rows.donor)
-    refs += [Ref.parse(text) for text in named if text and Ref.looks_like(text)]
-    if isinstance(config, DpoConfig) and config.reference is not None:
-        refs.append(Ref.parse(config.reference, Kind.scores))
-    return tuple(refs)
 
 
 CPT = Stage("train_cpt", Kind.model, TrainConfig, parents_of, build, check)

@@ -27,11 +27,11 @@ COUNTS = ("num_targets", "tokens", "flops")
 class Meter:
     """Adds up what happened since the last line."""
 
-    def __init__(self, course: Course, worker: Worker, first: int) -> None:
+    def __init__(self, course: Course, worker: Worker, first: int, skipped_steps: int = 0) -> None:
         self.course, self.worker, self.step = course, worker, first
         self.device, self.world_size = worker.device, worker.world_size
         self.last: dict[str, float] = {}
-        self.skipped_steps = 0
+        self.skipped_steps = skipped_steps
         self.first, self.start = first, time.perf_counter()
         if worker.is_first:
             self._announce()

@@ -7,7 +7,7 @@ unless `asynchronous` lets `Validator` do it in a process of its own.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         if self.num_rows < 1 or self.every < 0:
             raise ConfigError(f"validation needs num_rows >= 1 and every >= 0, got {self.num_rows} and {self.every}")
-        if self.tokens is None and (self.num_rows, self.every, self.asynchronous) != (256, 0, False):
+        if self.tokens is None and any(getattr(self, field.name) != field.default for field in fields(self)):
             raise ConfigError(
                 "validation.num_rows, every and asynchronous have no effect without validation.tokens; set it"
             )
@@ -55,19 +55,16 @@ def measure_losses(
 ) -> dict[str, float]:
     """Return `validation/loss`, and the same per source and language; every rank calls it and gets all of them."""
     row_ids = np.unique(np.linspace(0, len(reader) - 1, min(num_rows, len(reader))).round().astype(np.int64))
-    batch_rows = micro_rows * worker.num_data_ranks
     sums = torch.zeros(2, len(reader.sources), dtype=torch.float64)
     scorer.eval()
-    for start in range(0, len(row_ids), batch_rows):
-        # Short ranks read their last row again and do not count it, because sharded weights are gathered in step.
-        places = np.arange(start + worker.data_rank, start + batch_rows, worker.num_data_ranks)
-        rows = reader.read(row_ids[np.minimum(places, len(row_ids) - 1)])
+    for places, is_own in worker.deal(len(row_ids), micro_rows):
+        rows = reader.read(row_ids[places])
         batch = collate(rows.input_ids, rows.labels, rows.doc_lens)
         nll = causal_lm(scorer, batch.to(worker.device)).row_nll.double().cpu()
-        is_own = torch.from_numpy(places < len(row_ids))
-        source = torch.from_numpy(reader.source_of(rows.row_ids))[is_own]
-        sums[0].index_add_(0, source, nll[is_own])
-        sums[1].index_add_(0, source, (batch.labels[:, 1:] >= 0).sum(1).double()[is_own])
+        counted = torch.from_numpy(is_own)
+        source = torch.from_numpy(reader.source_of(rows.row_ids))[counted]
+        sums[0].index_add_(0, source, nll[counted])
+        sums[1].index_add_(0, source, (batch.labels[:, 1:] >= 0).sum(1).double()[counted])
     reshard(scorer)
     scorer.train()
     return _name_losses(reader, *worker.sum_over_data(sums).numpy())

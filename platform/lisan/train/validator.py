@@ -5,7 +5,6 @@ rows, the model and the code are those of the workers; the whole model lies in t
 `launch.py` makes one an actor.
 """
 
-from contextlib import ExitStack
 from dataclasses import replace
 
 from lisan.model.parallel import ShardingConfig
@@ -21,8 +20,7 @@ class Validator:
     def __init__(self, job: TrainJob, worker: Worker) -> None:
         self.checkpoints = job.checkpoints
         self.measure_losses = make_validation(job, worker)
-        self._open = ExitStack()
-        self._open.enter_context(ProcessGroup(worker))
+        ProcessGroup(worker).__enter__()  # for as long as this process lasts
         cluster = replace(job.config.cluster, num_nodes=1)
         config = replace(job.config, sharding=ShardingConfig(), cluster=cluster)
         _, self.scorer = open_scorer(config, open_places(config, job.parents), worker)
@@ -32,6 +30,3 @@ class Validator:
         assert self.measure_losses is not None
         shards.load_weights(self.scorer, checkpoint.open_step(self.checkpoints, step))
         return self.measure_losses(self.scorer)
-
-    def close(self) -> None:
-        self._open.close()

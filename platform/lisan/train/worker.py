@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from lisan.core.stage import ClusterConfig
 from lisan.tokens.rows import Rows
 
 Report = Callable[[Mapping[str, float], str | None], None]
@@ -55,6 +58,17 @@ class Worker:
     def num_data_ranks(self) -> int:
         return self.world_size // self.tensor_workers
 
+    def deal(self, num_rows: int, micro_rows: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
+        """Return the rows that this rank computes together, batch by batch, and which of them count as its own.
+
+        Rank, rank + n, ..., and as many batches of as many rows on every rank, because sharded weights are gathered in step:
+        where they do not divide, a rank has the last row again.
+        """
+        step = self.num_data_ranks
+        size = micro_rows * step
+        places = [np.arange(start + self.data_rank, start + size, step) for start in range(0, num_rows, size)]
+        return [(np.minimum(some, num_rows - 1), some < num_rows) for some in places]
+
     def sum_over_data(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over the rows of all ranks, fp64 so that counts stay exact: the same bits on every rank.
 
@@ -72,6 +86,11 @@ def worker_from_environment() -> Worker:
         local_rank=local_rank,
         device=f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu",
     )
+
+
+def share_threads(cluster: ClusterConfig, num_processes: int) -> int:
+    """Return the compute threads of one of the processes of a machine; 0 leaves it to torch."""
+    return cluster.threads_per_worker or (0 if cluster.use_gpu else max(1, (os.cpu_count() or 1) // num_processes))
 
 
 @dataclass

@@ -1,0 +1,53 @@
+"""Items through Ray Data: a process that dies again and again ends the job, in one sentence."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lisan.core.errors import ClusterError
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    import ray
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    started = not ray.is_initialized()
+    if started:
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    if started:
+        ray.shutdown()
+
+
+def double(item: int) -> int:
+    if item == 3:
+        os._exit(1)
+    return 2 * item
+
+
+class Doubling:
+    def __call__(self, row: Any) -> Any:
+        from lisan.session import answer
+
+        return answer(row, double)
+
+
+@pytest.mark.parametrize("kind", ["tasks", "actors"])
+def test_items_are_answered_and_a_process_that_keeps_dying_is_one_sentence(kind: str) -> None:
+    import ray
+
+    from lisan.session import answer, map_items
+
+    actors = {"compute": ray.data.ActorPoolStrategy(size=1), "max_restarts": 1, "max_task_retries": 1}
+    tasks = {"fn_kwargs": {"function": double}, "max_retries": 1}
+    call, options = (answer, tasks) if kind == "tasks" else (Doubling, actors)
+    assert sorted(map_items(call, [1, 2], num_cpus=0.5, **options)) == [2, 4]
+    with pytest.raises(ClusterError, match="died") as caught:
+        list(map_items(call, [3], num_cpus=0.5, **options))
+    assert "\n" not in str(caught.value)
+    assert list(map_items(call, [])) == []
