@@ -27,7 +27,7 @@ from lisan.model.load import load_model, save_model
 from lisan.model.new_rows import MANIFEST as NEW_ROWS
 from lisan.model.quantise import GROUPS, read_quantised, write_quantised
 from lisan.model.state import assemble, read_config
-from lisan.serve.gguf_tokenizer import describe_tokenizer
+from lisan.serve.gguf_tokenizer import composes_text, describe_tokenizer
 from lisan.serve.modelfile import MODELFILE, write_modelfile
 from lisan.vocabulary.tokenizer import load_tokenizer
 
@@ -145,6 +145,12 @@ def write_gguf_folder(config: ExportConfig, subject: Subject, folder: Path) -> N
     file = gguf_file(config, folder)
     tokenizer = describe_tokenizer(subject.folder, read_config(subject.folder).vocab_size)
     write_gguf(subject.folder, file, config.gguf_type, config.name, tokenizer)
+    if composes_text(subject.folder):
+        print(
+            "  gguf: the tokenizer composes text (NFC) and llama.cpp does not, so that a shadda typed before its vowel mark gives "
+            "other ids; put text into NFC before you send it",
+            flush=True,
+        )
     text = write_modelfile(load_tokenizer(subject.folder), file.name, tokenizer["ggml.add_bos_token"])
     (folder / MODELFILE).write_text(text, encoding="utf-8")
     if (subject.folder / NEW_ROWS).exists():
