@@ -116,5 +116,7 @@ def test_attention_that_wants_what_ours_does_not_know_is_refused() -> None:
     parts = [torch.ones(1, 2, 4, 8)] * 3
     with pytest.raises(ConfigError, match="knows no attention sinks"):
         attend_side_by_side(None, *parts, None, layout, s_aux=torch.ones(2))
+    with pytest.raises(ConfigError, match="knows no masks of the model's own"):
+        attend_side_by_side(None, *parts, torch.ones(1, 1, 4, 4), layout)
     with pytest.raises(ConfigError, match="knows no documents"):
         attend_side_by_side(None, *parts, None)

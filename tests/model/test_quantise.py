@@ -3,14 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import SHAPE
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lisan.core.errors import ConfigError, DataError
-from lisan.model import quantise
+from lisan.model.files import MAX_FILE_BYTES
 from lisan.model.load import ModelConfig, load_model, make_model, save_model
 from lisan.model.quantise import (
     check_quantisable,
@@ -82,14 +85,11 @@ def test_a_quantised_folder_stands_for_its_model(source: Path, tmp_path: Path) -
     assert errors[8, 32] < 0.03
 
 
-def test_a_large_model_is_written_in_several_files(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_model_is_written_in_several_files(source: Path, tmp_path: Path) -> None:
     folders = tmp_path / "one", tmp_path / "many"
-    for folder, limit in zip(folders, (quantise.MAX_SHARD_BYTES, 20_000), strict=True):
+    for folder, limit in zip(folders, (MAX_FILE_BYTES, 20_000), strict=True):
         folder.mkdir()
-        monkeypatch.setattr(quantise, "MAX_SHARD_BYTES", limit)
-        write_quantised(source, folder, 4, 32)
+        write_quantised(source, folder, 4, 32, limit)
     index = json.loads((folders[1] / "model.safetensors.index.json").read_bytes())
     assert len(list(folders[1].glob("*.safetensors"))) == len(set(index["weight_map"].values())) > 2
     one, many = (dict(iter_state(folder)) for folder in folders)
@@ -133,6 +133,33 @@ def test_what_is_quantised_is_not_quantised_again(source: Path, tmp_path: Path) 
     write_quantised(source, tmp_path, 8, 32)
     with pytest.raises(ConfigError, match="quantised already"):
         check_quantisable(tmp_path, 4, 32)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "gpt2": ({"n_embd": 32, "n_head": 2, "n_layer": 1}, "the model has no linear layers in its blocks"),
+    "mixtral": ({"num_local_experts": 2}, r"model\.layers\.0\..*experts.*\.weight is no linear layer of the model"),
+    "gpt_neox": ({}, r"its files have embed_out\.weight, which the model has not under that name"),
+}
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_would_not_be_quantised_or_not_be_read_again_is_refused(family: str, tmp_path: Path) -> None:
+    own, said = REFUSED[family]
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **heads, **own)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=rf"int8 of .*: {said}.*; leave int8 and int4 out of formats"):
+        check_quantisable(tmp_path, 8, 32)
+
+
+def test_a_layer_that_the_files_lack_is_one_sentence(source: Path, tmp_path: Path) -> None:
+    copytree(source, tmp_path / "m")
+    state = {name: tensor for name, tensor in iter_state(source) if "layers.1.mlp.up_proj" not in name}
+    save_file(state, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"its files have no model\.layers\.1\.mlp\.up_proj\.weight, which the model has"
+    ):
+        check_quantisable(tmp_path / "m", 4, 32)
 
 
 def test_a_model_is_complete_or_refused(source: Path) -> None:

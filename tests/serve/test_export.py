@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from shutil import copytree
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -18,7 +19,15 @@ from lisan.model.adapter import LoraConfig
 from lisan.model.load import ModelConfig, load_model
 from lisan.serve.export import EXPORT, check_parity
 from lisan.serve.formats import ExportConfig, Format
-from lisan.serve.gguf_tokenizer import PRE_TYPES, adds_space, describe_tokenizer, pre_type
+from lisan.serve.gguf_tokenizer import (
+    COMPOSED,
+    PRE_TYPES,
+    SPACES,
+    adds_space,
+    check_normaliser,
+    describe_tokenizer,
+    pre_type,
+)
 from lisan.serve.modelfile import find_frame, write_modelfile
 from lisan.serve.parity import PROBES, Parity, compare_logits, compute_logits, probe_rows
 from lisan.tokens.chat import encode_prompt
@@ -284,6 +293,46 @@ def test_a_pre_tokenizer_has_llama_cpps_name_or_is_refused() -> None:
         ConfigError, match=r"llama\.cpp has no pre-tokenizer that cuts words .*'\\\\w\+', ignore_merges=False"
     ):
         pre_type(byte_level(r"\w+"))
+
+
+def with_normaliser(store: Store, normaliser: dict[str, Any] | None, place: Path) -> Path:
+    """Return a copy of the tuned model whose tokenizer changes text so."""
+    copytree(store.open(Ref.parse("model/tuned@v1")).location.local_folder(), place)
+    file = place / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"normalizer": normaliser}))
+    return place
+
+
+def test_a_tokenizer_that_changes_text_as_llama_cpp_does_not_is_refused(store: Store, tmp_path: Path) -> None:
+    lower = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
+    source = with_normaliser(store, lower, tmp_path / "m")
+    with pytest.raises(ConfigError, match=r"changes text by Lowercase before it is cut, .* leave gguf out of formats"):
+        export(store, "lower", candidate=str(source), formats=(Format.gguf,))
+
+
+def test_a_sentencepiece_tokenizer_writes_spaces_and_no_more(tmp_path: Path) -> None:
+    check_normaliser(
+        {"normalizer": {"type": "Sequence", "normalizers": [COMPOSED, *SPACES]}}, (COMPOSED, *SPACES), tmp_path
+    )
+    trims = {"type": "Strip", "strip_left": True, "strip_right": True}
+    with pytest.raises(ConfigError, match="changes text by Strip"):
+        check_normaliser({"normalizer": trims}, (COMPOSED, *SPACES), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("normaliser", "is_said"),
+    [({"type": "NFC"}, True), ({"type": "Sequence", "normalizers": []}, False), (None, False)],
+)
+def test_who_must_compose_the_text_is_told(
+    normaliser: dict[str, Any] | None, is_said: bool, store: Store, tmp_path: Path, capsys: Any
+) -> None:
+    """Vocalised Arabic as it is typed: a shadda, then a vowel mark, which NFC puts the other way round."""
+    source = with_normaliser(store, normaliser, tmp_path / "m")
+    tokenizer = load_tokenizer(source)
+    typed = "رب\u0651\u064e"
+    assert is_said == (tokenizer.encode(typed) == tokenizer.encode(normalize("NFC", typed)))
+    export(store, f"nfc-{tmp_path.name[-1]}", candidate=str(source), formats=(Format.gguf,))
+    assert capsys.readouterr().out.count("put text into NFC before you send it") == is_said
 
 
 def test_a_space_before_a_text_is_noticed() -> None:

@@ -111,8 +111,8 @@ def find_targets(model: Any, config: LoraConfig) -> list[str]:
     return list(config.targets)
 
 
-def iter_merged(model: nn.Module) -> Iterator[tuple[str, torch.Size, Callable[[Gather], torch.Tensor]]]:
-    """Yield name, shape and maker of every weight of the model without adapters, in the model's order.
+def iter_merged(model: nn.Module) -> Iterator[tuple[str, Callable[[Gather], torch.Tensor]]]:
+    """Yield name and maker of every weight of the model without adapters, in the model's order.
 
     A maker gathers what it needs, every rank calling it, and returns the whole weight: adapter merged where there is one, 4 bits
     restored where it is kept in them.
@@ -122,17 +122,17 @@ def iter_merged(model: nn.Module) -> Iterator[tuple[str, torch.Size, Callable[[G
     seen: set[int] = set()
     for name, module in model.named_modules():
         if name in adapted:
-            yield f"{name}.weight", _base_shape(adapted[name]), partial(_merge_layer, adapted[name])
+            yield f"{name}.weight", partial(_merge_layer, adapted[name])
         elif isinstance(module, Nf4Linear) and name.removesuffix(".base_layer") not in adapted:
-            yield f"{name}.weight", torch.Size((module.out_features, module.in_features)), partial(_restore_one, module)
+            yield f"{name}.weight", partial(_restore_one, module)
         for own, parameter in module.named_parameters(recurse=False):
             is_merged = own == "weight" and name.removesuffix(".base_layer") in adapted
             if not is_merged and not f"{name}.".startswith(inside) and id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield plain_name(f"{name}.{own}"), parameter.shape, partial(_gather_one, parameter)
+                yield plain_name(f"{name}.{own}"), partial(_gather_one, parameter)
         for own, buffer in module.named_buffers(recurse=False):
             if own not in module._non_persistent_buffers_set:
-                yield plain_name(f"{name}.{own}"), buffer.shape, partial(_gather_one, buffer)
+                yield plain_name(f"{name}.{own}"), partial(_gather_one, buffer)
 
 
 def _adapted_layers(model: nn.Module) -> dict[str, Any]:
@@ -141,10 +141,6 @@ def _adapted_layers(model: nn.Module) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-
-
-def _base_shape(layer: Any) -> torch.Size:
-    return torch.Size((layer.base_layer.out_features, layer.base_layer.in_features))
 
 
 def _gather_one(parameter: torch.Tensor, gather: Gather) -> torch.Tensor:

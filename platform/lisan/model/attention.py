@@ -20,7 +20,11 @@ from lisan.model.side_by_side import Layout, attend_side_by_side
 
 class Attention(StrEnum):
     sdpa = "sdpa"
-    "Everywhere. Documents of like length are computed side by side; memory grows with their tokens, not with T^2."
+    """Everywhere. Documents of like length are computed side by side; memory grows with their tokens, not with T^2.
+
+    Two kinds of model take more for a document of L tokens: a window narrower than L needs a mask [L, L]; soft caps keep its
+    scores [heads, L, L] in fp32 for the backward pass (and so does every model on a CPU, of documents of up to 64 tokens).
+    """
     flex = "flex"
     "Skips the blocks of 128 x 128 that nothing may look at; its mask costs a 16,384th of T^2. On a CPU it can score, not train."
     flash = "flash"

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from lisan.core.errors import DataError
+from lisan.model.files import open_weights
 
 Parts = Mapping[str, tuple[slice, ...]]
 "What is wanted of each tensor, by name."
@@ -31,14 +32,12 @@ class Files:
     "The file of each tensor."
 
     def __call__(self, parts: Parts) -> Iterator[tuple[str, torch.Tensor]]:
-        from safetensors import safe_open
-
         by_file: dict[Path, list[str]] = {}
         for name in parts:
             if (place := self.places.get(plain_name(name))) is not None:
                 by_file.setdefault(place, []).append(name)
         for file, names in by_file.items():
-            with safe_open(file, framework="pt") as opened:
+            with open_weights(file) as opened:
                 for name in names:
                     yield name, _read_part(opened, plain_name(name), parts[name])
 

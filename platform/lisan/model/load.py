@@ -15,6 +15,7 @@ from torch import nn
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.draw import Drawing, drawing
+from lisan.model.files import locate_tensors
 from lisan.model.fill import fill
 from lisan.model.new_rows import RowInitConfig
 
@@ -114,6 +115,7 @@ def draw_model(
 
 def load_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
     """Load a causal LM from a folder or hub id; DataError in one sentence when it is none."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
@@ -122,6 +124,10 @@ def load_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{place} is not a model that transformers can load: {reason}") from error
+    except SafetensorError as error:
+        if Path(place).is_dir():
+            locate_tensors(Path(place))  # says which file it is
+        raise DataError(f"{place} has a file of weights that is cut off ({error}); download it again") from error
 
 
 def read_vocabulary_size(place: str) -> int | None:

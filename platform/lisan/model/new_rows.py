@@ -25,6 +25,7 @@ from lisan.model.embeddings import (
     read_matrices,
     resize_embeddings,
 )
+from lisan.model.files import read_tensors
 
 MANIFEST = "new_rows.json"
 DONOR_ROWS = "new_rows.donor"
@@ -204,9 +205,7 @@ def read_new_rows(folder: Path | str) -> tuple[NewRows, ...]:
         return ()
     chain = [_read(raw) for raw in json.loads(place.read_bytes())]
     if (Path(folder) / DONOR_ROWS).exists():
-        from safetensors.torch import load_file
-
-        chain[-1] = replace(chain[-1], donor_rows=load_file(Path(folder) / DONOR_ROWS))
+        chain[-1] = replace(chain[-1], donor_rows=read_tensors(Path(folder) / DONOR_ROWS))
     return tuple(chain)
 
 

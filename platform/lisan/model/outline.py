@@ -5,32 +5,33 @@ reads each rank's shards; or the whole model where its files name their tensors 
 is trained is what transformers would have loaded. `outcome` is the caller.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lisan.core.errors import DataError
+from lisan.model.files import WEIGHTS, list_weights, locate_tensors
 from lisan.model.fill import Files, Source, fill
 from lisan.model.load import load_model, quiet_transformers
-from lisan.model.new_rows import DONOR_ROWS
 
 
 def outline_model(place: str) -> tuple[Any, tuple[Source, ...]]:
     """Return a model in fp32 whose weights are yet to be read, and what reads them; no source where it is whole already."""
-    shapes, places = _list_tensors(_weights_folder(place)) if _is_plain(place) else ({}, {})
-    if not shapes:
+    folder = _weights_folder(place) if _is_plain(place) else None
+    if folder is None or not list_weights(folder):
         return load_model(place), ()
+    found = locate_tensors(folder)
     model = _outline(place)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    if wanted != shapes:  # fused, renamed or left out: transformers knows how to convert them
+    if wanted != {name: shape for name, (_, shape) in found.items()}:
+        # Fused, renamed or left out: transformers knows how to convert them.
         print(
             f"  {place} names its weights otherwise than {type(model).__name__} does: every worker loads it whole",
             flush=True,
         )
         return load_model(place), ()
-    return model, (Files(places),)
+    return model, (Files({name: file for name, (file, _) in found.items()}),)
 
 
 def load_vocabulary(model: Any, sources: tuple[Source, ...]) -> None:
@@ -64,25 +65,19 @@ def _is_plain(place: str) -> bool:
 
 
 def _weights_folder(place: str) -> Path:
-    """Return a local folder with the weights of a local folder or hub id."""
+    """Return a local folder with the weights of a local folder or hub id; of a hub id's files those that transformers reads."""
     if Path(place).is_dir():
         return Path(place)
+    folder = _fetch(place, ["*.json", WEIGHTS])
+    shards = [name for name in list_weights(folder) if not (folder / name).exists()]
+    return _fetch(place, shards) if shards else folder
+
+
+def _fetch(place: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(place, allow_patterns=["*.safetensors", "*.json"]))
+        return Path(snapshot_download(place, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{place} is not a model that transformers can load: {reason}") from error
-
-
-def _list_tensors(folder: Path) -> tuple[dict[str, tuple[int, ...]], Mapping[str, Path]]:
-    """Return the shape and the file of every tensor of a folder; none where it has no safetensors."""
-    from safetensors import safe_open
-
-    shapes, places = {}, {}
-    for file in sorted(path for path in folder.glob("*.safetensors") if path.name != DONOR_ROWS):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  # not a mapping
-                shapes[name], places[name] = tuple(opened.get_slice(name).get_shape()), file
-    return shapes, places

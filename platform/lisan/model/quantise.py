@@ -9,7 +9,7 @@ Shapes: O outputs, I inputs, G groups of a row.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
-from lisan.model.state import assemble, iter_state, linear_names, read_config
+from lisan.model.files import MAX_FILE_BYTES, WeightWriter, locate_tensors
+from lisan.model.state import assemble, block_names, iter_state, linear_names, parameter_names, read_config
 
 PACKED = 8
 "Values of four bits in an int32, the first in the lowest."
 GROUPS = (32, 64, 128)
 "Group sizes for which vLLM has a kernel on GPUs (Marlin); each also is a multiple of what its CPU kernel wants, 32."
-MAX_SHARD_BYTES = 5 * 2**30
 
 
 def quantise_rows(
@@ -60,12 +60,14 @@ def unpack_rows(packed: torch.Tensor) -> torch.Tensor:
 
 
 def check_quantisable(folder: Path, num_bits: int, group: int) -> None:
-    """Refuse a model that is quantised already, and a group that does not divide the inputs of a layer; ConfigError."""
+    """Refuse a model that is quantised already or has other than linear layers, and a group that does not divide; ConfigError."""
     config = read_config(folder)
     if getattr(config, "quantization_config", None):
         raise ConfigError(f"int{num_bits} of {folder}: the model is quantised already; export the one it was made from")
-    shapes = {name: tensor.shape for name, tensor in iter_state(folder) if tensor.dim() == 2}
-    for name in linear_names(config):
+    shapes = {name: shape for name, (_, shape) in locate_tensors(folder).items()}
+    layers = linear_names(config)
+    _check_layers(config, layers, shapes, f"int{num_bits} of {folder}")
+    for name in layers:
         inputs = shapes[f"{name}.weight"][1]
         if num_bits == 4 and inputs % group:
             fitting = [str(size) for size in GROUPS if inputs % size == 0]
@@ -73,11 +75,35 @@ def check_quantisable(folder: Path, num_bits: int, group: int) -> None:
             raise ConfigError(f"int4_group {group} does not divide the {inputs} inputs of {name}; {remedy}")
 
 
-def write_quantised(source: Path, folder: Path, num_bits: int, group: int) -> None:
+def _check_layers(config: Any, layers: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], subject: str) -> None:
+    """Refuse blocks whose matrices are other than linear layers (experts, Conv1D), and names that are not the model's own.
+
+    Matrices left as they are would lie under a `quantization_config` that makes the engine look for their scales; other names
+    `read_quantised` would refuse, after everything has been written.
+    """
+    wanted, known = {f"{name}.weight" for name in layers}, parameter_names(config)
+    blocks = tuple(f"{name}." for name in block_names(config))
+    other = [
+        name for name, shape in shapes.items() if len(shape) > 1 and name.startswith(blocks) and name not in wanted
+    ]
+    reason = None
+    if not layers:
+        reason = "the model has no linear layers in its blocks"
+    elif lost := sorted(wanted - shapes.keys()):
+        reason = f"its files have no {lost[0]}, which the model has"
+    elif other:
+        reason = f"{min(other)} is no linear layer of the model and would stay as it is"
+    elif strange := sorted(shapes.keys() - known):
+        reason = f"its files have {strange[0]}, which the model has not under that name"
+    if reason:
+        raise ConfigError(f"{subject}: {reason}; leave int8 and int4 out of formats")
+
+
+def write_quantised(source: Path, folder: Path, num_bits: int, group: int, max_bytes: int = MAX_FILE_BYTES) -> None:
     """Write config.json and the weights of `source` with linear layers in `num_bits` bits; `group` is for 4."""
     config = read_config(source)
     layers = {f"{name}.weight" for name in linear_names(config)}
-    written = _ShardWriter(folder)
+    written = WeightWriter(folder, max_bytes)
     for name, tensor in iter_state(source):
         if name not in layers:
             written.add(name, tensor)
@@ -134,7 +160,7 @@ def read_quantised(folder: Path) -> Any:
 
 
 def _restored(folder: Path, layers: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield plain weights; parts of one layer lie in one file, but in any order."""
+    """Yield plain weights; the parts of a layer may come in any order, and from two files."""
     parts: dict[str, dict[str, torch.Tensor]] = {f"{name}.weight": {} for name in layers}
     for name, tensor in iter_state(folder):
         layer = name.removesuffix("_packed").removesuffix("_scale").removesuffix("_shape")
@@ -152,39 +178,3 @@ def _round_activations(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch
     """Round each token's activations to 8 bits, as W8A8 with dynamic scales does before it multiplies."""
     tokens = inputs[0].flatten(0, -2)
     return (restore_rows(*quantise_rows(tokens, 8, tokens.shape[-1])).view_as(inputs[0]),)
-
-
-class _ShardWriter:
-    """Writes tensors to safetensors files of bounded size, with the index that readers of several files need."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.waiting, self.places = folder, dict[str, torch.Tensor](), dict[str, int]()
-        self.num_bytes = self.num_files = self.total = 0
-
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        if self.num_bytes > MAX_SHARD_BYTES:
-            self._write()
-        self.waiting[name] = tensor.contiguous()
-        self.num_bytes += tensor.nbytes
-
-    def _write(self) -> None:
-        from safetensors.torch import save_file
-
-        self.num_files += 1
-        self.places |= dict.fromkeys(self.waiting, self.num_files)
-        save_file(self.waiting, self.folder / f"part-{self.num_files}.safetensors", metadata={"format": "pt"})
-        self.total += self.num_bytes
-        self.waiting, self.num_bytes = {}, 0
-
-    def close(self) -> None:
-        self._write()
-        if self.num_files == 1:
-            (self.folder / "part-1.safetensors").rename(self.folder / "model.safetensors")
-            return
-        names = {
-            number: f"model-{number:05}-of-{self.num_files:05}.safetensors" for number in range(1, self.num_files + 1)
-        }
-        for number, name in names.items():
-            (self.folder / f"part-{number}.safetensors").rename(self.folder / name)
-        index = {"metadata": {"total_size": self.total}, "weight_map": {k: names[n] for k, n in self.places.items()}}
-        (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))

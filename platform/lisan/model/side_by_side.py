@@ -108,7 +108,7 @@ def attend_side_by_side(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: None,
+    attention_mask: torch.Tensor | None,
     layout: Layout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -116,12 +116,14 @@ def attend_side_by_side(
 
     Raises ConfigError for a model that hides the layout from its attention, or wants of it what this one does not know.
     """
-    unknown = attention_mask is not None or layout is None or options.get("s_aux") is not None
-    if layout is None or unknown:
-        raise ConfigError(
-            f"attention=sdpa knows no {'attention sinks' if layout else 'documents'} in {type(module).__name__}; choose another "
-            "model class"
-        )
+    unknown = {
+        "documents": layout is None,
+        "masks of the model's own": attention_mask is not None,
+        "attention sinks": options.get("s_aux") is not None,
+    }
+    if layout is None or any(unknown.values()):
+        what = next(word for word, is_wanted in unknown.items() if is_wanted)
+        raise ConfigError(f"attention=sdpa knows no {what} in {type(module).__name__}; choose another model class")
     rows, _, length, _ = query.shape
     spread = [_Spread.apply(x.transpose(1, 2).flatten(0, 1), layout) for x in (query, key, value)]
     sizes = [count * bucket for count, bucket in layout.shapes]

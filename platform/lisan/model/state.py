@@ -13,24 +13,14 @@ import torch
 from torch import nn
 
 from lisan.core.errors import DataError
-from lisan.model.load import quiet_transformers
-from lisan.model.new_rows import DONOR_ROWS
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the model's weights; DataError where there are none."""
-    files = sorted(path for path in folder.glob("*.safetensors") if path.name != DONOR_ROWS)
-    if not files:
-        raise DataError(f"{folder} has no *.safetensors; save the model with transformers' save_pretrained first")
-    return files
+from lisan.model.files import open_weights, weight_files
+from lisan.model.load import decoder_layers, quiet_transformers
 
 
 def iter_state(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every tensor with its name, in the type it is stored in."""
-    from safetensors import safe_open
-
     for file in weight_files(folder):
-        with safe_open(file, framework="pt") as opened:
+        with open_weights(file) as opened:
             for name in opened.keys():  # noqa: SIM118  # not a mapping
                 yield name, opened.get_tensor(name)
 
@@ -62,6 +52,18 @@ def linear_names(config: Any) -> tuple[str, ...]:
     return tuple(
         name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not output
     )
+
+
+def block_names(config: Any) -> tuple[str, ...]:
+    """Return the names of the transformer blocks."""
+    model = make_empty(config, "meta")
+    blocks = {id(block) for block in decoder_layers(model)}
+    return tuple(name for name, module in model.named_modules() if id(module) in blocks)
+
+
+def parameter_names(config: Any) -> set[str]:
+    """Return every name under which the model has a parameter, tied ones too."""
+    return {name for name, _ in make_empty(config, "meta").named_parameters(remove_duplicate=False)}
 
 
 def assemble(config: Any, state: Iterable[tuple[str, torch.Tensor]] | Mapping[str, torch.Tensor], place: str) -> Any:

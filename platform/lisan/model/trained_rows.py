@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from lisan.core.errors import DataError
 from lisan.model.embeddings import is_tied, read_matrices, resize_embeddings
+from lisan.model.files import read_tensors
 from lisan.model.new_rows import NewRows, check_base
 
 TRAINED_ROWS = "rows.trained"
@@ -97,9 +98,7 @@ def place_trained_rows(model: Any, folder: Path, manifest: NewRows | None) -> No
 
     Raises DataError when the base is another one, or has one matrix where two were trained.
     """
-    from safetensors.torch import load_file
-
-    rows = load_file(folder / TRAINED_ROWS)
+    rows = read_tensors(folder / TRAINED_ROWS)
     ids = rows.pop(IDS).tolist()
     if set(rows) != set(read_matrices(model)):
         raise DataError(

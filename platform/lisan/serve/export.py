@@ -16,10 +16,11 @@ from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import writing
+from lisan.model.files import weight_files
 from lisan.model.gguf import check_gguf
 from lisan.model.load import load_model
 from lisan.model.quantise import check_quantisable
-from lisan.model.state import read_config, weight_files
+from lisan.model.state import read_config
 from lisan.model.trained_rows import TRAINED_ROWS
 from lisan.serve.formats import (
     ADAPTER,

@@ -21,12 +21,13 @@ from lisan.core.artifact import DRAFT, MANIFEST, PAGE
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
 from lisan.model.adapter import merge_adapter, read_adapter
+from lisan.model.files import INDEX, WEIGHTS, weight_files
 from lisan.model.gguf import GgufType, read_gguf, write_gguf
 from lisan.model.load import load_model, save_model
 from lisan.model.new_rows import MANIFEST as NEW_ROWS
 from lisan.model.quantise import GROUPS, read_quantised, write_quantised
-from lisan.model.state import assemble, read_config, weight_files
-from lisan.serve.gguf_tokenizer import describe_tokenizer
+from lisan.model.state import assemble, read_config
+from lisan.serve.gguf_tokenizer import composes_text, describe_tokenizer
 from lisan.serve.modelfile import MODELFILE, write_modelfile
 from lisan.vocabulary.tokenizer import load_tokenizer
 
@@ -108,10 +109,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def write_hf(config: ExportConfig, subject: Subject, folder: Path) -> None:  # noqa: ARG001
-    for path in [subject.folder / "config.json", *weight_files(subject.folder)]:
-        shutil.copy(path, folder / path.name)
-    for path in subject.folder.glob("*.safetensors.index.json"):
-        shutil.copy(path, folder / path.name)
+    files = weight_files(subject.folder)
+    names = ["config.json", *(file.name for file in files)]
+    if WEIGHTS not in names and (subject.folder / INDEX).exists():
+        names.append(INDEX)  # beside one whole file it would lead engines to others
+    for name in names:
+        shutil.copy(subject.folder / name, folder / name)
     copy_companions(subject.folder, folder)
 
 
@@ -142,6 +145,12 @@ def write_gguf_folder(config: ExportConfig, subject: Subject, folder: Path) -> N
     file = gguf_file(config, folder)
     tokenizer = describe_tokenizer(subject.folder, read_config(subject.folder).vocab_size)
     write_gguf(subject.folder, file, config.gguf_type, config.name, tokenizer)
+    if composes_text(subject.folder):
+        print(
+            "  gguf: the tokenizer composes text (NFC) and llama.cpp does not, so that a shadda typed before its vowel mark gives "
+            "other ids; put text into NFC before you send it",
+            flush=True,
+        )
     text = write_modelfile(load_tokenizer(subject.folder), file.name, tokenizer["ggml.add_bos_token"])
     (folder / MODELFILE).write_text(text, encoding="utf-8")
     if (subject.folder / NEW_ROWS).exists():

@@ -1,19 +1,22 @@
 """What llama.cpp must know of a tokenizer, as metadata of a GGUF file.
 
 In: a model folder's tokenizer. Out: keys below `tokenizer.` with their values. Always: llama.cpp gives the ids that training
-gave, or the tokenizer is refused; every embedding row has a piece, a filler where the vocabulary is padded.
+gave, or the tokenizer is refused; every embedding row has a piece, a filler where the vocabulary is padded. One exception: of a
+tokenizer that composes text (NFC) llama.cpp gives those ids for composed text only, which it does not compose itself.
 
 llama.cpp knows pre-tokenizers by name, each with a regular expression in its source; the names here are those whose
 expression cuts any text as the tokenizer's own does.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lisan.core.errors import ConfigError
 from lisan.tokens.chat import end_of_turn_id
 from lisan.vocabulary import bpe, metaspace
+from lisan.vocabulary.script import SPACE
 from lisan.vocabulary.sentencepiece import PieceKind
 from lisan.vocabulary.spec import Spec, iter_steps, texts_by_id, vocabulary
 from lisan.vocabulary.tokenizer import load_tokenizer, read_definition, tokenizer_folder
@@ -39,6 +42,12 @@ PRE_TYPES = {
     (DIGITS + GPT_2, False): "smollm",
 }
 "llama.cpp's name by the expression, and by whether a word that is a piece is taken whole (`ignore_merges`)."
+COMPOSED = {"type": "NFC"}
+SPACES: tuple[Spec, ...] = (
+    {"type": "Prepend", "prepend": SPACE},
+    {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+)
+"What a SentencePiece tokenizer does to its text, and llama.cpp too."
 UNREACHED = -1e9
 "Score of a piece that no merge makes."
 
@@ -47,8 +56,10 @@ def describe_tokenizer(folder: Path, num_rows: int) -> dict[str, Any]:
     """Return the metadata for a model with so many embedding rows; ConfigError when llama.cpp has no such tokenizer."""
     spec = json.loads(read_definition(tokenizer_folder(folder)))
     if bpe.recognises(spec):
+        check_normaliser(spec, (COMPOSED,), folder)
         kind: dict[str, Any] = {"ggml.model": "gpt2", "ggml.pre": pre_type(spec), "ggml.merges": _merges(spec)}
     elif metaspace.recognises(spec):
+        check_normaliser(spec, (COMPOSED, *SPACES), folder)
         kind = {
             "ggml.model": "llama",
             "ggml.pre": "default",
@@ -61,6 +72,21 @@ def describe_tokenizer(folder: Path, num_rows: int) -> dict[str, Any]:
             f"({(spec.get('model') or {}).get('type')}); leave gguf out of formats"
         )
     return {**kind, **_pieces(spec, num_rows), **_roles(load_tokenizer(folder), folder)}
+
+
+def composes_text(folder: Path) -> bool:
+    """Tell whether a folder's tokenizer composes text, as llama.cpp does not: shadda, fatha as typed become fatha, shadda."""
+    return COMPOSED in iter_steps(json.loads(read_definition(tokenizer_folder(folder))).get("normalizer"))
+
+
+def check_normaliser(spec: Spec, known: Sequence[Spec], folder: Path) -> None:
+    """Refuse a tokenizer that changes text in ways other than the known; ConfigError."""
+    for step in iter_steps(spec.get("normalizer")):
+        if step not in known:
+            raise ConfigError(
+                f"the tokenizer of {folder} changes text by {step['type']} before it is cut, which llama.cpp does not; "
+                "leave gguf out of formats"
+            )
 
 
 def pre_type(spec: Spec) -> str:

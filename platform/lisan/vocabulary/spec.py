@@ -26,7 +26,7 @@ def open_spec(spec: Spec) -> Any:
 def iter_steps(part: Spec | None) -> Iterator[Spec]:
     """Yield the steps of a normaliser, pre-tokenizer or decoder, which may be a sequence of them."""
     if part:
-        inner = part.get("normalizers") or part.get("pretokenizers") or part.get("decoders")
+        inner = part.get("normalizers", part.get("pretokenizers", part.get("decoders")))
         for step in inner or ():
             yield from iter_steps(step)
         if inner is None:
