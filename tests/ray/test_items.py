@@ -24,24 +24,20 @@ def _ray() -> Iterator[None]:
         ray.shutdown()
 
 
-def double(item: int) -> int:
-    if item == 3:
-        os._exit(1)
-    return 2 * item
-
-
-class Doubling:
-    def __call__(self, row: Any) -> Any:
-        from lisan.session import answer
-
-        return answer(row, double)
-
-
 @pytest.mark.parametrize("kind", ["tasks", "actors"])
 def test_items_are_answered_and_a_process_that_keeps_dying_is_one_sentence(kind: str) -> None:
     import ray
 
     from lisan.session import answer, map_items
+
+    def double(item: int) -> int:
+        if item == 3:
+            os._exit(1)
+        return 2 * item
+
+    class Doubling:
+        def __call__(self, row: Any) -> Any:
+            return answer(row, double)
 
     actors = {"compute": ray.data.ActorPoolStrategy(size=1), "max_restarts": 1, "max_task_retries": 1}
     tasks = {"fn_kwargs": {"function": double}, "max_retries": 1}
