@@ -9,7 +9,8 @@ from typing import Any
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError, TrainingError
-from lisan.core.stage import Run, Stage
+from lisan.core.peers import num_peers
+from lisan.core.stage import Run, SilentRun, Stage
 from lisan.model.parallel import check_sharding
 from lisan.tokens.chat import template_hash
 from lisan.train.checkpoint import LOSS, Checkpoint, find_best, find_latest
@@ -28,21 +29,29 @@ from lisan.vocabulary.tokenizer import open_tokenizer
 
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     """Start the workers that the cluster config asks for and return what they measured."""
-    tokens = draft.parents[0]
-    job = TrainJob(config, tokens, draft.parents, draft.store.checkpoints(draft.ref), draft.location, run)
+    job = make_job(config, draft, run)
     metrics = launch(job)
     latest = check_outcome(job, draft.ref)
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
     tokenizer = open_tokenizer(open_places(config, draft.parents).tokenizer)
     leave_page(job.checkpoints, draft.location, run)
     known: dict[str, Any] = {
-        "tokenizer_hash": tokens.facts["tokenizer_hash"],
+        "tokenizer_hash": job.tokens.facts["tokenizer_hash"],
         "template_hash": template_hash(tokenizer),
     }
     best = {found.step: found.facts[LOSS] for found in find_best(job.checkpoints, config.loop.keep_best)}
     if best:
         known["best_checkpoints"] = best
     return {**metrics, "steps": latest.step, **realised(latest.facts), **known, "checkpoint": where}
+
+
+def join(config: TrainConfig, draft: Draft) -> None:
+    """Train beside the first process of torchrun, which begins, tracks and finishes what all of them train."""
+    launch(make_job(config, draft, SilentRun()))
+
+
+def make_job(config: TrainConfig, draft: Draft, run: Run) -> TrainJob:
+    return TrainJob(config, draft.parents[0], draft.parents, draft.store.checkpoints(draft.ref), draft.location, run)
 
 
 def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
@@ -74,7 +83,7 @@ def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
 
 def check(config: TrainConfig, store: Store) -> None:
     """Refuse, before a worker starts, what cannot train: rows that do not divide, tokens of another vocabulary, a wrong mix."""
-    num_workers = max(1, config.cluster.num_workers)
+    num_workers = config.cluster.num_workers or num_peers()
     check_sharding(config.sharding, num_workers, config.cluster.num_nodes)
     check_rows(config.loop, num_workers, config.sharding.tensor_workers)
     check_moments(config.optim)
@@ -134,6 +143,6 @@ def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
     return tuple(refs)
 
 
-CPT = Stage("train_cpt", Kind.model, TrainConfig, parents_of, build, check)
-SFT = Stage("train_sft", Kind.model, TrainConfig, parents_of, build, check)
-DPO = Stage("train_dpo", Kind.model, DpoConfig, parents_of, build, check)
+CPT = Stage("train_cpt", Kind.model, TrainConfig, parents_of, build, check, join)
+SFT = Stage("train_sft", Kind.model, TrainConfig, parents_of, build, check, join)
+DPO = Stage("train_dpo", Kind.model, DpoConfig, parents_of, build, check, join)
