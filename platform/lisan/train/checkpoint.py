@@ -14,6 +14,8 @@ from lisan.core.storage import Location
 MARK = "checkpoint.json"
 LOSS = "loss"
 "What the best checkpoints are chosen by: that of the validation where there is one, else that of the last steps."
+METRICS = "metrics"
+"The last that were logged, which a run that goes on from its last step would not have."
 VALIDATION = "validation"
 "Losses that were measured while training went on."
 
