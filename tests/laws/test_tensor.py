@@ -35,11 +35,11 @@ from lisan.model.parallel import Precision, Recompute, ShardingConfig, check_sha
 from lisan.model.score import Scorer
 from lisan.model.tensor_parallel import check_split
 from lisan.train.checkpoint import find_latest
-from lisan.train.job import TrainJob, TuningConfig
+from lisan.train.job import TrainJob
 from lisan.train.loop import check_rows
 from lisan.train.optim import MomentType
 from lisan.train.split import check_model
-from lisan.train.tuning import Method
+from lisan.train.tuning import Method, TuningConfig
 from lisan.train.validation import ValidationConfig
 
 PAIR = ShardingConfig(tensor_workers=2)
