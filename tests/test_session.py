@@ -1,12 +1,14 @@
-"""What fails in a worker of Ray, as users read it; no Ray is started here."""
+"""What workers on a cluster learn of the driver, and what fails in one of them, as users read it; no Ray is started here."""
 
+import json
 import pickle
 from typing import Any
 
 import pytest
 
+from lisan.core.artifact import code_commit
 from lisan.core.errors import ClusterError, DataError
-from lisan.session import answer, in_one_sentence, reason_of
+from lisan.session import answer, in_one_sentence, reason_of, runtime_env
 
 
 def ask(function: Any, item: Any = 1) -> Any:
@@ -49,3 +51,27 @@ def test_our_sentence_is_found_in_what_ray_wraps_around_it() -> None:
     inner.__cause__ = DataError("ours")
     outer.worker_failures = {0: inner}  # type: ignore[attr-defined]
     assert reason_of(outer) == "ours"
+
+
+def test_workers_know_the_commit_and_how_to_reach_the_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LISAN_COMMIT", raising=False)
+    secrets = {f"MLFLOW_TRACKING_{name}": name.lower() for name in ("URI", "USERNAME", "PASSWORD", "TOKEN")}
+    for name, value in {**secrets, "LISAN_DATA": "/data", "OTHER": "1"}.items():
+        monkeypatch.setenv(name, value)
+    passed = runtime_env()["env_vars"]
+    assert passed.items() >= {**secrets, "LISAN_DATA": "/data", "LISAN_COMMIT": code_commit()}.items()  # type: ignore[attr-defined]
+    assert "OTHER" not in passed  # type: ignore[operator]
+
+
+def test_what_a_submitted_job_gives_its_workers_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray refuses to merge two environments that both have a variable."""
+    from ray.runtime_env.runtime_env import _merge_runtime_env
+
+    submitted = {"env_vars": {"LISAN_COMMIT": "abc", "MLFLOW_TRACKING_URI": "http://host"}}
+    for name, value in submitted["env_vars"].items():
+        monkeypatch.setenv(name, value)
+    assert _merge_runtime_env(dict(submitted), runtime_env()) is None
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": submitted}))
+    merged = _merge_runtime_env(dict(submitted), runtime_env())
+    assert merged is not None
+    assert merged["env_vars"].items() >= submitted["env_vars"].items()

@@ -66,7 +66,12 @@ class Recorder(SilentRun):
         self.checkpoints.append(step)
 
     def curve(self, name: str) -> list[float]:
-        return [metrics[f"train/{name}"] for _, metrics in sorted(self.steps.items())]
+        return [self.steps[step][f"train/{name}"] for step in self.taken]
+
+    @property
+    def taken(self) -> list[int]:
+        """Steps that this process took; of one that it went on from it tells only what was read."""
+        return sorted(step for step, metrics in self.steps.items() if "train/loss" in metrics)
 
 
 def sentence(language: str, *labels: str | int) -> str:

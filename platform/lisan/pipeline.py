@@ -15,7 +15,8 @@ from typing import Any
 from lisan.comparison import ComparisonConfig, Place, compare
 from lisan.core.config import compose, run_job, to_plain
 from lisan.core.errors import ConfigError
-from lisan.core.stage import ClusterConfig, Stage, StorageConfig, TrackingConfig, run_stage
+from lisan.core.peers import check_alone, first_speaks, is_first
+from lisan.core.stage import ClusterConfig, Stage, StorageConfig, TrackingConfig, join_stage, run_stage
 from lisan.corpus.build import CORPUS
 from lisan.evaluate.fertility import FERTILITY
 from lisan.evaluate.run import EVALS
@@ -80,6 +81,8 @@ def run_one(job_file: str) -> None:
 
 def run_pipeline(config: PipelineConfig, conf_dir: Path) -> dict[str, Any]:
     """Run the steps in order and return what each gave."""
+    with first_speaks():
+        check_alone("run_pipeline")
     if not config.steps:
         raise ConfigError("run_pipeline needs a recipe: add recipe=demo, or one of your own from conf/recipe")
     chosen = config.only or tuple(config.steps)
@@ -121,11 +124,23 @@ def compose_step(name: str, config: PipelineConfig, conf_dir: Path) -> Any:
 
 
 def _run(stage: Stage) -> Callable[[Any], Any]:
-    return lambda config: run_stage(stage, config, open_run)
+    def run(config: Any) -> Any:
+        return run_stage(stage, config, open_run) if is_first() else join_stage(stage, config)
+
+    return run
+
+
+def _alone(job: str, action: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def run(config: Any) -> Any:
+        with first_speaks():
+            check_alone(job)
+        return action(config)
+
+    return run
 
 
 JOBS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     **{job: (stage.config, _run(stage)) for job, stage in STAGES.items()},
-    "promote_model": (PromoteConfig, promote),
-    "show_example": (ShowConfig, show),
+    "promote_model": (PromoteConfig, _alone("promote_model", promote)),
+    "show_example": (ShowConfig, _alone("show_example", show)),
 }

@@ -254,6 +254,8 @@ class _Sender:
         """Log a model without files: MLflow's Models tab then lists every checkpoint with the metrics it had."""
         from mlflow.entities import LoggedModelOutput
 
+        if checkpoint in _checkpoints(client, self.run_id):
+            return  # a run that goes on tells of the last one again
         run_name = client.get_run(self.run_id).info.run_name
         facts = {key: str(value) for key, value in asdict(checkpoint).items()}
         model = client.create_logged_model(

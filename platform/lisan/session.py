@@ -5,6 +5,7 @@ connected already stays connected, the package reaches the workers without a PYT
 that it did not start, and what fails in a worker is one sentence. Called by every file that uses Ray.
 """
 
+import json
 import logging
 import os
 import pickle
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 import lisan
+from lisan.core.artifact import code_commit
 from lisan.core.errors import ClusterError, ConfigError, LisanError
 from lisan.core.stage import ClusterConfig
 
@@ -34,6 +37,9 @@ DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",  # one task, one core
     "RAYON_NUM_THREADS": "1",
 }
+
+PASSED = ("LISAN_HOME", "LISAN_DATA")
+"What workers read of the driver's environment, beside the above."
 
 
 def connect(cluster: ClusterConfig) -> None:
@@ -70,12 +76,16 @@ def connect(cluster: ClusterConfig) -> None:
 
 
 def runtime_env() -> dict[str, object]:
-    """Ship the very package that the driver imported, so that the cluster never runs a stale copy."""
-    passed = {
-        name: os.environ[name]
-        for name in (*DEFAULTS, "LISAN_HOME", "LISAN_DATA", "MLFLOW_TRACKING_URI")
-        if name in os.environ
-    }
+    """Ship the very package that the driver imported, so that the cluster never runs a stale copy, and what names its commit.
+
+    With where MLflow is go the keys to it: workers record for themselves. Whoever sees them on Ray's dashboard could as well
+    submit a job that reads them.
+    """
+    names = [name for name in os.environ if name in (*DEFAULTS, *PASSED) or name.startswith("MLFLOW_TRACKING_")]
+    passed = {"LISAN_COMMIT": code_commit(), **{name: os.environ[name] for name in names}}
+    # Ray refuses a variable that the submitted job has too, which every worker gets anyway.
+    submitted = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")).get("runtime_env") or {}
+    passed = {name: value for name, value in passed.items() if name not in submitted.get("env_vars", {})}
     return {"py_modules": [str(Path(lisan.__file__).parent)], "env_vars": passed}
 
 

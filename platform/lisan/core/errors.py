@@ -28,5 +28,9 @@ class TrainingError(LisanError):
     """A training run that cannot go on."""
 
 
+class DivergenceError(TrainingError):
+    """A training run whose loss or gradients went out of bounds, and would again from the same checkpoint."""
+
+
 class ServingError(LisanError):
     """An endpoint that cannot start or a model that may not be promoted."""

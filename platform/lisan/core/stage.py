@@ -13,7 +13,11 @@ from typing import Any, Protocol
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError
+from lisan.core.peers import check_alone, check_together, first_speaks
 from lisan.core.storage import default_root
+
+MAX_VALIDATION_S = 1500
+"Leaves the workers, which wait for half an hour until a checkpoint is settled, time for the rest of it."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +57,8 @@ class ClusterConfig:
     "Ray cluster to join; null joins the one this job runs in, or starts one on this machine."
     max_failures: int = 3
     "How often a failed worker group is restarted from its last checkpoint, and a process of Ray Data that died."
+    validation_timeout_s: int = 1200
+    "A checkpoint whose validation beside training takes longer stays without its losses; less than half an hour."
     collective_timeout_s: int = 600
     "During set-up a collective that waits longer than this has lost a peer, and the run restarts."
     step_timeout_s: int = 300
@@ -75,6 +81,11 @@ class ClusterConfig:
             raise ConfigError(
                 "cluster needs step_timeout_s >= 1 and collective_timeout_s >= 1, got "
                 f"{self.step_timeout_s} and {self.collective_timeout_s}"
+            )
+        if not 1 <= self.validation_timeout_s <= MAX_VALIDATION_S:
+            raise ConfigError(
+                f"cluster.validation_timeout_s must be in 1..{MAX_VALIDATION_S}, because the other workers wait for half an hour, "
+                f"got {self.validation_timeout_s}; lower validation.num_rows where it takes longer"
             )
         if self.num_nodes > 1 and self.num_workers % self.num_nodes:
             raise ConfigError(
@@ -129,26 +140,23 @@ class Stage:
     build: Callable[[Any, Draft, Run], Mapping[str, Any]]
     check: Callable[[Any, Store], None] | None = None
     "Everything that can be known to be wrong before a machine is taken."
+    join: Callable[[Any, Draft], None] | None = None
+    """What the other processes do while the first builds, where torchrun started several; None for a stage that is built by
+    one."""
 
 
 OpenRun = Callable[[Stage, Any, tuple[Artifact, ...]], AbstractContextManager[Run]]
 
 
 def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str], None] = print) -> Artifact:
-    """Build what `config` describes, or return it when it exists.
+    """Build what `config` describes, or return it when it exists. Of several processes the first calls it.
 
     Raises ArtifactError when the ref exists with another config or a parent is missing.
     """
-    check_reachable(config)
-    store = Store(config.storage.root)
-    ref = Ref(stage.kind, config.name, config.version)
-    parents = tuple(store.open(parent) for parent in stage.parents(config))
-    existing = store.find(ref, config, parents)
+    store, ref, parents, existing = _resolve(stage, config)
     if existing is not None:
         say(f"{ref} exists, nothing to do")
         return existing
-    if stage.check is not None:
-        stage.check(config, store)
     draft = store.begin(ref, config, parents)
     say(f"{ref} building (fingerprint {draft.fingerprint[:12]})")
     start = time.monotonic()
@@ -161,6 +169,32 @@ def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str],
         run.log_file("manifest.json", (artifact.location / "manifest.json").read_bytes())
     say(f"{ref} done in {seconds:.1f} s")
     return artifact
+
+
+def join_stage(stage: Stage, config: Any) -> None:
+    """Be one of the other processes that torchrun started: check what the first does, share its work, write and track nothing."""
+    with first_speaks():
+        store, ref, parents, existing = _resolve(stage, config)
+        if existing is not None:
+            return
+        draft = store.check_begun(ref, config, parents)
+    assert stage.join is not None  # `_resolve` has seen to it
+    stage.join(config, draft)
+
+
+def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, tuple[Artifact, ...], Artifact | None]:
+    """Return where an artifact is to be, its parents, and itself when it exists; refuse what cannot be built."""
+    if stage.join is None:
+        check_alone(stage.job)
+    check_together(config.cluster.num_workers, config.cluster.num_nodes)
+    check_reachable(config)
+    store = Store(config.storage.root)
+    ref = Ref(stage.kind, config.name, config.version)
+    parents = tuple(store.open(parent) for parent in stage.parents(config))
+    existing = store.find(ref, config, parents)
+    if existing is None and stage.check is not None:
+        stage.check(config, store)
+    return store, ref, parents, existing
 
 
 def check_reachable(config: Any) -> None:

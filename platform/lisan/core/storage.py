@@ -64,6 +64,18 @@ def writing(place: "Location", what: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def workspace(place: "Location", name: str) -> Iterator[Path]:
+    """Give a local folder for what is to be uploaded to a place: the place itself, or a temporary one, which never stays."""
+    if place.is_local:
+        folder = Path(place.full_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix=f"lisan-{name}-", ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
+
+
 def _existing(place: "Location") -> Path:
     folder = Path(place.full_path)
     return next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -126,17 +138,22 @@ class Location:
 
     def list(self) -> list["Location"]:
         """Return the entries of this folder by name; a folder that does not exist is empty."""
-        selector = pafs.FileSelector(self._full, allow_not_found=True)
-        names = sorted(info.base_name for info in self.file_system.get_file_info(selector))
-        return [self / name for name in names]
+        return [self / name for name in sorted(info.base_name for info in self._look())]
 
     def walk(self) -> Iterator[tuple["Location", int]]:
         """Yield every file below this folder with its size in bytes, by path."""
-        selector = pafs.FileSelector(self._full, recursive=True, allow_not_found=True)
-        infos = self.file_system.get_file_info(selector)
-        for info in sorted(infos, key=lambda item: item.path):
+        for info in sorted(self._look(recursive=True), key=lambda item: item.path):
             if info.type == pafs.FileType.File:
                 yield self / posixpath.relpath(info.path, self._full), info.size
+
+    def _look(self, recursive: bool = False) -> Sequence[pafs.FileInfo]:
+        selector = pafs.FileSelector(self._full, recursive=recursive, allow_not_found=True)
+        try:
+            return tuple(self.file_system.get_file_info(selector))
+        except (
+            FileNotFoundError
+        ):  # the folder was made just then: Arrow looks twice, for its entries and for whether it is there
+            return tuple(self.file_system.get_file_info(selector))
 
     def relative_to(self, folder: "Location") -> str:
         return posixpath.relpath(self._full, folder._full)
@@ -182,17 +199,17 @@ class Location:
             str(folder), self._full, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self.file_system
         )
 
-    def local_folder(self, cache: Path | None = None) -> Path:
+    def local_folder(self) -> Path:
         """Return this folder as a local path; from an object store it is fetched once, and again when it has changed there."""
-        return Path(self._full) if self.is_local else self._fetch(pafs.FileSelector(self._full, recursive=True), cache)
+        return Path(self._full) if self.is_local else self._fetch(pafs.FileSelector(self._full, recursive=True))
 
-    def local_file(self, cache: Path | None = None) -> Path:
+    def local_file(self) -> Path:
         """Return this file as a local path, fetched as a folder is; who has opened it keeps what he opened."""
-        return Path(self._full) if self.is_local else self._fetch([self._full], cache)
+        return Path(self._full) if self.is_local else self._fetch([self._full])
 
-    def _fetch(self, what: pafs.FileSelector | Sequence[str], cache: Path | None) -> Path:
+    def _fetch(self, what: pafs.FileSelector | Sequence[str]) -> Path:
         """Copy under another name first: what is in the cache is whole, for every process of this machine."""
-        cache = cache or Path(os.environ.get("LISAN_CACHE", Path.home() / ".cache" / "lisan"))
+        cache = Path(os.environ.get("LISAN_CACHE", Path.home() / ".cache" / "lisan"))
         target = cache / self._full.lstrip("/") / _state(self.file_system.get_file_info(what))
         if target.exists():
             return target

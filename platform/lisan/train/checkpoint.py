@@ -15,6 +15,8 @@ MARK = "checkpoint.json"
 LOSS = "loss"
 """What the best checkpoints are chosen by: where there is a validation its loss, or none while it is not measured; else that of
 the last steps."""
+METRICS = "metrics"
+"The last that were logged, which a run that goes on from its last step would not have."
 VALIDATION = "validation"
 "Losses that were measured while training went on."
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from lisan.core.artifact import Artifact, Kind, Ref, Store, differing_keys
 from lisan.core.config import to_plain
 from lisan.core.errors import ConfigError, DataError
+from lisan.core.peers import num_peers
 from lisan.model.parallel import check_sharding
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.job import plan_run
@@ -22,7 +23,7 @@ from lisan.train.tuning import Quantisation
 
 def check(config: TrainConfig, store: Store) -> None:
     """Refuse what cannot train: rows that do not divide, tokens of another vocabulary, a wrong mix."""
-    num_workers = max(1, config.cluster.num_workers)
+    num_workers = config.cluster.num_workers or num_peers()
     check_sharding(config.sharding, num_workers, config.cluster.num_nodes)
     check_rows(config.loop, num_workers, config.sharding.tensor_workers)
     check_moments(config.optim)

@@ -1,7 +1,7 @@
 """The guard: whether a step may be taken, or would do more harm than good.
 
 In: loss and gradient norm of a step, summed over all ranks. Out: yes, or no and a line that says why, or
-TrainingError. Always: the same answer on every rank; a step that is skipped leaves weights and optimizer alone, and the
+DivergenceError. Always: the same answer on every rank; a step that is skipped leaves weights and optimizer alone, and the
 history that decides travels with the checkpoint, so that a resumed run decides what the whole one would have.
 """
 
@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import median
 from typing import Any
 
-from lisan.core.errors import ConfigError, TrainingError
+from lisan.core.errors import ConfigError, DivergenceError, TrainingError
 from lisan.train.checkpoint import Checkpoint
 
 GUARD = "guard"
@@ -82,7 +82,7 @@ class Guard:
         return sum(losses) / len(losses) if losses else None
 
     def refuse(self, step: int, loss: float, grad_norm: float, row_ids: Callable[[], list[int]]) -> str:
-        """Return why a step is to be skipped, nothing when it may be taken; TrainingError when the run has to stop."""
+        """Return why a step is to be skipped, nothing when it may be taken; DivergenceError when the run has to stop."""
         values = {"gradient norm": grad_norm, "loss": loss}
         spike = next((said for name, value in values.items() if (said := self._judge(name, value))), "")
         if not spike:
@@ -93,9 +93,9 @@ class Guard:
         told, rows = spike.format(step=step), row_ids()
         named = f"{rows[:8]}" if len(rows) <= 8 else f"{rows[:8]} and {len(rows) - 8} more"
         if self.config.on_spike is OnSpike.stop:
-            raise TrainingError(f"{told}; lower optim.peak_lr or look at the rows {named}")
+            raise DivergenceError(f"{told}; lower optim.peak_lr or look at the rows {named}")
         if self._in_a_row == self.config.max_skips:
-            raise TrainingError(
+            raise DivergenceError(
                 f"{told}, after {self._in_a_row} steps in a row were skipped, which is loop.guard.max_skips; "
                 f"lower optim.peak_lr or look at the rows {named}"
             )

@@ -125,9 +125,23 @@ class Keeper:
         if self.worker.is_first:
             if losses:
                 log_losses(self.course.run, saved.step, self.course.num_steps, losses)
-            self.course.run.log_metrics(flatten_read(saved.facts), saved.step)
-            self.course.run.log_checkpoint(saved.step, str(saved.location), saved.num_bytes, saved.digest)
+            self._tell(saved)
         self.worker.report({**flight.metrics, **losses}, str(saved.location))
+
+    def tell_again(self, latest: Checkpoint) -> None:
+        """Tell of the checkpoint that a run goes on from: whoever completed it may have died before it told.
+
+        One that is being validated is told of after that.
+        """
+        if not self.worker.is_first or self._flight is not None:
+            return
+        if losses := latest.facts.get(checkpoint.VALIDATION):
+            self.course.run.log_metrics(losses, latest.step)
+        self._tell(latest)
+
+    def _tell(self, saved: Checkpoint) -> None:
+        self.course.run.log_metrics(flatten_read(saved.facts), saved.step)
+        self.course.run.log_checkpoint(saved.step, str(saved.location), saved.num_bytes, saved.digest)
 
     def _fly(self, flight: _Flight, save: Callable[[], Checkpoint]) -> None:
         try:

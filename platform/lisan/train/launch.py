@@ -1,7 +1,7 @@
 """Workers for a training job: Ray Train on a cluster, or this very process.
 
 In: a `TrainJob`. Out: the last metrics of rank 0. Always: a worker group that dies is restarted from its last
-checkpoint, up to `cluster.max_failures` times; the failure that remains is one sentence.
+checkpoint, up to `cluster.max_failures` times, unless all its workers come to the same error; what remains is one sentence.
 """
 
 import logging
@@ -14,15 +14,14 @@ from typing import Any
 
 import torch
 
-from lisan.core.errors import ConfigError, TrainingError
+from lisan.core.errors import ConfigError, LisanError, TrainingError
 from lisan.core.stage import ClusterConfig
 from lisan.train.checkpoint import next_start
 from lisan.train.job import TrainJob, plan_run, run_worker
 from lisan.train.validator import Validator
+from lisan.train.verdict import FINAL, is_unanimous
 from lisan.train.worker import Worker, share_threads, worker_from_environment
 
-VALIDATION_TIMEOUT_S = 1200.0
-"Less than the half hour for which the other ranks wait until a checkpoint is settled."
 Validate = Callable[[int], dict[str, float]]
 
 
@@ -90,8 +89,10 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
             result = trainer.fit()
         except Exception as error:
             raise TrainingError(reason_of(error)) from error
-    metrics: dict[str, float] = result.return_value or {}
-    return metrics
+    outcome: dict[str, float] | LisanError = result.return_value or {}
+    if isinstance(outcome, LisanError):
+        raise outcome
+    return outcome
 
 
 @contextmanager
@@ -122,12 +123,12 @@ def _validator(job: TrainJob) -> Iterator[Validate | None]:
         .remote(job, worker)
     )
     try:
-        yield partial(_validate, actor)
+        yield partial(_validate, actor, cluster.validation_timeout_s)
     finally:
         ray.kill(actor)
 
 
-def _validate(actor: Any, step: int) -> dict[str, float]:
+def _validate(actor: Any, timeout_s: float, step: int) -> dict[str, float]:
     """Return the losses of the checkpoint of a step; a validation that fails is said in one line, and training goes on."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -135,19 +136,30 @@ def _validate(actor: Any, step: int) -> dict[str, float]:
     from lisan.session import reason_of
 
     try:
-        losses: dict[str, float] = ray.get(actor.measure.remote(step), timeout=VALIDATION_TIMEOUT_S)
+        losses: dict[str, float] = ray.get(actor.measure.remote(step), timeout=timeout_s)
     except RayError as error:
         # What a task raised is of our class too, but says the whole traceback.
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        print(f"  step {step} is not validated, training goes on: {reason_of(cause)}", flush=True)
+        reason = reason_of(error.cause if isinstance(error, RayTaskError) else error)
+        if isinstance(error, GetTimeoutError):
+            reason = f"it took longer than cluster.validation_timeout_s={timeout_s:g}; raise that, or lower validation.num_rows"
+        print(f"  step {step} is not validated, training goes on: {reason}", flush=True)
         if isinstance(error, GetTimeoutError):
             ray.kill(actor, no_restart=False)  # for the next checkpoint, which would wait behind this one
         return {}
     return losses
 
 
-def _on_worker(job: TrainJob, validate: Validate | None) -> dict[str, float]:
-    """Be one Ray Train worker."""
+def _on_worker(job: TrainJob, validate: Validate | None) -> dict[str, float] | LisanError:
+    """Be one Ray Train worker; what all of them come to alike is returned, for Ray starts again whoever raises."""
+    try:
+        return run_worker(job, _describe_worker(job, validate))
+    except FINAL as error:
+        if not is_unanimous(error):
+            raise
+        return error
+
+
+def _describe_worker(job: TrainJob, validate: Validate | None) -> Worker:
     import ray.train
     from ray.train.torch import get_device
     from ray.train.v2._internal.execution.context import logger as report_log
@@ -161,7 +173,7 @@ def _on_worker(job: TrainJob, validate: Validate | None) -> dict[str, float]:
     if job.config.sharding.tensor_workers == 1:
         share = job.config.loop.step_rows // context.get_world_size()
         stream = partial(iterate_rows, ray.train.get_dataset_shard(STREAM), share)
-    worker = Worker(
+    return Worker(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         local_rank=context.get_local_rank(),
@@ -173,7 +185,6 @@ def _on_worker(job: TrainJob, validate: Validate | None) -> dict[str, float]:
         collective_timeout_s=cluster.collective_timeout_s,
         step_timeout_s=cluster.step_timeout_s,
     )
-    return run_worker(job, worker)
 
 
 def _report(job: TrainJob, metrics: Mapping[str, float], checkpoint: str | None) -> None:

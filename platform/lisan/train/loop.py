@@ -41,8 +41,8 @@ Measured = tuple[Rows, Loss, Batch]
 def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) -> dict[str, float]:
     """Run the steps that are left and return the last metrics.
 
-    Raises TrainingError when the loss is not a number or the rows are not those of the plan, ArtifactError when a
-    checkpoint cannot be written.
+    Raises DivergenceError when the loss is not a number, TrainingError when the rows are not those of the plan, DataError when
+    none of their tokens is trained, ArtifactError when a checkpoint cannot be written.
     """
     with Keeper(scorer, optimizer, course, worker) as keeper, Watchdog(worker) as watchdog:
         return take_steps(scorer, optimizer, course, worker, keeper, watchdog)
@@ -52,8 +52,12 @@ def take_steps(
     scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker, keeper: Keeper, watchdog: Watchdog
 ) -> dict[str, float]:
     ledger, guard = books = Ledger(course.order, worker), Guard(course.config.guard)
-    first = resume(scorer, optimizer, course, worker, books)
+    latest = resume(scorer, optimizer, course, worker, books)
+    first = latest.step if latest else 0
     meter = Meter(course, worker, first, guard.num_skipped)
+    if latest is not None:
+        meter.last = dict(latest.facts.get(checkpoint.METRICS, {}))
+        keeper.tell_again(latest)
     rows_by_step = (
         worker.stream()
         if worker.stream
@@ -88,33 +92,36 @@ def take_steps(
         with watchdog.paused():
             validated = validate(scorer, done, is_kept, course, worker)
             if is_kept:
-                keeper.begin(done, {**meter.last, **validated}, close_books(books, validated, course, worker))
+                keeper.begin(done, {**meter.last, **validated}, close_books(books, meter, validated, course))
         watchdog.beat(done)
     with watchdog.paused():
         keeper.finish()
     return meter.last
 
 
-def resume(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker, books: Books) -> int:
-    """Load the last checkpoint and its books, if there is one, and return the step to go on with."""
+def resume(
+    scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker, books: Books
+) -> checkpoint.Checkpoint | None:
+    """Load the last checkpoint and its books, and return it; None where there is none."""
     latest = checkpoint.find_latest(course.checkpoints)
     if latest is None:
-        return 0
+        return None
     shards.load(scorer, optimizer, latest)
     for book in books:
         book.open(latest)
     if worker.is_first:
         print(f"  resumed at step {latest.step} of {course.num_steps}", flush=True)
-    return latest.step
+    return latest
 
 
-def close_books(books: Books, validated: Mapping[str, float], course: Course, worker: Worker) -> dict[str, Any]:
+def close_books(books: Books, meter: Meter, validated: Mapping[str, float], course: Course) -> dict[str, Any]:
     """Return what a checkpoint keeps beside the state, with the loss that it is compared by, or none unless it is measured."""
     facts = {name: fact for book in books for name, fact in book.close().items()}
     _, guard = books
     # A training loss is never ranked among held-out ones.
-    has_validation = course.validate is not None or worker.validate is not None
-    return {**facts, checkpoint.LOSS: validated.get(VALIDATION_LOSS) if has_validation else guard.recent_loss}
+    has_validation = course.validate is not None or meter.worker.validate is not None
+    loss = validated.get(VALIDATION_LOSS) if has_validation else guard.recent_loss
+    return {**facts, checkpoint.METRICS: meter.last, checkpoint.LOSS: loss}
 
 
 def validate(scorer: Scorer, step: int, is_kept: bool, course: Course, worker: Worker) -> dict[str, float]:
@@ -150,7 +157,7 @@ def accumulate(scorer: Scorer, rows: Rows, course: Course, meter: Meter) -> tupl
     own_targets = torch.tensor([sum(map(course.count_targets, batches))], dtype=torch.float64)
     num_targets = worker.sum_over_data(own_targets).item()
     if num_targets == 0:
-        raise TrainingError(
+        raise DataError(
             f"no row of step {meter.step} has a trained token; check the roles and labels of the tokens artifact"
         )
     objective = partial(course.objective, kl=course.anchor(scorer, parts)) if course.anchor else course.objective

@@ -7,7 +7,7 @@ worker starts.
 
 import json
 import shutil
-import tempfile
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lisan.core.storage import Location, writing
+from lisan.core.storage import Location, workspace, writing
 from lisan.model.adapter import note_base, write_adapter
 from lisan.model.donor import keep_donor_rows
 from lisan.model.embeddings import gather
@@ -60,13 +60,9 @@ def write_model(
     patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     reshard(scorer)
     new_rows = settle_rows(adapted)
-    folder: Path | None = None
-    if worker.is_first:
-        folder = Path(output.full_path) if output.is_local else Path(tempfile.mkdtemp(prefix="lisan-model-"))
-        folder.mkdir(parents=True, exist_ok=True)
-    adapter = folder and folder / "adapter"
     trained = score_probe(scorer, worker.device) if is_quantised(adapted.model) else None
-    with writing(output, "the model"):
+    with writing(output, "the model"), workspace(output, "model") if worker.is_first else nullcontext() as folder:
+        adapter = folder and folder / "adapter"
         if adapted.wrapper is not None:
             write_adapter(adapted.wrapper, adapter, new_rows, gather)
             write_trained_rows(adapted.model, adapted.rows, adapter)
@@ -80,8 +76,6 @@ def write_model(
             write_new_rows(folder, [*before, *new_rows])
             copy_tokenizer(places.tokenizer, folder)
             output.upload(folder)
-    if folder is not None and not output.is_local:
-        shutil.rmtree(folder)
     dist.barrier(patient)
     dist.destroy_process_group(patient)
 

@@ -5,10 +5,7 @@ Always: loading works on another number of workers; every rank writes its own; w
 """
 
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,9 +23,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from lisan.core.errors import ArtifactError, TrainingError
-from lisan.core.storage import Location, writing
+from lisan.core.storage import Location, workspace, writing
 from lisan.model.score import Scorer
 from lisan.train.checkpoint import MARK, Checkpoint, place_of
+from lisan.train.shard_reader import ShardReader
 from lisan.train.staging import State
 
 T = TypeVar("T")
@@ -68,18 +66,22 @@ def write(
 
 
 def together(group: dist.ProcessGroup | None, place: Location, do: Callable[[], T]) -> list[T]:
-    """Do something on every rank and return what each made of it; what fails on one raises ArtifactError on all."""
+    """Do something on every rank and return what each made of it; what fails on one, for whatever reason, raises ArtifactError
+    on all: a rank that left would be waited for."""
     mine: tuple[T | None, str] = (None, "")
+    cause: Exception | None = None
     try:
         with writing(place, "the checkpoint"):
             mine = (do(), "")
     except ArtifactError as error:
-        mine = (None, str(error))
+        mine, cause = (None, str(error)), error
+    except Exception as error:  # not of the storage: a mistake of ours, or of a library's
+        mine, cause = (None, f"{place} is not complete: {type(error).__name__}: {error}"), error
     outcomes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(outcomes, mine, group=group)
     for _, said in outcomes:
         if said:
-            raise ArtifactError(said)
+            raise ArtifactError(said) from cause
     return [made for made, _ in outcomes]
 
 
@@ -90,7 +92,7 @@ def _clear(place: Location) -> None:
 
 def _write_share(state: State, place: Location, group: dist.ProcessGroup | None) -> Files:
     """Write this rank's part and return its files: hashed where they were written, before they travel."""
-    with _workspace(place) as local:
+    with workspace(place, "checkpoint") as local:
         try:
             dcp.save(state, checkpoint_id=local, process_group=group)
         except CheckpointException as error:  # a BaseException, which nobody else would catch
@@ -126,23 +128,22 @@ def _write_mark(place: Location, mark: Mapping[str, Any]) -> None:
 def load(scorer: Scorer, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
     """Put the state of a checkpoint into the model and the optimizer, whatever number of workers wrote it."""
     state = take_state(scorer, optimizer)
-    _read(state, checkpoint, checkpoint.location.local_folder())
+    _read(state, checkpoint)
     set_state_dict(
         scorer, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=LOADING
     )
 
 
 def load_weights(scorer: Scorer, checkpoint: Checkpoint) -> None:
-    """Put the weights of a checkpoint, without the optimizer's state, into the model; no copy of the checkpoint stays behind."""
+    """Put the weights of a checkpoint into the model; the optimizer's state, in the same files, is not read."""
     state: State = {"model": get_model_state_dict(scorer, options=OPTIONS)}
-    with tempfile.TemporaryDirectory(prefix="lisan-checkpoint-") as folder:
-        _read(state, checkpoint, checkpoint.location.local_folder(cache=Path(folder)))
+    _read(state, checkpoint)
     set_model_state_dict(scorer, state["model"], options=LOADING)
 
 
-def _read(state: State, checkpoint: Checkpoint, folder: Path) -> None:
+def _read(state: State, checkpoint: Checkpoint) -> None:
     try:
-        dcp.load(state, checkpoint_id=folder)
+        dcp.load(state, storage_reader=ShardReader(checkpoint.location))
     except (Exception, CheckpointException) as error:  # the latter is no Exception
         raise TrainingError(
             f"checkpoint {checkpoint.location} does not fit this model or is damaged: {_reason(error)}; "
@@ -155,19 +156,6 @@ def _reason(error: BaseException) -> str:
     failures = error.failures if isinstance(error, CheckpointException) else {}
     first = next((failure for failure, _ in failures.values()), error)
     return next(iter(str(first).splitlines()), "") or type(first).__name__
-
-
-@contextmanager
-def _workspace(place: Location) -> Iterator[Path]:
-    """Give the folder that DCP writes to: the place itself, or a temporary one that is uploaded."""
-    if place.is_local:
-        yield Path(place.full_path)
-        return
-    folder = Path(tempfile.mkdtemp(prefix="lisan-checkpoint-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(files: Files) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lisan.core.artifact import Draft, Kind, Ref
 from lisan.core.errors import TrainingError
-from lisan.core.stage import Run, Stage
+from lisan.core.stage import Run, SilentRun, Stage
 from lisan.tokens.chat import template_hash
 from lisan.train.checkpoint import LOSS, Checkpoint, find_best, find_latest
 from lisan.train.checks import check
@@ -24,21 +24,29 @@ from lisan.vocabulary.tokenizer import open_tokenizer
 
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     """Start the workers that the cluster config asks for and return what they measured."""
-    tokens = draft.parents[0]
-    job = TrainJob(config, tokens, draft.parents, draft.store.checkpoints(draft.ref), draft.location, run)
+    job = make_job(config, draft, run)
     metrics = launch(job)
     latest = check_outcome(job, draft.ref)
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
     tokenizer = open_tokenizer(open_places(config, draft.parents).tokenizer)
     leave_page(job.checkpoints, draft.location, run)
     known: dict[str, Any] = {
-        "tokenizer_hash": tokens.facts["tokenizer_hash"],
+        "tokenizer_hash": job.tokens.facts["tokenizer_hash"],
         "template_hash": template_hash(tokenizer),
     }
     best = {found.step: found.facts[LOSS] for found in find_best(job.checkpoints, config.loop.keep_best)}
     if best:
         known["best_checkpoints"] = best
     return {**metrics, "steps": latest.step, **realised(latest.facts), **known, "checkpoint": where}
+
+
+def join(config: TrainConfig, draft: Draft) -> None:
+    """Train beside the first process of torchrun, which begins, tracks and finishes what all of them train."""
+    launch(make_job(config, draft, SilentRun()))
+
+
+def make_job(config: TrainConfig, draft: Draft, run: Run) -> TrainJob:
+    return TrainJob(config, draft.parents[0], draft.parents, draft.store.checkpoints(draft.ref), draft.location, run)
 
 
 def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
@@ -68,6 +76,6 @@ def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
     return latest
 
 
-CPT = Stage("train_cpt", Kind.model, TrainConfig, parents_of, build, check)
-SFT = Stage("train_sft", Kind.model, TrainConfig, parents_of, build, check)
-DPO = Stage("train_dpo", Kind.model, DpoConfig, parents_of, build, check)
+CPT = Stage("train_cpt", Kind.model, TrainConfig, parents_of, build, check, join)
+SFT = Stage("train_sft", Kind.model, TrainConfig, parents_of, build, check, join)
+DPO = Stage("train_dpo", Kind.model, DpoConfig, parents_of, build, check, join)
