@@ -30,7 +30,7 @@ from lisan.core.artifact import Ref, Store
 from lisan.core.config import fingerprint
 from lisan.core.errors import ConfigError
 from lisan.model import side_by_side
-from lisan.model.adapter import LoraConfig, attach_adapter, merge_adapter, read_adapter
+from lisan.model.adapter import LoraConfig, attach_adapter, read_adapter
 from lisan.model.embeddings import gather, is_tied
 from lisan.model.fill import fill
 from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model, save_model
@@ -301,7 +301,7 @@ def test_shards_written_by_one_adapter_run_hold_what_peft_merges(
     tuning = TuningConfig(method=Method.lora, lora=LoraConfig(rank=4, dropout=0.2))
     config = train_config(tiny_store, "conversations", model=ModelConfig(path=base_model), tuning=tuning)
     train_alone(tiny_store, config, tmp_path)
-    merged = merge_adapter(read_adapter(load_model(base_model), tmp_path / "model" / "adapter"))
+    merged = read_adapter(load_model(base_model), tmp_path / "model" / "adapter").merge_and_unload()
     written = weights(tmp_path)
     assert all(torch.equal(parameter, written[name]) for name, parameter in merged.named_parameters())
 

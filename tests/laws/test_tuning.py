@@ -22,7 +22,7 @@ from tiny import (
 )
 
 from lisan.core.artifact import Store
-from lisan.model.adapter import LoraConfig, merge_adapter, read_adapter
+from lisan.model.adapter import LoraConfig, read_adapter
 from lisan.model.load import ModelConfig, load_model
 from lisan.model.new_rows import read_new_rows
 from lisan.model.parallel import Precision, shard
@@ -147,7 +147,7 @@ def test_an_adapter_with_trained_rows_over_its_base_is_the_merged_model(
     ids = load_file(folder / TRAINED_ROWS)["ids"].tolist()
     assert ids == (sorted(manifest.pieces) if rows is Rows.new else list(range(manifest.rows_after)))
     assert all("lora_" in name for name in load_file(folder / "adapter_model.safetensors"))
-    merged = merge_adapter(read_adapter(load_model(bases[tie]), folder))
+    merged = read_adapter(load_model(bases[tie]), folder).merge_and_unload()
     assert largest_difference(dict(merged.state_dict()), dict(load_model(str(tmp_path / "model")).state_dict())) < 1e-6
 
 

@@ -20,7 +20,7 @@ from lisan.model.draw import Drawing, drawing
 from lisan.model.fill import plain_name
 from lisan.model.load import block_linears, quiet_transformers
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
-from lisan.model.nf4 import Nf4Linear, is_quantised, quantise_blocks, restore_blocks, restore_linear
+from lisan.model.nf4 import Nf4Linear, is_quantised, quantise_blocks, restore_linear
 from lisan.model.trained_rows import TRAINED_ROWS, place_trained_rows
 
 ALL = "all"
@@ -168,12 +168,6 @@ def _merge_layer(layer: Any, gather: Gather) -> torch.Tensor:
         layer.merged_adapters.clear()
     layer.base_layer = base
     return whole["base_layer.weight"].detach()
-
-
-def merge_adapter(wrapped: Any) -> Any:
-    """Fold the adapters into the weights that they were trained over and return the plain model."""
-    restore_blocks(wrapped)
-    return wrapped.merge_and_unload()
 
 
 def write_adapter(wrapped: Any, folder: Path | None, new_rows: Sequence[NewRows], gather: Gather) -> None:

@@ -107,13 +107,6 @@ def quantise_blocks(model: Any) -> None:
         model.set_submodule(name, Nf4Linear(model.get_submodule(name)))
 
 
-def restore_blocks(model: Any) -> None:
-    """Put plain linear layers with the restored weights in place of those in 4 bits."""
-    names = [name for name, module in model.named_modules() if isinstance(module, Nf4Linear)]
-    for name in names:
-        model.set_submodule(name, restore_linear(model.get_submodule(name)))
-
-
 def restore_linear(layer: Nf4Linear) -> nn.Linear:
     """Return a plain layer with the weight that the 4 bits stand for, in fp32."""
     plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")

@@ -20,13 +20,14 @@ import torch
 from lisan.core.artifact import DRAFT, MANIFEST, PAGE
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
-from lisan.model.adapter import merge_adapter, read_adapter
+from lisan.model.adapter import read_adapter
 from lisan.model.files import INDEX, WEIGHTS, weight_files
 from lisan.model.gguf import GgufType, read_gguf, write_gguf
-from lisan.model.load import load_model, save_model
+from lisan.model.load import load_model
 from lisan.model.new_rows import MANIFEST as NEW_ROWS
 from lisan.model.quantise import GROUPS, read_quantised, write_quantised
 from lisan.model.state import assemble, read_config
+from lisan.model.write import write_config, write_weights
 from lisan.serve.gguf_tokenizer import composes_text, describe_tokenizer
 from lisan.serve.modelfile import MODELFILE, write_modelfile
 from lisan.vocabulary.tokenizer import load_tokenizer
@@ -126,8 +127,10 @@ def write_adapter(config: ExportConfig, subject: Subject, folder: Path) -> None:
 
 
 def write_merged(config: ExportConfig, subject: Subject, folder: Path) -> None:  # noqa: ARG001
-    model = merge_adapter(read_adapter(load_model(subject.base), subject.folder / ADAPTER))
-    save_model(model, folder, read_config(subject.folder).dtype or torch.float32)
+    model = read_adapter(load_model(subject.base), subject.folder / ADAPTER).base_model.model
+    dtype = read_config(subject.folder).dtype or torch.float32
+    write_weights(model, folder, dtype)
+    write_config(model, folder, dtype)
     copy_companions(subject.folder, folder)
 
 
