@@ -148,7 +148,7 @@ def start(root: Path, name: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(
     ("number", "cluster"),
-    [("pair", "cpu2"), pytest.param("one", "cpu1", marks=pytest.mark.slow), ("none", "local")],
+    [("pair", "cpu2"), *(pytest.param(*to, marks=pytest.mark.slow) for to in (("one", "cpu1"), ("none", "local")))],
 )
 def test_a_killed_run_goes_on_with_any_number_of_workers_and_reads_the_same_rows(
     number: str, cluster: str, root: Path, pair: dict[str, torch.Tensor]

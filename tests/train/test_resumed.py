@@ -140,7 +140,7 @@ def test_weights_are_read_without_the_optimizers_state(away: Location, monkeypat
 
     monkeypatch.setattr(shard_reader.ShardReader, "_slice_file", slice_file)
     with ProcessGroup(ALONE):
-        saved = shards.save(*trained(seed=1), 1, away)
+        saved = shards.write(shards.take_state(*trained(seed=1)), 1, away, {})
         scorer, optimizer = trained(seed=2)
         shards.load_weights(scorer, saved)
         only_weights = sum(read)
