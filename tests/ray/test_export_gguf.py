@@ -1,6 +1,6 @@
 """The GGUF file in llama.cpp: it reads Arabic as the tokenizer does, and answers as the engine that serves the model.
 
-Text is composed (NFC): llama.cpp has no normaliser for byte-level BPE, the tokenizer composes what it reads.
+Text is composed (NFC), as a tokenizer that composes would have it: llama.cpp composes none.
 """
 
 import dataclasses
