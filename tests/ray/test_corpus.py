@@ -17,20 +17,9 @@ from lisan.corpus.microworld import WorldConfig
 from lisan.corpus.records import RecordKind
 from lisan.corpus.sources import Layout, SourceConfig, SourceFormat
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+NUM_CPUS = 4
 WORLD = WorldConfig(num_documents=200, num_conversations=50)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    started = not ray.is_initialized()
-    if started:
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
 
 
 @contextmanager

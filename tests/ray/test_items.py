@@ -1,27 +1,14 @@
 """Items through Ray Data: a process that dies again and again ends the job, in one sentence."""
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lisan.core.errors import ClusterError
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    started = not ray.is_initialized()
-    if started:
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("local_ray")]
+NUM_CPUS = 2
 
 
 @pytest.mark.parametrize("kind", ["tasks", "actors"])

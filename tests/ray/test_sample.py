@@ -1,8 +1,6 @@
 """A model's own answers become its preferences: served by vLLM, sampled, judged, encoded, trained on."""
 
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -21,23 +19,11 @@ from lisan.synth.prompts import PromptsConfig
 from lisan.synth.sample import SamplingConfig, read_asked
 from lisan.train.stages import DPO, SFT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("local_ray")]
+NUM_CPUS = 4
 
 SHAPE = ShapeConfig(num_layers=2, hidden_size=64, intermediate_size=128, num_heads=2, num_kv_heads=1, max_positions=256)
 "Heads of 32: the smallest that vLLM computes on a CPU."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    started = not ray.is_initialized()
-    if started:
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
 
 
 def test_a_models_own_answers_become_the_preferences_it_is_trained_on(tiny_store: Store, tmp_path: Path) -> None:

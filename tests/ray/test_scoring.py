@@ -1,7 +1,5 @@
 """The reference pass through Ray Data: two actors score what one process scores."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
@@ -17,20 +15,8 @@ from lisan.train.score_parts import PART_BATCHES, ScoreConfig
 from lisan.train.scores import SCORES
 from lisan.train.stages import CPT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    started = not ray.is_initialized()
-    if started:
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("local_ray")]
+NUM_CPUS = 4
 
 
 @pytest.mark.slow

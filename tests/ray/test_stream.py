@@ -1,6 +1,5 @@
 """Rows through Ray Data: every rank of 1, 2 and 4 workers gets exactly the plan's rows, from any step on."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -20,25 +19,14 @@ from lisan.tokens.rows import RowReader, Rows, write_rows
 from lisan.tokens.segments import split_position
 from lisan.tokens.stream import STREAM, PlanDataConfig, StreamPlan, iterate_rows
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+NUM_CPUS = 2
 NUM_STEPS, STEP_ROWS = 70, 8
 MIX = MixConfig(
     weights={"ar_text": 0.7, "en_text": 0.3},
     stages={"anneal": MixStageConfig(from_step=41, weights={"en_text": 1.0})},
     max_epochs=1000,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    started = not ray.is_initialized()
-    if started:
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from shutil import copytree
@@ -22,22 +21,9 @@ from lisan.train.history import read_history
 from lisan.train.stages import CPT
 from lisan.train.validation import ValidationConfig
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    started = not ray.is_initialized()
-    if started:
-        # As many logical CPUs as the smallest machine has.
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("local_ray")]
+NUM_CPUS = 2
+"As many logical CPUs as the smallest machine has."
 
 
 @pytest.mark.slow

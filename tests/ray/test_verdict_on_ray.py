@@ -1,7 +1,5 @@
 """Rung 3: what all workers come to alike ends the run at once, and Ray starts nothing again."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -14,21 +12,8 @@ from lisan.core.errors import DivergenceError
 from lisan.core.stage import ClusterConfig, run_stage
 from lisan.train.stages import CPT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)]
-
-
-@pytest.fixture(autouse=True)
-def _ray() -> Iterator[None]:
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    started = not ray.is_initialized()
-    if started:
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.usefixtures("local_ray")]
+NUM_CPUS = 2
 
 
 def test_a_loss_that_is_not_a_number_on_all_workers_is_not_tried_again(tiny_store: Store, tmp_path: Path) -> None:
