@@ -34,7 +34,7 @@ import torch
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.storage import Location
-from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model, save_model
+from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model
 from lisan.tokens.rows import RowReader
 from lisan.train.history import read_history
 
@@ -69,7 +69,7 @@ def prepare(root: Path, num_pieces: int = NUM_PIECES) -> Path:
     folder = root / f"model-{num_pieces}"
     if not (folder / "config.json").exists():
         model = make_model(ModelConfig(shape=SHAPE, tokenizer="bench"), num_pieces, {}, 0)
-        save_model(model, folder, torch.float32)
+        model.save_pretrained(folder)
         for file in (root / "tokenizer" / "bench" / "v1").iterdir():
             if file.name != "manifest.json":
                 (folder / file.name).write_bytes(file.read_bytes())

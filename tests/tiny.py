@@ -24,7 +24,7 @@ from lisan.core.seed import stream
 from lisan.core.stage import Run, SilentRun, StorageConfig, run_stage
 from lisan.core.storage import Location
 from lisan.corpus.records import Conversation, Document, Preference, Question, RecordKind, Turn, to_table
-from lisan.model.load import ModelConfig, ShapeConfig
+from lisan.model.load import ModelConfig, ShapeConfig, quiet_transformers
 from lisan.model.parallel import Precision
 from lisan.tokens.encode import TOKENS, EncodeConfig
 from lisan.tokens.packing import Overflow, PackingConfig
@@ -244,3 +244,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def largest_difference(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> float:
     assert first.keys() == second.keys()
     return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def save_model(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Write config.json and model.safetensors in `dtype`, as transformers itself does."""
+    quiet_transformers()
+    model.to(dtype).save_pretrained(folder)

@@ -16,6 +16,7 @@ from tiny import (
     Recorder,
     largest_difference,
     make_job,
+    save_model,
     start_together,
     train_alone,
     train_as_pair,
@@ -33,7 +34,7 @@ from lisan.model import side_by_side
 from lisan.model.adapter import LoraConfig, attach_adapter, read_adapter
 from lisan.model.embeddings import gather, is_tied
 from lisan.model.fill import fill
-from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model, save_model
+from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model
 from lisan.model.new_rows import InitMethod, NewRows, init_new_rows
 from lisan.model.outline import load_vocabulary, outline_model
 from lisan.model.parallel import Precision, Recompute, ShardingConfig, check_sharding, prepare_block, shard

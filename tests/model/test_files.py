@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import SHAPE
+from tiny import SHAPE, save_model
 
 from lisan.core.errors import DataError
 from lisan.model.files import INDEX, WEIGHTS, WeightWriter, list_weights, read_tensors, weight_files
 from lisan.model.fill import fill
-from lisan.model.load import ModelConfig, load_model, make_model, save_model
+from lisan.model.load import ModelConfig, load_model, make_model
 from lisan.model.outline import outline_model
 from lisan.model.state import iter_state
 from lisan.model.write import write_config, write_weights

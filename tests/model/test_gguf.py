@@ -8,12 +8,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tiny import SHAPE
+from tiny import SHAPE, save_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from lisan.core.errors import ConfigError
 from lisan.model.gguf import GgufType, check_gguf, read_gguf, rope_factors, turn, turn_back, write_gguf
-from lisan.model.load import ModelConfig, load_model, make_model, save_model
+from lisan.model.load import ModelConfig, load_model, make_model
 from lisan.model.state import iter_state, read_config
 
 WIDE = replace(SHAPE, hidden_size=64, intermediate_size=128)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE
+from tiny import SHAPE, save_model
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.load import (
@@ -16,7 +16,6 @@ from lisan.model.load import (
     load_model,
     make_model,
     read_vocabulary_size,
-    save_model,
 )
 from lisan.model.new_rows import InitMethod, RowInitConfig
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import SHAPE
+from tiny import SHAPE, save_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.files import MAX_FILE_BYTES
-from lisan.model.load import ModelConfig, load_model, make_model, save_model
+from lisan.model.load import ModelConfig, load_model, make_model
 from lisan.model.quantise import (
     check_quantisable,
     describe,

@@ -1,6 +1,7 @@
 """Log-probabilities of labelled tokens."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,6 +100,20 @@ def test_tiles_change_neither_values_nor_gradients(num: int, chunk: int, pieces:
     assert torch.allclose(found.double(), expected, atol=1e-5)
     for one, other in zip(grads, wanted, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_products_with_the_vocabulary_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shape in bf16 costs some megabytes for good."""
+    real, sizes = score._score_part, set()
+
+    def score_part(hidden: torch.Tensor, *rest: Any) -> Any:
+        sizes.add(len(hidden))
+        return real(hidden, *rest)
+
+    monkeypatch.setattr(score, "_score_part", score_part)
+    for num in (1, 63, 64, 65, 100):
+        linear_logps(torch.ones(num, 4), torch.ones(8, 4), torch.zeros(num, dtype=torch.long))
+    assert sizes == {64, 128}
 
 
 def test_the_gradient_is_the_numerical_one() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import save_model
 
-from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model, save_model
+from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model
 from lisan.model.quantise import read_quantised, write_quantised
 from lisan.serve.parity import compute_logits
 

@@ -4,7 +4,6 @@ The model is taught one Arabic reply by a tokenizer that never saw Arabic, so th
 """
 
 import json
-import os
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from lisan.serve.app import AutoscalingConfig, Endpoint, ServeConfig, start
 from lisan.serve.engine import Dtype, EngineConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+NUM_CPUS = 4
 
 QUESTION = "ما هي عاصمة المغرب؟"
 REPLY = "الرباط هي عاصمة المغرب."
@@ -90,13 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def endpoint(folder: Path) -> Iterator[Endpoint]:
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    started = not ray.is_initialized()
-    if started:
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+def endpoint(local_ray: None, folder: Path) -> Iterator[Endpoint]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -106,8 +100,6 @@ def endpoint(folder: Path) -> Iterator[Endpoint]:
     running = start(config, port, say=lambda _: None)
     yield running
     running.stop()
-    if started:
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

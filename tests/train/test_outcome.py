@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE, no_run, train_alone, train_config
+from tiny import SHAPE, no_run, save_model, train_alone, train_config
 
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.model.adapter import LoraConfig
-from lisan.model.load import ModelConfig, save_model
+from lisan.model.load import ModelConfig
 from lisan.model.new_rows import InitMethod, RowInitConfig, write_new_rows
 from lisan.tokens.chat import end_of_turn_id
 from lisan.train.config import parents_of

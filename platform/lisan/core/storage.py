@@ -150,9 +150,8 @@ class Location:
         selector = pafs.FileSelector(self._full, recursive=recursive, allow_not_found=True)
         try:
             return tuple(self.file_system.get_file_info(selector))
-        except (
-            FileNotFoundError
-        ):  # the folder was made just then: Arrow looks twice, for its entries and for whether it is there
+        except FileNotFoundError:
+            # The folder was made just then: Arrow looks twice, for its entries and for whether it is there.
             return tuple(self.file_system.get_file_info(selector))
 
     def relative_to(self, folder: "Location") -> str:

@@ -2,6 +2,6 @@
 
 import logging
 
-# transformers imports torchao wherever it is installed, which then complains of kernels and enums that nobody asked for.
-for _name in ("torchao", "torch.utils._pytree"):
+# transformers and PEFT import these wherever they are installed; they then complain of kernels and enums that nobody asked for.
+for _name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)

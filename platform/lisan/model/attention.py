@@ -131,9 +131,9 @@ def _attend_flex(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Answer as an attention function of transformers does: [B, T, heads, head size] and no weights."""
-    window = options.get("sliding_window")
-    if options.get("s_aux") is not None or (window and window < query.shape[2]):
-        what = f"windows of {window} tokens in rows of {query.shape[2]}" if window else "attention sinks"
+    window, length = options.get("sliding_window") or query.shape[2], query.shape[2]
+    if window < length or options.get("s_aux") is not None:
+        what = f"windows of {window} tokens in rows of {length}" if window < length else "attention sinks"
         raise ConfigError(f"attention=flex knows no {what}; take attention=sdpa, or a model without them")
     softcap: float = options.get("softcap") or 0.0
 

@@ -5,7 +5,6 @@ Always: the same seed makes the same weights; text never enters this room, only 
 """
 
 import json
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,20 +145,12 @@ def _read_size(place: str, key: str) -> int | None:
     return size
 
 
-def save_model(model: Any, folder: Path, dtype: torch.dtype) -> None:
-    """Write config.json and model.safetensors in `dtype`."""
-    quiet_transformers()
-    model.to(dtype).save_pretrained(folder, safe_serialization=True)
-
-
 def quiet_transformers() -> None:
-    """Keep bars and warnings of transformers, and of what it and PEFT import where it is there, out of job logs."""
+    """Keep bars and warnings of transformers out of job logs."""
     from transformers.utils import logging as of_transformers
 
     of_transformers.disable_progress_bar()
     of_transformers.set_verbosity_error()
-    for name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

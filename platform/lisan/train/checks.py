@@ -28,9 +28,8 @@ def check(config: TrainConfig, store: Store) -> None:
     check_rows(config.loop, num_workers, config.sharding.tensor_workers)
     check_moments(config.optim)
     tokens = store.open(Ref.parse(config.tokens, Kind.tokens))
-    wanted = "preferences" if isinstance(config, DpoConfig) else None
     kind = tokens.facts["record_kind"]
-    if (kind == "preferences") != (wanted == "preferences"):
+    if (kind == "preferences") != isinstance(config, DpoConfig):
         raise ConfigError(
             f"{tokens.ref} holds {kind}; train_dpo needs preferences and the others need documents or conversations"
         )

@@ -21,6 +21,7 @@ from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
 from lisan.core.tally import Tally
 from lisan.tokens.rows import RowReader
+from lisan.train.config import parents_of
 from lisan.train.kto_anchor import MismatchedReader
 from lisan.train.origin import check_context, check_vocabulary
 from lisan.train.reference import REFERENCE, join_scores, read_scores, write_scores
@@ -54,9 +55,7 @@ def _join(job: ScoreJob, plan: Sequence[Part], target: Location) -> dict[str, An
 
 
 def _parents(config: ScoreConfig) -> tuple[Ref, ...]:
-    named = (config.model.path, config.model.tokenizer, config.model.new_rows.donor)
-    models = tuple(Ref.parse(text) for text in named if text and Ref.looks_like(text))
-    return (Ref.parse(config.tokens, Kind.tokens), *models)
+    return parents_of(as_training(config))
 
 
 def _check(config: ScoreConfig, store: Store) -> None:
