@@ -15,7 +15,6 @@ from lisan.evaluate.tasks import (
     TaskConfig,
     TaskKind,
     aggregate,
-    continue_text,
     keeps,
     make_items,
     preference_text,
@@ -71,14 +70,6 @@ def test_a_plain_prompt_marks_question_and_answer_in_its_language(language: str,
 def test_a_plain_preference_tells_who_speaks() -> None:
     record = replace(preference("en_pairs", 0), prompt=(Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")))
     assert preference_text(record) == "Question: a\nAnswer: b\nQuestion: c\nAnswer:"
-
-
-def test_a_continuation_is_labelled_with_the_space_before_it(tokenizer: Any) -> None:
-    example = continue_text(tokenizer, "Answer:", "Rabat")
-    labelled = example.labels >= 0
-    assert tokenizer.decode(example.input_ids[labelled]) == " Rabat"
-    assert tokenizer.decode(example.input_ids[~labelled], skip_special_tokens=True) == "Answer:"
-    assert example.input_ids[0] == tokenizer.bos_token_id
 
 
 def test_a_chat_prompt_is_what_serving_renders(tokenizer: Any) -> None:

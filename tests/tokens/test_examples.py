@@ -1,14 +1,17 @@
 """Records to examples."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from bilingual import ALL_BASES, write_base
 from tiny import MAKERS, SUFFIX, conversation, document, preference, question
 
 from lisan.core.errors import DataError
 from lisan.corpus.records import Conversation, Document, RecordKind, Turn, to_table
-from lisan.tokens.examples import encode_records, encode_table, encode_texts
+from lisan.tokens.examples import encode_continuation, encode_records, encode_table, encode_texts
 from lisan.tokens.labels import IGNORE_INDEX, Example
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 
 class WithoutBegin:
@@ -96,3 +99,20 @@ def test_labels_are_the_ids_or_nothing(tokenizer: Any) -> None:
         assert len(example) == len(example.labels)
         assert ((example.labels == example.input_ids) | (example.labels == IGNORE_INDEX)).all()
         assert str(example.input_ids.dtype) == str(example.labels.dtype) == "int32"
+
+
+def test_a_continuation_is_labelled_with_the_space_before_it(tokenizer: Any) -> None:
+    example = encode_continuation(tokenizer, "Answer:", "Rabat")
+    labelled = example.labels >= 0
+    assert tokenizer.decode(example.input_ids[labelled]) == " Rabat"
+    assert tokenizer.decode(example.input_ids[~labelled], skip_special_tokens=True) == "Answer:"
+    assert example.input_ids[0] == tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize("base", ALL_BASES)
+def test_prompt_and_continuation_have_the_ids_of_the_whole_text(base: str, tmp_path: Path) -> None:
+    opened = load_tokenizer(write_base(tmp_path, ALL_BASES[base](), {"eos_token": "</s>"}))
+    example = encode_continuation(opened, "Question: the city?\nAnswer:", "the river")
+    whole = opened.encode("Question: the city?\nAnswer: the river", add_special_tokens=False)
+    assert example.input_ids.tolist() == whole
+    assert opened.decode(example.input_ids[example.labels >= 0]).strip() == "the river"

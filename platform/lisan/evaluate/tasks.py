@@ -17,8 +17,8 @@ from lisan.core.errors import ConfigError
 from lisan.corpus.records import Document, Preference, Question, RecordKind, Turn
 from lisan.evaluate.metrics import bits_per_byte, mean, standard_error
 from lisan.tokens.chat import encode_reply
-from lisan.tokens.examples import encode_texts
-from lisan.tokens.labels import IGNORE_INDEX, Example
+from lisan.tokens.examples import encode_continuation, encode_texts
+from lisan.tokens.labels import Example
 
 
 class TaskKind(StrEnum):
@@ -146,16 +146,8 @@ def preference_text(preference: Preference) -> str:
 
 def _candidates(tokenizer: Any, prompt: str | tuple[Turn, ...], texts: Sequence[str]) -> tuple[Example, ...]:
     if isinstance(prompt, str):
-        return tuple(continue_text(tokenizer, prompt, text) for text in texts)
+        return tuple(encode_continuation(tokenizer, prompt, text) for text in texts)
     return tuple(encode_reply(tokenizer, prompt, text) for text in texts)
-
-
-def continue_text(tokenizer: Any, prompt: str, text: str) -> Example:
-    """Encode a prompt and its continuation with labels on the continuation; the space between them belongs to it."""
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    before = begin + tokenizer.encode(prompt, add_special_tokens=False)
-    after = tokenizer.encode(f" {text}", add_special_tokens=False)
-    return Example(np.array(before + after, np.int32), np.array([IGNORE_INDEX] * len(before) + after, np.int32))
 
 
 def _sizes(texts: Sequence[str]) -> tuple[int, ...]:

@@ -67,3 +67,19 @@ def encode_texts(tokenizer: Any, texts: Iterable[str]) -> Iterator[Item]:
             labels = ids.copy()
             labels[0] = IGNORE_INDEX
             yield (Example(ids, labels),)
+
+
+def encode_continuation(tokenizer: Any, prompt: str, text: str) -> Example:
+    """Encode `prompt + " " + text` after the begin mark, with labels on what comes after the prompt.
+
+    The whole is encoded at once: a SentencePiece tokenizer puts a space piece before each text that is encoded alone. A token
+    that holds the end of the prompt and the beginning of the text is labelled too.
+    """
+    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    before, whole = (tokenizer.encode(part, add_special_tokens=False) for part in (prompt, f"{prompt} {text}"))
+    pairs = enumerate(zip(before, whole, strict=False))
+    num_shared = next((place for place, (alone, inside) in pairs if alone != inside), len(before))
+    ids = np.array(begin + whole, np.int32)
+    labels = ids.copy()
+    labels[: len(begin) + num_shared] = IGNORE_INDEX
+    return Example(ids, labels)
