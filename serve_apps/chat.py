@@ -9,16 +9,26 @@ import ray
 from ray.serve import Application
 
 from lisan.core.config import sentences
-from lisan.serve.app import DEFAULT_PORT, build_app, check_port, is_serve_proxy, read_arguments
+from lisan.core.errors import ConfigError
+from lisan.serve.app import build_app, check_port, is_serve_proxy, listen, read_arguments
 
 
 def build(args: dict[str, Any]) -> Application:
     """Build the application that `serve run` or the cluster deploys."""
+    named = [key for key in ("host", "port") if key in args]
     if ray.is_initialized():
         # In the cluster: Serve shows what is raised in `serve status`; an exit would only look like a lost worker.
+        if named:
+            raise ConfigError(
+                f"{named[0]} has no effect on a Serve that runs; set http_options.{named[0]} of the deploy file"
+            )
         return build_app(read_arguments(args))
     with sentences():
         config = read_arguments(args)
-        if not is_serve_proxy(DEFAULT_PORT):
-            check_port(DEFAULT_PORT)
-        return build_app(config)
+        if not is_serve_proxy(config):
+            check_port(config)
+        application = build_app(config)
+        if named:
+            # Serve is started after this function, at its own default address.
+            listen(config)
+        return application

@@ -116,6 +116,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.is_stopped = False
+        self.port = 0
 
     def stop(self) -> None:
         self.is_stopped = True
@@ -123,7 +124,10 @@ class Endpoint:
 
 def serve(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Endpoint:
     endpoint = Endpoint()
-    started: list[Any] = []
+
+    def start(config: Any) -> Endpoint:
+        endpoint.port = config.port
+        return endpoint
 
     def create(**request: Any) -> Any:
         text = answer(request)
@@ -131,7 +135,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Endpoint:
 
     client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
     monkeypatch.setattr("openai.OpenAI", lambda **_: client)
-    monkeypatch.setattr(comparison, "start", lambda config, port: started.append((config, port)) or endpoint)
+    monkeypatch.setattr(comparison, "start", start)
     return endpoint
 
 
@@ -151,7 +155,8 @@ def test_the_served_model_is_asked_every_question(
     endpoint = serve(
         monkeypatch, lambda request: "It is Rabat." if "Capital" in request["messages"][0]["content"] else "لا أعرف"
     )
-    summary = compare(place(tmp_path, serve="m", questions=QUESTIONS), results).read_json()
+    summary = compare(place(tmp_path, serve="m", port=8123, questions=QUESTIONS), results).read_json()
+    assert endpoint.port == 8123
     assert summary["replies"] == {
         "en": {"question": "Capital of Morocco?", "answer": "It is Rabat.", "expect": "Rabat"},
         "ar": {"question": "عاصمة المغرب؟", "answer": "لا أعرف", "expect": "الرباط"},

@@ -146,9 +146,13 @@ def _ask(place: Place) -> tuple[list[Reply], float]:
     assert config.serve is not None
     endpoint = start(
         ServeConfig(
-            model=config.serve, alias=config.alias, engine=config.engine, storage=place.storage, tracking=place.tracking
-        ),
-        config.port,
+            model=config.serve,
+            alias=config.alias,
+            port=config.port,
+            engine=config.engine,
+            storage=place.storage,
+            tracking=place.tracking,
+        )
     )
     replies = []
     try:

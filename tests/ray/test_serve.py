@@ -5,6 +5,7 @@ The model is taught one Arabic reply by a tokenizer that never saw Arabic, so th
 
 import json
 import socket
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,8 +97,8 @@ def endpoint(local_ray: None, folder: Path) -> Iterator[Endpoint]:
         port = probe.getsockname()[1]
     # float32, as in the reference: bfloat16 rounds close calls the other way.
     engine = EngineConfig(dtype=Dtype.float32, kv_cache_gb=0.1, max_num_seqs=8)
-    config = ServeConfig(path=str(folder), engine=engine, autoscaling=AutoscalingConfig(max_replicas=1))
-    running = start(config, port, say=lambda _: None)
+    config = ServeConfig(path=str(folder), port=port, engine=engine, autoscaling=AutoscalingConfig(max_replicas=1))
+    running = start(config, say=lambda _: None)
     yield running
     running.stop()
 
@@ -194,6 +195,39 @@ def test_an_unknown_model_is_a_404_in_the_shape_of_openai_errors(client: Any) ->
     assert "nobody" in caught.value.body["message"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/health", 200),
+        ("GET", "/v1/models/nobody", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/metrics", 404),
+        ("POST", "/scale_elastic_ep", 404),
+        ("POST", "/invocations", 404),
+        ("POST", "/tokenize", 404),
+        ("OPTIONS", "/v1/chat/completions", 405),
+        ("GET", "/v1/completions", 405),
+    ],
+)
+def test_nothing_but_the_api_is_served_and_not_to_scripts_of_other_pages(
+    endpoint: Endpoint, method: str, path: str, status: int
+) -> None:
+    body = b"{}" if method == "POST" else None
+    headers = {
+        "Content-Type": "application/json",
+        "Origin": "http://elsewhere",
+        "Access-Control-Request-Method": "POST",
+    }
+    request = urllib.request.Request(endpoint.url.removesuffix("/v1") + path, body, headers, method=method)
+    try:
+        reply = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        reply = error
+        assert {"message", "type", "param", "code"} == set(json.loads(reply.read())["error"])
+    assert reply.status == status
+    assert not [name for name in reply.headers if name.lower() == "access-control-allow-origin"]
+
+
 def test_a_prompt_longer_than_the_model_reads_is_a_400_that_says_so(client: Any) -> None:
     from openai import BadRequestError
 
@@ -208,4 +242,4 @@ def test_a_second_start_on_the_same_cluster_is_refused(endpoint: Endpoint, folde
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
     with pytest.raises(ServingError, match="already runs"):
-        start(ServeConfig(path=str(folder)), free)
+        start(ServeConfig(path=str(folder), port=free))

@@ -96,6 +96,8 @@ def test_nested_arguments_of_a_deploy_file_mean_the_same_as_dotted_ones():
         ({"engine.dtype": "int3"}, "dtype"),
         ({"autoscaling": "2", "autoscaling.max_replicas": "2"}, "autoscaling"),
         ({"route_prefix": "chat"}, "route_prefix"),
+        ({"host": ""}, "host"),
+        ({"port": "70000"}, "70000"),
         ({"max_queued_requests": "0"}, "max_queued_requests"),
         ({"engine.kv_cache_gb": "0"}, "kv_cache_gb"),
         ({"engine.gpu_memory_utilization": "1.5"}, "gpu_memory_utilization"),
@@ -155,21 +157,35 @@ def test_a_port_in_use_is_refused_before_anything_starts(taken_port, model_folde
 
     before = ray.is_initialized()
     with pytest.raises(ServingError, match=f"port {taken_port} "):
-        start(ServeConfig(path=str(model_folder)), taken_port)
+        start(ServeConfig(path=str(model_folder), port=taken_port))
     assert ray.is_initialized() == before
 
 
-def test_a_free_port_passes_and_a_number_that_is_no_port_does_not(taken_port):
+def test_a_free_port_passes_and_an_address_of_another_machine_does_not():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-    check_port(free)
-    with pytest.raises(ServingError, match="port 70000"):
-        check_port(70000)
+    check_port(ServeConfig(port=free))
+    check_port(ServeConfig(port=free, host="0.0.0.0"))
+    with pytest.raises(ServingError, match=f"port {free} on 192.0.2.1 cannot be used"):
+        check_port(ServeConfig(port=free, host="192.0.2.1"))
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("gpu7", "http://gpu7:8000"),
+    ],
+)
+def test_what_listens_everywhere_is_asked_on_this_machine(host, address):
+    assert ServeConfig(host=host).address == address
 
 
 def test_a_silent_listener_is_not_taken_for_ray_serve(taken_port):
-    assert not is_serve_proxy(taken_port)
+    assert not is_serve_proxy(ServeConfig(port=taken_port))
 
 
 @pytest.mark.parametrize("said", [b"", b"SSH-2.0-OpenSSH_9.6\r\n"], ids=["nothing", "something else"])
@@ -184,7 +200,7 @@ def test_a_listener_that_hangs_up_or_is_no_http_server_does_not_answer(taken_lis
     threading.Thread(target=hang_up, daemon=True).start()
     port = taken_listener.getsockname()[1]
     assert not _answers(f"http://127.0.0.1:{port}/v1/models")
-    assert not is_serve_proxy(port)
+    assert not is_serve_proxy(ServeConfig(port=port))
 
 
 def test_a_listener_that_takes_too_long_does_not_answer(taken_port, monkeypatch):
@@ -200,11 +216,26 @@ def test_serve_run_of_an_alias_that_does_not_exist_exits_with_one_sentence(chat_
     assert str(caught.value.code).startswith("ServingError: no registered model is named 'lisan'")
 
 
-def test_serve_run_on_a_port_in_use_exits_with_one_sentence(chat_app, taken_port, model_folder, monkeypatch):
-    monkeypatch.setattr(chat_app, "DEFAULT_PORT", taken_port)
+def test_serve_run_on_a_port_in_use_exits_with_one_sentence(chat_app, taken_port, model_folder):
     with pytest.raises(SystemExit) as caught:
-        chat_app.build({"path": str(model_folder)})
+        chat_app.build({"path": str(model_folder), "port": str(taken_port)})
     assert str(caught.value.code).startswith(f"ServingError: port {taken_port} on 127.0.0.1 cannot be used")
+
+
+def test_serve_run_listens_where_its_arguments_say(chat_app, model_folder, monkeypatch):
+    """Serve starts after `build`, at its default address, unless it runs already."""
+    asked = []
+    monkeypatch.setattr(chat_app, "check_port", lambda _: None)
+    monkeypatch.setattr(chat_app, "listen", asked.append)
+    chat_app.build({"path": str(model_folder), "use_gpu": "false"})
+    chat_app.build({"path": str(model_folder), "use_gpu": "false", "port": "8123", "host": "0.0.0.0"})
+    assert [(config.host, config.port) for config in asked] == [("0.0.0.0", 8123)]
+
+
+def test_an_address_in_the_arguments_of_a_deploy_file_is_refused(chat_app, model_folder, monkeypatch):
+    monkeypatch.setattr(chat_app.ray, "is_initialized", lambda: True)
+    with pytest.raises(ConfigError, match=r"port has no effect .* set http_options\.port of the deploy file"):
+        chat_app.build({"path": str(model_folder), "port": 8123})
 
 
 def test_a_replica_without_gpu_holds_its_cpus_and_nothing_else():
@@ -238,6 +269,11 @@ def test_without_gpu_the_cache_is_sized_in_bytes_and_compilation_is_skipped():
     assert arguments["enforce_eager"] is True
     assert "gpu_memory_utilization" not in arguments
     assert "max_model_len" not in arguments
+
+
+@pytest.mark.parametrize("use_gpu", [False, True])
+def test_no_web_page_may_ask_the_endpoint_from_a_browser(use_gpu):
+    assert engine_arguments(EngineConfig(), use_gpu)["allowed_origins"] == []
 
 
 def test_with_gpu_the_cache_is_what_memory_is_left_and_graphs_are_captured():

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 APP_NAME = "lisan"
-HOST = "127.0.0.1"
-DEFAULT_PORT = 8000
-"Where `serve run` listens."
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"Addresses that a server listens at for every interface, and where this machine reaches it."
 ANSWER_TIMEOUT_S = 10.0
 LOGS = {"RAY_SERVE_LOG_TO_STDERR": "0"}
 "Serve writes its logs to files only; a replica that fails would print its stack trace over our sentence."
@@ -67,6 +66,9 @@ class ServeConfig:
     alias: str = "champion"
     path: str | None = None
     "A model folder or model/name@version to serve without the registry; null asks the registry for the alias."
+    host: str = "127.0.0.1"
+    "Address that the endpoint listens at; 0.0.0.0 answers other machines, and the endpoint asks for no key."
+    port: int = 8000
     route_prefix: str = "/"
     use_gpu: bool | None = None
     "null uses GPUs when the cluster (or, before one is joined, this machine) has any."
@@ -83,9 +85,17 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not self.route_prefix.startswith("/"):
             raise ConfigError(f"route_prefix must start with '/', got {self.route_prefix!r}")
+        if not self.host or not 1 <= self.port <= 65_535:
+            raise ConfigError(f"the endpoint needs a host and a port in 1..65535, got {self.host!r} and {self.port}")
         for key in ("cpus_per_replica", "max_queued_requests", "start_timeout_s"):
             if getattr(self, key) <= 0:
                 raise ConfigError(f"{key} must be > 0, got {getattr(self, key)}")
+
+    @property
+    def address(self) -> str:
+        """Where this machine reaches the listener: http://host:port."""
+        host = EVERYWHERE.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,26 +175,42 @@ def check_model_folder(folder: Location, source: str) -> None:
         raise ServingError(f"{folder / 'config.json'} names no architectures for vLLM to choose from; {remedy}")
 
 
-def check_port(port: int) -> None:
-    """Refuse a port that something listens on; ServingError."""
-    with socket.socket() as probe:
+def check_port(config: ServeConfig) -> None:
+    """Refuse an address that cannot be listened at; ServingError."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
+            probe.bind((config.host, config.port))
+        except OSError as error:
             raise ServingError(
-                f"port {port} on {HOST} cannot be used ({reason}); stop what listens there or choose another port"
+                f"port {config.port} on {config.host} cannot be used ({error.strerror or error}); "
+                "stop what listens there or choose another port or host"
             ) from error
 
 
-def is_serve_proxy(port: int) -> bool:
-    """Tell whether the listener on that port is Ray Serve, to which one may deploy again."""
+def is_serve_proxy(config: ServeConfig) -> bool:
+    """Tell whether the listener at that address is Ray Serve, to which one may deploy again."""
     try:
-        with urllib.request.urlopen(f"http://{HOST}:{port}/-/healthz", timeout=2) as reply:
+        with urllib.request.urlopen(f"{config.address}/-/healthz", timeout=2) as reply:
             return bool(reply.read() == b"success")
     except (OSError, ValueError, HTTPException):
         return False
+
+
+def listen(config: ServeConfig) -> None:
+    """Start Serve at the config's host and port; ServingError when one runs on this cluster that listens elsewhere.
+
+    Joins the Ray of RAY_ADDRESS or of this machine, or starts one, as `serve run` does.
+    """
+    from ray import serve
+
+    serve.start("EveryNode", {"host": config.host, "port": config.port})
+    if not is_serve_proxy(config):
+        raise ServingError(
+            f"Ray Serve runs on this cluster already and does not listen at {config.host}:{config.port}; "
+            "leave out host and port to deploy to it, or end it with `serve shutdown`"
+        )
 
 
 def build_app(config: ServeConfig) -> "Application":
@@ -242,14 +268,14 @@ def deployment_options(config: ServeConfig, use_gpu: bool) -> dict[str, Any]:
     }
 
 
-def start(config: ServeConfig, port: int = DEFAULT_PORT, say: Callable[[str], None] = print) -> Endpoint:
-    """Serve on 127.0.0.1 and return when the first request was answered; ServingError when it does not come to that.
+def start(config: ServeConfig, say: Callable[[str], None] = print) -> Endpoint:
+    """Serve and return when the first request was answered; ServingError when it does not come to that.
 
     Joins the Ray that runs in this process, or starts one.
     """
     begin = time.monotonic()
     model = find_model(config)
-    check_port(port)
+    check_port(config)
     from ray import serve
 
     from lisan.session import connect
@@ -262,16 +288,16 @@ def start(config: ServeConfig, port: int = DEFAULT_PORT, say: Callable[[str], No
                 f"Ray Serve already runs on this cluster ({', '.join(applications) or 'no application'}); "
                 "end it with `serve shutdown`, or deploy beside it with `serve deploy`"
             )
-        say(f"serving {model.source} as {model.name!r} on port {port}")
+        say(f"serving {model.source} as {model.name!r} on port {config.port}")
         try:
-            http = {"host": HOST, "port": port}
+            http = {"host": config.host, "port": config.port}
             serve.start("HeadOnly", http, controller_options={"runtime_env": {"env_vars": LOGS}})
             serve.run_many(
                 [serve.RunTarget(build_model_app(config, model), name=APP_NAME, route_prefix=config.route_prefix)],
                 wait_for_ingress_deployment_creation=False,
                 wait_for_applications_running=False,
             )
-            url = f"http://{HOST}:{port}{config.route_prefix.rstrip('/')}/v1"
+            url = f"{config.address}{config.route_prefix.rstrip('/')}/v1"
             _wait_until_ready(url, begin + config.start_timeout_s, say)
         except BaseException:
             serve.shutdown()

@@ -12,6 +12,7 @@ from typing import Any
 
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
+from lisan.serve.access import AllowedRoutes
 
 
 class Dtype(StrEnum):
@@ -83,6 +84,7 @@ def engine_arguments(engine: EngineConfig, use_gpu: bool) -> dict[str, Any]:
         "tensor_parallel_size": engine.tensor_parallel_size,
         "enforce_eager": engine.enforce_eager if engine.enforce_eager is not None else not use_gpu,
         "use_tqdm_on_load": False,
+        "allowed_origins": [],  # vLLM's default answers the scripts of any web page
         **memory,
     }
     return {key: value for key, value in arguments.items() if value is not None}
@@ -125,7 +127,7 @@ class Replica:
         await self._server.start()
 
     async def __serve_build_asgi_app__(self) -> Any:
-        return await self._server.__serve_build_asgi_app__()
+        return AllowedRoutes(await self._server.__serve_build_asgi_app__())
 
     async def check_health(self) -> None:
         await self._server.check_health()

@@ -11,7 +11,7 @@ import hashlib
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def open_policy(config: SampleConfig) -> Iterator[EndpointConfig]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    running = start(serve_config(config), port, say=lambda line: print(f"  {line}", flush=True))
+    running = start(replace(serve_config(config), port=port), say=lambda line: print(f"  {line}", flush=True))
     try:
         yield EndpointConfig(url=running.url, model=running.model.name)
     finally:
