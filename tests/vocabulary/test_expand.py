@@ -203,7 +203,7 @@ def test_another_kind_of_base_is_refused_before_anything_is_read(root: Path, tmp
 
 def test_a_broken_tokenizer_json_is_one_sentence(root: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match=r"tokenizer\.json is not JSON"):
+    with pytest.raises(DataError, match=r"tokenizer.json is cut off or not JSON"):
         build(root, base=str(tmp_path))
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lisan.core.errors import DataError
 from lisan.vocabulary import tokenizer
 from lisan.vocabulary.families import Family, find_family
 from lisan.vocabulary.spec import Spec, claim_piece, vocabulary
@@ -30,10 +29,7 @@ class Base:
 def open_base(name: str, place: Path | str) -> Base:
     folder = tokenizer.tokenizer_folder(place)
     data = tokenizer.read_definition(folder)
-    try:
-        spec = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"base {name}: {tokenizer.TOKENIZER} is not JSON ({error}); fetch it again") from error
+    spec = json.loads(data)
     return Base(name, folder, spec, tokenizer.digest(data), find_family(spec, name))
 
 

@@ -1,6 +1,7 @@
 """A tokenizer on storage: the Hugging Face folder that training, evaluation and vLLM open, and what expansion added.
 
-In: a finished `tokenizer.json`, the special tokens' roles, a chat template; a base may also be a bare `tokenizer.model`.
+In: a finished `tokenizer.json`, the special tokens' roles, a chat template; a base may also be a bare `tokenizer.model`, and
+have tokens in `added_tokens.json` or in its config (see added.py).
 Out: a folder that `AutoTokenizer` loads, with `expansion.json` beside it. Always: what is loaded gives the ids that
 `tokenizer.json` states, whatever model it lies next to. `vocabulary/expand.py` writes; every later stage reads through
 `load_tokenizer`.
@@ -18,13 +19,13 @@ from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
 from lisan.vocabulary import sentencepiece
-from lisan.vocabulary.spec import open_spec
+from lisan.vocabulary.added import ADDED, CONFIG, ROLES_FILE, complete, read_json, read_role_tokens
+from lisan.vocabulary.spec import Spec, open_spec
 
 TOKENIZER = "tokenizer.json"
 SENTENCEPIECE = "tokenizer.model"
 EXPANSION = "expansion.json"
 TEMPLATE = "chat_template.jinja"
-ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,34 +58,42 @@ def load_tokenizer(place: Artifact | Path | str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     folder = tokenizer_folder(place.location.local_folder() if isinstance(place, Artifact) else place)
-    if (folder / TOKENIZER).exists():
-        return PreTrainedTokenizerFast.from_pretrained(str(folder))
-    opened = open_spec(json.loads(read_definition(folder)))
+    spec, is_own = _read_spec(folder)
+    try:
+        if is_own:
+            return PreTrainedTokenizerFast.from_pretrained(str(folder))
+        opened = open_spec(spec)
+    except Exception as error:  # the library raises no narrower class for a definition that it does not take
+        raise DataError(f"{folder} holds a tokenizer that does not open ({error}); download it again") from error
     return PreTrainedTokenizerFast(tokenizer_object=opened, chat_template=_own_template(folder), **read_roles(folder))
 
 
 def _own_template(folder: Path) -> Any:
     if (folder / TEMPLATE).exists():
         return (folder / TEMPLATE).read_text(encoding="utf-8")
-    return _read_json(folder / "tokenizer_config.json").get("chat_template")
+    return read_json(folder / CONFIG).get("chat_template")
 
 
 def read_definition(folder: Path) -> bytes:
-    """Return tokenizer.json, or what a folder's tokenizer.model says in its terms."""
+    """Return tokenizer.json, or what a folder's tokenizer.model says in its terms, with the tokens that other files add."""
+    spec, is_own = _read_spec(folder)
+    return (folder / TOKENIZER).read_bytes() if is_own else dump_definition(spec)
+
+
+def _read_spec(folder: Path) -> tuple[Spec, bool]:
+    """Return the definition of the tokenizer, and whether it is tokenizer.json as it lies there."""
     if (folder / TOKENIZER).exists():
-        return (folder / TOKENIZER).read_bytes()
+        own = read_json(folder / TOKENIZER)
+        whole = complete(own, folder)
+        return whole, whole is own
     model = sentencepiece.read_model((folder / SENTENCEPIECE).read_bytes(), folder)
     is_llama = model.model_type == sentencepiece.BPE
-    adds_bos = _read_json(folder / "tokenizer_config.json").get("add_bos_token", is_llama)
-    return dump_definition(sentencepiece.to_spec(model, bool(adds_bos)))
+    adds_bos = read_json(folder / CONFIG).get("add_bos_token", is_llama)
+    return complete(sentencepiece.to_spec(model, bool(adds_bos)), folder), False
 
 
 def dump_definition(spec: Mapping[str, Any]) -> bytes:
     return json.dumps(spec, ensure_ascii=False, indent=1).encode()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_bytes()) if path.exists() else {}
 
 
 def open_tokenizer(place: Location | str) -> Any:
@@ -125,7 +134,7 @@ def tokenizer_folder(place: Path | str) -> Path:
         raise DataError(f"tokenizer {name} holds no {TOKENIZER}; name a folder with one, a reference or a hub id")
     from huggingface_hub import snapshot_download
 
-    patterns = [TOKENIZER, SENTENCEPIECE, "tokenizer_config.json", "special_tokens_map.json", TEMPLATE]
+    patterns = [TOKENIZER, SENTENCEPIECE, CONFIG, ROLES_FILE, ADDED, TEMPLATE]
     try:
         fetched = Path(snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:
@@ -147,13 +156,7 @@ def read_roles(folder: Path) -> dict[str, str]:
     declared: dict[str, str] = {}
     if not (folder / TOKENIZER).exists() and (folder / SENTENCEPIECE).exists():
         declared |= sentencepiece.read_roles(sentencepiece.read_model((folder / SENTENCEPIECE).read_bytes(), folder))
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        raw = _read_json(folder / name)
-        for role in ROLES:
-            token = raw.get(role)
-            if token:
-                declared[role] = token["content"] if isinstance(token, Mapping) else str(token)
-    return declared
+    return declared | read_role_tokens(folder)
 
 
 def write_folder(folder: Path, spec: Mapping[str, Any], roles: Mapping[str, str], template: str) -> str:
@@ -170,7 +173,7 @@ def write_folder(folder: Path, spec: Mapping[str, Any], roles: Mapping[str, str]
     }
     data = dump_definition(spec)
     (folder / TOKENIZER).write_bytes(data)
-    for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", dict(roles))):
+    for name, content in ((CONFIG, config), (ROLES_FILE, dict(roles))):
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     (folder / TEMPLATE).write_text(template, encoding="utf-8")
     return digest(data)
