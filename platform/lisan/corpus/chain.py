@@ -7,7 +7,7 @@ runs it, in this process or as Ray tasks.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -23,7 +23,7 @@ from lisan.corpus.dedup import DedupConfig, document_key
 from lisan.corpus.fields import BadRowError, DroppedRowError
 from lisan.corpus.language import fits_script
 from lisan.corpus.layouts import contrast, make_records
-from lisan.corpus.microworld import WorldConfig, generate
+from lisan.corpus.microworld import SOURCES, WorldConfig, generate
 from lisan.corpus.normalise import NormaliseConfig, normalise, strip_diacritics
 from lisan.corpus.parts import EXTRA, open_writer
 from lisan.corpus.records import (
@@ -81,11 +81,13 @@ def read_piece(piece: Piece, config: CorpusConfig, staging: Location) -> dict[st
     """Read, lay out, normalise and split one piece; write it to staging and return its counts."""
     tally, name = Tally(), f"{piece.index:05d}"
     source, folder = config.sources[piece.source], (staging / piece.source).make()
-    schema = pa.schema([*SCHEMAS[source.kind], *EXTRA])
+    schema, labels = pa.schema([*SCHEMAS[source.kind], *EXTRA]), labels_of(source)
     with open_writer(folder / f"{name}.parquet", schema) as writer:
         for chunk in _chunks(_records(piece, config, tally)):
             made = _contrast(chunk, config.seed, tally) if source.contrast else chunk
-            records = [record for record in (_clean(record, config, tally) for record in made) if record is not None]
+            records = [
+                record for record in (_clean(record, labels, config, tally) for record in made) if record is not None
+            ]
             if records:
                 table = _stage_records(records, source, config)
                 tally.counts["bytes"] += pc.sum(table["_bytes"]).as_py()
@@ -181,11 +183,18 @@ def _say(turns: tuple[Turn, ...], texts: list[str]) -> tuple[Turn, ...]:
     return tuple(Turn(turn.role, text) for turn, text in zip(turns, texts, strict=True))
 
 
-def _clean(record: Record, config: CorpusConfig, tally: Tally) -> Record | None:
+def labels_of(source: SourceConfig) -> tuple[str, ...]:
+    """Return the labels of the languages in a source: one, or both of a pair."""
+    if source.format is SourceFormat.microworld:
+        return tuple(SOURCES[source.world].language.split("-"))
+    return (source.language, source.pair_language) if source.pair_language else (source.language,)
+
+
+def _clean(record: Record, labels: Sequence[str], config: CorpusConfig, tally: Tally) -> Record | None:
     """Normalise every text; a record whose texts are blank afterwards is dropped."""
     if config.normalise.enabled:
         before = texts_of(record)
-        texts = [normalise(text, record.language) for text in before]
+        texts = [normalise(text, *labels) for text in before]
         if config.normalise.strip_diacritics:
             texts = [strip_diacritics(text) for text in texts]
         if texts != before:
@@ -196,7 +205,7 @@ def _clean(record: Record, config: CorpusConfig, tally: Tally) -> Record | None:
     if not all(text.strip() for text in needed):
         tally.dropped["empty after normalisation"] += 1
         return None
-    if isinstance(record, Document) and not fits_script(record.text, record.language):
+    if isinstance(record, Document) and not fits_script(record.text, *labels):
         tally.counts["flagged"] += 1
         record = replace(record, meta={**record.meta, "flag": "script"})
     return record

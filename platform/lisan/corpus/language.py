@@ -1,72 +1,61 @@
 """Which script and language a text is in, by counting letters and a few telling words.
 
-In: text. Out: shares of scripts and a BCP 47-like label. Used to verify the label a source claims, never to drop: a
-text that disagrees is flagged and counted. `normalise` asks it before it touches Persian letters, `chain` for every
-document.
+In: text. Out: the share of a script and a BCP 47-like label. Used to verify the label a source claims, never to drop: a
+text that disagrees is flagged and counted.
 """
 
 import re
-from dataclasses import dataclass
 
-ARABIC_LANGUAGES = ("ar", "ary", "arz", "apc", "arq", "aeb", "ars", "acm", "ayl")
-"Modern Standard Arabic and the dialects that have a label: Moroccan, Egyptian, Levantine, Algerian, ..."
+import regex
 
-_ARABIC_LETTERS = re.compile("[\u0620-\u064a\u066e-\u06d3\u0750-\u077f\u08a0-\u08c9\ufb50-\ufdf9\ufe80-\ufefc]+")
-_LATIN_LETTERS = re.compile("[A-Za-z\u00c0-\u024f]+")
-_OTHER_LETTERS = re.compile("[\u0370-\u05ff\u0700-\u074f\u0780-\u07bf\u0900-\u1fff\u2c00-\ud7ff]+")
+from lisan.corpus.scripts import letters_of, scripts_of
+
+_LETTERS = regex.compile(r"\p{L}+")
 _MOROCCAN = re.compile("(?<!\\w)(?:ديال\\w*|غادي|واش|بزاف|كيفاش|علاش|دابا|هاد|حيت|شي|اللي|كاين\\w*|ماشي|بحال)(?!\\w)")
 _EGYPTIAN = re.compile("(?<!\\w)(?:ده|دى|دي|اللى|بتاع\\w*|عشان|ازاي|علشان|كمان|مش|بيعتبر|التانى|برضه)(?!\\w)")
 _ARABIZI = re.compile("(?<!\\w)(?=[A-Za-z]*[235789][A-Za-z])[A-Za-z235789]{2,}(?!\\w)")
 SAMPLE_CHARS = 4000
 "How much of a text is looked at; scripts do not change often enough to read a book for them."
+MOST, SOME = 0.5, 0.1
+"Share of letters that a text's script needs, and that each of the two scripts of a pair needs."
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptShares:
-    """Shares of a text's letters, each in 0..1; all zero when it has no letters."""
-
-    arabic: float
-    latin: float
-    other: float
-
-
-def is_arabic(language: str) -> bool:
-    """Tell whether a label means Arabic in Arabic script; `ary-Latn` is Moroccan in Latin letters and does not."""
-    return language in ARABIC_LANGUAGES
-
-
-def measure_scripts(text: str) -> ScriptShares:
-    """Return the share of letters of each script in the first `SAMPLE_CHARS` characters."""
+def measure_script(text: str, *scripts: str) -> float:
+    """Return the share (0..1) of the letters in the first `SAMPLE_CHARS` that are of these ISO 15924 scripts."""
     sample = text[:SAMPLE_CHARS]
-    counts = [sum(map(len, letters.findall(sample))) for letters in (_ARABIC_LETTERS, _LATIN_LETTERS, _OTHER_LETTERS)]
-    total = sum(counts) or 1
-    return ScriptShares(*(count / total for count in counts))
+    return _count(letters_of(scripts), sample) / (_count(_LETTERS, sample) or 1)
+
+
+def _count(letters: "regex.Pattern[str]", sample: str) -> int:
+    return sum(map(len, letters.findall(sample)))
 
 
 def guess_language(text: str) -> str:
     """Return en, ar, ary, arz, ary-Latn or und. Latin text without Arabizi digits counts as English."""
     sample = text[:SAMPLE_CHARS]
-    shares = measure_scripts(sample)
-    if shares.arabic >= 0.5:
+    if measure_script(sample, "Arab") >= MOST:
         words = max(1, len(sample.split()))
         moroccan, egyptian = len(_MOROCCAN.findall(sample)) / words, len(_EGYPTIAN.findall(sample)) / words
         if max(moroccan, egyptian) < 0.03:
             return "ar"
         return "ary" if moroccan >= egyptian else "arz"
-    if shares.latin >= 0.5:
+    if measure_script(sample, "Latn") >= MOST:
         return "ary-Latn" if len(_ARABIZI.findall(sample)) >= 0.1 * len(sample.split()) else "en"
     return "und"
 
 
-def fits_script(text: str, language: str) -> bool:
-    """Tell whether most letters are of the script that the label implies; text without letters fits any.
+def fits_script(text: str, *labels: str) -> bool:
+    """Tell whether most letters are of the scripts of the labels' languages.
 
-    A label of two languages (`en-ar`) needs both of their scripts.
+    A text of two labels needs some letters of each script. A text without letters fits, and so does one whose label has no
+    known script: what is not known is not judged.
     """
-    shares = measure_scripts(text)
-    if shares == ScriptShares(0.0, 0.0, 0.0):
-        return True
-    parts = language.replace("-Latn", "+Latn").split("-")
-    wanted = {"arabic" if is_arabic(part) else "latin" for part in parts}
-    found = [share for script, share in (("arabic", shares.arabic), ("latin", shares.latin)) if script in wanted]
-    return min(found) >= (0.1 if len(found) == 2 else 0.5)
+    wanted = {scripts for scripts in map(scripts_of, labels) if scripts}
+    least = MOST if len(wanted) == 1 and all(map(scripts_of, labels)) else SOME
+    return all(_has_share(text[:SAMPLE_CHARS], scripts, least) for scripts in wanted)
+
+
+def _has_share(sample: str, scripts: tuple[str, ...], least: float) -> bool:
+    """Compare with the number of characters first: where that is enough, the letters need no count (2x)."""
+    num_wanted = _count(letters_of(scripts), sample)
+    return num_wanted >= least * len(sample) or num_wanted >= least * _count(_LETTERS, sample)

@@ -1,6 +1,6 @@
 """Unicode made regular without losing what a writer meant (T0), and the key under which two texts are the same (T2).
 
-In: text and its language label. Out: text. Always: `normalise(normalise(x)) == normalise(x)`, diacritics, hamza
+In: text and its language labels. Out: text. Always: `normalise(normalise(x)) == normalise(x)`, diacritics, hamza
 forms, digits and Arabic punctuation stay, and nothing but Unicode's spelling changes. `chain` calls it for every text
 of a record; `match_key` is what exact duplicates are compared by.
 """
@@ -10,13 +10,14 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lisan.corpus.language import is_arabic, measure_scripts
+from lisan.corpus.language import MOST, measure_script
+from lisan.corpus.scripts import is_arabic, spells_with_joiners
 
 TATWEEL = "ـ"
 ARABIC = "\u0620-\u063f\u0641-\u065f\u066e-\u06d3\u06d5-\u06dc\u06df-\u06e8\u06ea-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08ff"
 "Arabic letters and marks without the tatweel, as the inside of a character class."
-JOINERS_MATTER = ("fa", "ur", "ku", "ckb")
-"Languages that spell with the zero-width joiners."
+_SPACELESS = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\ua930-\ua95f\ua980-\ua9ff\uaa60-\uaadf"
+"Thai, Lao, Tibetan, Myanmar, Khmer, Tai, Balinese and Javanese: scripts without spaces, where U+200B marks the end of a word."
 
 _SUSPECT = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\xa0\xad\u061c\u0640\u06a9\u06cc\u1680\u2000-\u200f\u2028-\u202f\u205f\u2066-\u2069\u3000"
@@ -24,13 +25,14 @@ _SUSPECT = re.compile(
 )
 _LINE_END = re.compile("\r\n?|[\u2028\u2029]")
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+"
 )
+_ZERO_WIDTH_SPACE = re.compile(f"(?<![{_SPACELESS}\u200b])\u200b+(?![{_SPACELESS}\u200b])")
 _SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _PRESENTATION = re.compile("[\ufb50-\ufdf9\ufe70-\ufefc]")
 _JOINER = re.compile(f"([{ARABIC}])[\u200c\u200d]+(?=[{ARABIC}])")
 _TATWEEL = re.compile(f"([{ARABIC}]){TATWEEL}+(?=[{ARABIC}])")
-_PERSIAN_LETTER = re.compile("[\u06a9\u06cc]")
+_PERSIAN_SPELLING = re.compile("[\u06a9\u06cc\u200c\u200d]")
 _PERSIAN_OR_URDU = re.compile("[ژٹڈڑںےۓہۂۃھۀەێۆڵڕ۔]|(?<!\\w)(?:این|است|که|های|می|کے|کی|میں)(?!\\w)")
 _BLANK_BEFORE_LINE_END = re.compile("[ \t]+(?=\n|\\Z)")
 _EMPTY_LINES = re.compile("\n{3,}")
@@ -44,19 +46,22 @@ class NormaliseConfig:
     "Also drop Arabic short vowels; a model trained so can neither read nor write them."
 
 
-def normalise(text: str, language: str) -> str:
+def normalise(text: str, *labels: str) -> str:
     """Apply T0 to one text; a text that is already regular costs one scan.
 
-    Isolated marks of the presentation blocks become the bare mark and not, as NFKC has it, a space and the mark.
+    `labels` names the languages of the text: one, or both of a pair. Zero-width joiners and Persian letters stay where one of
+    them may be spelt with them, zero-width spaces beside letters of a script without spaces. Isolated marks of the
+    presentation blocks become the bare mark and not, as NFKC has it, a space and the mark.
     """
     if _SUSPECT.search(text):
         text = _LINE_END.sub("\n", text)
         text = _INVISIBLE.sub("", text)
+        if "\u200b" in text:
+            text = _ZERO_WIDTH_SPACE.sub("", text)
         text = _SPACE.sub(" ", text)
         text = _PRESENTATION.sub(lambda match: _unfold(match[0]), text)
-        text = _replace_persian_letters(text, language)
-        if language not in JOINERS_MATTER and ("\u200c" in text or "\u200d" in text):
-            text = _JOINER.sub(r"\1", text)
+        if any(map(is_arabic, labels)) and not any(map(spells_with_joiners, labels)):
+            text = _respell_arabic(text)
         if TATWEEL in text:
             text = _TATWEEL.sub(r"\1", text)
     if " \n" in text or "\t\n" in text or text[-1:].isspace():
@@ -74,11 +79,12 @@ def _unfold(letter: str) -> str:
     return marks if marks and all(unicodedata.combining(mark) for mark in marks) else text
 
 
-def _replace_persian_letters(text: str, language: str) -> str:
-    """Spell Arabic typed on a Persian keyboard with Arabic kaf and yeh; Persian and Urdu themselves stay."""
-    if not is_arabic(language) or not _PERSIAN_LETTER.search(text) or _PERSIAN_OR_URDU.search(text):
+def _respell_arabic(text: str) -> str:
+    """Spell Arabic typed on a Persian keyboard with Arabic kaf and yeh, and without joiners; Persian and Urdu stay."""
+    if not _PERSIAN_SPELLING.search(text) or _PERSIAN_OR_URDU.search(text):
         return text
-    if measure_scripts(text).arabic < 0.5:
+    text = _JOINER.sub(r"\1", text)
+    if measure_script(text, "Arab") < MOST:
         return text
     return text.replace("\u06a9", "ك").replace("\u06cc", "ي")
 
