@@ -18,7 +18,7 @@ from lisan.corpus.normalise import match_key
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DedupConfig:
     exact: bool = True
-    "Remove documents that are equal but for case, marks, punctuation and spacing, across all document sources."
+    "Remove documents that are equal but for case, vowel marks, punctuation and spacing, across all document sources."
 
 
 KEYS = pa.schema(

@@ -7,8 +7,8 @@ of a record; `match_key` is what exact duplicates are compared by.
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from lisan.corpus.language import MOST, measure_script
 from lisan.corpus.scripts import is_arabic, spells_with_joiners
@@ -97,39 +97,45 @@ def strip_diacritics(text: str) -> str:
     return _DIACRITIC.sub("", text)
 
 
-def _compile_class(first: int, last: int, categories: tuple[str, ...]) -> re.Pattern[str]:
-    """Compile a character class of every code point in a range that has one of these Unicode categories."""
-    points = [chr(point) for point in range(first, last + 1) if unicodedata.category(chr(point)) in categories]
-    return re.compile(f"[{re.escape(''.join(points))}]+")
+def _compile_class(is_member: Callable[[str], bool]) -> str:
+    """Return the members of the basic plane as the inside of a character class."""
+    return re.escape("".join(filter(is_member, map(chr, range(0x10000)))))
 
 
-@lru_cache(maxsize=4)
-def _classes(*categories: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Return the class of categories in two: `re` has a table for the basic plane (20x) and walks a list above it."""
-    return _compile_class(0, 0xFFFF, categories), _compile_class(0x10000, 0x1FFFF, categories)
-
-
-def _replace_class(text: str, replacement: str, *categories: str) -> str:
-    basic, above = _classes(*categories)
-    text = basic.sub(replacement, text)
-    return above.sub(replacement, text) if _ABOVE_BASIC_PLANE.search(text) else text
-
-
-_ABOVE_BASIC_PLANE = re.compile("[\U00010000-\U0010ffff]")
-_LETTERS = (("ٱ", "ا"), ("ى", "ي"), ("ة", "ه"), ("ک", "ك"), ("ی", "ي"))
+_VOWEL_MARKS = (
+    "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8"
+    "\u06ea-\u06ed\u08ca-\u08e1\u08e3-\u08ff"
+)
+"Points and accents of Hebrew, vowels and Qur'anic marks of Arabic; in other scripts a mark makes another word."
+_IGNORED = re.compile(f"[{_VOWEL_MARKS}{TATWEEL}{_compile_class(lambda char: unicodedata.category(char) == 'Cf')}]+")
+_RAISED = re.compile(
+    f"([{_compile_class(lambda char: unicodedata.decomposition(char).startswith(('<super>', '<sub>', '<fraction>')))}]+)"
+)
+_ALIKE = ("اأإآٱ", "وؤ", "يئىی", "هة", "كک", "ەۀ", "ہۂ", "ےۓ", '"“”„«»', "'‘’", "-‐‑–—−")
+"Characters that count as the first of their group: hamza carriers, quotes, dashes."
+_PLAIN = tuple((char, group[0]) for group in _ALIKE for char in group[1:])
 _DIGIT = re.compile("[^\\D0-9]")
-_SEPARATORS = ("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So")
+_BETWEEN_WORDS = re.compile("[،؛؟۔।॥。、]+|(?<=\\S)[.,:;!?]+(?=[\u0621-\u064a])")
+_WORD_END = re.compile("(?<=\\S)[.,:;!?]+(?=[\"']*(?:\\s|\\Z))")
+"Punctuation; in `3.5`, `a[1:]` and `a != b` the same characters are signs."
 
 
 def match_key(text: str) -> str:
-    """Return T2: what is left of a text when case, marks, hamza carriers, punctuation and spacing do not count.
+    """Return T2: what is left of a text when case, vowel marks of Arabic and Hebrew, punctuation and spacing do not count.
 
-    Numbers stay: two exercises that differ in a number differ.
+    Numbers, signs and the marks of other scripts stay: `a + b` is not `a - b`, nor `pêché` `péché`.
     """
-    text = _PRESENTATION.sub(lambda match: _unfold(match[0]), text.lower())
-    text = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text))
-    text = _replace_class(text, "", "Mn", "Cf").replace(TATWEEL, "")
-    for letter, plain in _LETTERS:
-        text = text.replace(letter, plain)
+    text = _fold_forms(_PRESENTATION.sub(lambda match: _unfold(match[0]), text.lower()))
+    text = _IGNORED.sub("", text)
+    for char, plain in _PLAIN:
+        text = text.replace(char, plain)
     text = _DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
-    return " ".join(_replace_class(text, " ", *_SEPARATORS).split())
+    return " ".join(_WORD_END.sub("", _BETWEEN_WORDS.sub(" ", text)).split())
+
+
+def _fold_forms(text: str) -> str:
+    """Apply NFKC to all but raised and lowered characters and fractions: x² is not x2."""
+    if not _RAISED.search(text):
+        return unicodedata.normalize("NFKC", text)
+    parts = enumerate(_RAISED.split(text))
+    return "".join(part if index % 2 else unicodedata.normalize("NFKC", part) for index, part in parts)
