@@ -55,7 +55,8 @@ def test_quarantine_names_file_line_and_reason(build: Build, write: Write) -> No
     ]
     assert [(Path(fault["file"]).name, fault["line"]) for fault in faults] == [("a.jsonl", 3), ("a.jsonl", 4)]
     assert faults[0]["reason"].startswith("broken JSON")
-    assert faults[1] == {**faults[1], "reason": "no field text; expected text", "text": '{"body": "y"}'}
+    reason = "no field text; the row has body; name it with fields={text: ...}"
+    assert faults[1] == {**faults[1], "reason": reason, "text": '{"body": "y"}'}
 
 
 def test_line_numbers_and_content_do_not_depend_on_how_files_are_cut(

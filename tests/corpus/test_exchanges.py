@@ -1,18 +1,29 @@
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from lisan.corpus.fields import BadRowError, DroppedRowError
-from lisan.corpus.layouts import LAYOUTS
+from lisan.corpus.layouts import LAYOUTS, make_records
+from lisan.corpus.messages import unused_fields
 from lisan.corpus.records import Turn
+from lisan.corpus.rows import Row
 from lisan.corpus.sources import Layout, SourceConfig
 
 TEMPLATE = "Below is an instruction that describes a task. Write a response.\n\n"
 
+BELEBELE = {"flores_passage": "نص ", "question": "لماذا؟", **{f"mc_answer{n}": f"جواب {n}" for n in range(1, 5)}}
+
 
 def lay(layout: Layout, row: Any, **options: Any) -> dict[str, Any]:
     (fields,) = LAYOUTS[layout][1](row, SourceConfig(layout=layout, language="en", **options))
-    return fields
+    return {name: value for name, value in fields.items() if name != "notes"}
+
+
+def notes_of(layout: Layout, row: Any) -> Counter[str]:
+    source, notes = SourceConfig(layout=layout, language="en"), Counter[str]()
+    list(make_records(Row("f:0", 1, row), "s", source, notes))
+    return notes
 
 
 def turns(*contents: str) -> tuple[Turn, ...]:
@@ -81,14 +92,28 @@ def test_a_tree_gives_its_best_ranked_path() -> None:
         (Layout.alpaca, {"instruction": "x"}, BadRowError, "output"),
         (Layout.alpaca, {"instruction": "x", "output": " "}, DroppedRowError, "empty output"),
         (Layout.messages, {"messages": "x"}, BadRowError, "no list of messages"),
+        (Layout.messages, {"conversations": [], "id": 1}, BadRowError, "fields={messages: conversations}"),
         (Layout.messages, {"messages": [{"role": "wizard", "content": "x"}]}, BadRowError, "wizard"),
         (Layout.messages, {"messages": [{"role": "user", "content": "x"}]}, DroppedRowError, "no answer"),
+        (
+            Layout.messages,
+            {"messages": [{"role": "user", "content": None}]},
+            BadRowError,
+            "no text, its content is null",
+        ),
+        (Layout.alpaca, {"instruction": "a", "output": "b", "history": [["x"]]}, BadRowError, "list of pairs"),
+        (Layout.squad, {"paragraphs": [{"context": "c", "qas": "x"}]}, BadRowError, "qas"),
+        (Layout.squad, {"context": "c", "question": "q", "answers": "x"}, BadRowError, "answers"),
+        (Layout.squad, {"context": "c", "question": "q", "answers": {"text": []}}, DroppedRowError, "no answer"),
+        (Layout.text, {"messages": [], "id": 1}, BadRowError, "kind=conversations, layout=messages"),
+        (Layout.choices, {"query": "q", "choices": ["a", "b"], "gold": True}, BadRowError, "got true"),
+        (Layout.belebele, {**BELEBELE, "correct_answer_num": "5"}, BadRowError, "must be 1, 2, 3 or 4, got 5"),
         (Layout.tree, {}, BadRowError, "no list of messages"),
         (Layout.preference, {"prompt": "p", "chosen": "a", "rejected": "a "}, DroppedRowError, "same answers"),
         (
-            Layout.sharegpt_preference,
+            Layout.preference,
             {
-                "conversations": [{"from": "gpt", "value": "x"}],
+                "prompt": [{"from": "gpt", "value": "x"}],
                 "chosen": {"from": "gpt", "value": "a"},
                 "rejected": {"from": "gpt", "value": "b"},
             },
@@ -114,7 +139,7 @@ def test_a_tree_gives_its_best_ranked_path() -> None:
 )
 def test_a_useless_row_says_why(layout: Layout, row: Any, error: type[Exception], reason: str) -> None:
     with pytest.raises(error, match=reason):
-        lay(layout, row)
+        notes_of(layout, row)
 
 
 def test_whole_dialogues_split_into_prompt_and_two_answers() -> None:
@@ -129,7 +154,7 @@ def test_sharegpt_preferences_keep_the_system_turn() -> None:
         "chosen": {"from": "gpt", "value": "a"},
         "rejected": {"from": "gpt", "value": "b"},
     }
-    fields = lay(Layout.sharegpt_preference, row)
+    fields = lay(Layout.preference, row, fields={"prompt": "conversations"})
     assert fields == {"prompt": (Turn("system", "s"), Turn("user", "q")), "chosen": "a", "rejected": "b"}
 
 
@@ -164,10 +189,9 @@ def test_choices_lose_the_word_question() -> None:
 
 
 def test_turns_of_one_side_in_a_row_are_joined() -> None:
-    from lisan.corpus.exchanges import _dialogue
-
-    turns = _dialogue("\n\nHuman: a\n\nAssistant: b\n\nAssistant: c\n\nHuman: d")
-    assert [(turn.role, turn.content) for turn in turns] == [("user", "a"), ("assistant", "b\n\nc"), ("user", "d")]
+    said = [("user", "a"), ("assistant", "b"), ("assistant", "c"), ("user", "d"), ("assistant", "e")]
+    row = {"messages": [{"role": role, "content": content} for role, content in said]}
+    assert lay(Layout.messages, row)["turns"] == turns("a", "b\n\nc", "d", "e")
 
 
 def test_what_the_assistant_says_before_anybody_asked_is_left_out() -> None:
@@ -176,3 +200,92 @@ def test_what_the_assistant_says_before_anybody_asked_is_left_out() -> None:
     assert lay(Layout.messages, row)["turns"] == (Turn("system", "Be brief"), *turns("Hi", "Yo"))
     with pytest.raises(DroppedRowError, match="no answer"):
         lay(Layout.messages, {"messages": row["messages"][:2]})
+
+
+def test_system_and_history_of_a_row_are_read() -> None:
+    row = {"instruction": "And?", "input": "", "output": "Five", "system": "Be brief", "history": [["Who?", "We."]]}
+    assert lay(Layout.alpaca, row)["turns"] == (Turn("system", "Be brief"), *turns("Who?", "We.", "And?", "Five"))
+    row = {"prompt": "And?", "response": "Five", "system": " ", "history": None}
+    assert lay(Layout.prompt, row)["turns"] == turns("And?", "Five")
+    messages = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
+    assert lay(Layout.messages, {"system": "s", "messages": messages})["turns"] == (
+        Turn("system", "s"),
+        *turns("Hi", "Yo"),
+    )
+
+
+def test_an_empty_system_turn_or_tool_result_is_left_out_and_counted() -> None:
+    said = [("system", ""), ("user", "q"), ("assistant", "a"), ("tool", "\u200b"), ("assistant", "b"), ("user", "?")]
+    row = {"messages": [{"role": role, "content": content} for role, content in said]}
+    assert lay(Layout.messages, row)["turns"] == turns("q", "a\n\nb")
+    assert notes_of(Layout.messages, row) == {
+        "an empty system turn or tool result left out": 1,
+        "what follows the last answer left out": 1,
+    }
+
+
+def test_calls_of_tools_and_their_results_are_turns() -> None:
+    call = {"name": "weather", "arguments": {"city": "فاس"}}
+    text = '{"name": "weather", "arguments": {"city": "فاس"}}'
+    sharegpt = [
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": text},
+        {"from": "observation", "value": "32"},
+        {"from": "gpt", "value": "Hot"},
+    ]
+    openai = [
+        {"role": "user", "content": [{"type": "text", "text": "q"}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {**call, "arguments": '{"city": "فاس"}'}}]},
+        {"role": "tool", "content": "32", "tool_call_id": "1"},
+        {"role": "assistant", "content": "Hot", "reasoning_content": "hm"},
+    ]
+    expected = (Turn("user", "q"), Turn("assistant", text), Turn("tool", "32"), Turn("assistant", "Hot"))
+    assert lay(Layout.messages, {"messages": sharegpt})["turns"] == expected
+    assert lay(Layout.messages, {"messages": openai})["turns"] == expected
+    unused = unused_fields({"messages": openai, "tools": "[]", "id": ""}, SourceConfig(layout=Layout.messages))
+    assert list(unused) == ["messages[].reasoning_content", "messages[].tool_call_id", "tools"]
+
+
+def test_a_reply_of_weight_0_is_context() -> None:
+    said = [("user", "q", 1), ("assistant", "bad", 0), ("user", "r", 1), ("assistant", "good", 1)]
+    rows = [{"role": role, "content": text, "weight": weight} for role, text, weight in said]
+    first, second = (turn for turn in lay(Layout.messages, {"messages": rows})["turns"] if turn.role == "assistant")
+    assert (first.is_trained, second.is_trained) == (False, True)
+    with pytest.raises(DroppedRowError, match="no answer with a weight"):
+        lay(Layout.messages, {"messages": rows[:2]})
+
+
+def test_preferences_come_as_messages_too() -> None:
+    good, bad = {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
+    asked = [{"role": "user", "content": "q"}]
+    expected = {"prompt": turns("q"), "chosen": "good", "rejected": "bad"}
+    trl = {"prompt": asked, "chosen": [good], "rejected": [bad]}
+    ultrafeedback = {"prompt": "q", "chosen": [*asked, good], "rejected": [*asked, bad], "score_chosen": 8.0}
+    implicit = {"chosen": [*asked, good], "rejected": [*asked, bad]}
+    for row in (trl, ultrafeedback, implicit):
+        assert lay(Layout.preference, row) == expected
+    later = [*asked, bad, {"role": "user", "content": "r"}]
+    fields = lay(Layout.preference, {"prompt": "q", "chosen": [*later, good], "rejected": [*later, bad]})
+    assert fields["prompt"] == turns("q", "bad", "r")
+    assert list(unused_fields(ultrafeedback, SourceConfig(layout=Layout.preference))) == ["score_chosen"]
+
+
+def test_squad_asks_every_question_below_its_passage() -> None:
+    def ask(question: str, *answers: str) -> dict[str, Any]:
+        return {"question": question, "answers": [{"text": answer, "answer_start": 0} for answer in answers]}
+
+    row = {
+        "title": "t",
+        "paragraphs": [{"context": "نص", "qas": [ask("من؟", "هو"), ask("متى؟"), ask("أين؟", "هنا", "هناك")]}],
+    }
+    records = list(make_records(Row("f:0", 1, row), "s", SourceConfig(layout=Layout.squad, language="ar")))
+    assert [record.turns for record in records] == [turns("نص\n\nمن؟", "هو"), turns("نص\n\nأين؟", "هنا")]
+    assert notes_of(Layout.squad, row) == {"a question without answer left out": 1}
+    flat = {"context": "نص", "question": "من؟", "answers": {"text": ["هو"], "answer_start": [0]}}
+    assert lay(Layout.squad, flat)["turns"] == turns("نص\n\nمن؟", "هو")
+
+
+def test_belebele_has_its_passage_above_the_question() -> None:
+    fields = lay(Layout.belebele, {**BELEBELE, "correct_answer_num": "3"})
+    assert (fields["question"], fields["answer"]) == ("نص\n\nلماذا؟", 2)
+    assert fields["choices"] == ("جواب 1", "جواب 2", "جواب 3", "جواب 4")

@@ -83,6 +83,13 @@ def test_only_what_the_assistant_says_is_trained_with_its_end_mark(tokenizer: An
     assert trained_text(tokenizer, example) == ["Rabat.<|im_end|>", "Bou Regreg.<|im_end|>"]
 
 
+def test_a_reply_that_is_marked_as_not_trained_has_no_labels(tokenizer: Any) -> None:
+    turns = (ASK, Turn("assistant", "wrong", is_trained=False), Turn("user", "?"), Turn("assistant", "right"))
+    example = encode_conversation(tokenizer, turns)
+    assert trained_text(tokenizer, example) == ["right<|im_end|>"]
+    assert "wrong" in tokenizer.decode(example.input_ids)
+
+
 def test_the_whole_conversation_is_there_in_order(tokenizer: Any) -> None:
     example = encode_conversation(tokenizer, (Turn("system", "Short."), ASK, ANSWER, MORE, LAST))
     text = tokenizer.decode(example.input_ids)

@@ -84,7 +84,9 @@ def _sum_read(config: CorpusConfig, read: Sequence[Facts]) -> dict[str, Facts]:
     for name, source in config.sources.items():
         mine = [piece for piece in read if piece["source"] == name]
         counts = {key: sum(piece.get(key, 0) for piece in mine) for key in READ_COUNTS}
-        dropped = sum((Counter(piece["dropped"]) for piece in mine), Counter[str]())
+        dropped, notes, unused = (
+            dict(sum((Counter(piece[key]) for piece in mine), Counter[str]())) for key in ("dropped", "notes", "unused")
+        )
         if not counts.pop("records"):
             fault = next(
                 (
@@ -96,14 +98,16 @@ def _sum_read(config: CorpusConfig, read: Sequence[Facts]) -> dict[str, Facts]:
             )
             raise DataError(
                 f"sources.{name} has 0 records left of {counts['read']} rows: {counts['quarantined']} quarantined, "
-                f"dropped {dict(dropped)}{fault}; correct the source, or leave it out with ~sources.{name}"
+                f"dropped {dropped}{fault}; correct the source, or leave it out with ~sources.{name}"
             )
         facts[name] = {
             "kind": source.kind.value,
             "language": _language_of(source),
             "licence": source.licence,
             **counts,
-            "dropped": dict(dropped),
+            "dropped": dropped,
+            "notes": notes,
+            "unused": unused,
             "duplicates": 0,
             "kept": 0,
             "bytes": 0,
@@ -203,6 +207,11 @@ def _report(name: str, counts: Facts) -> None:
     lost = f"{counts['quarantined']} quarantined, {dropped} dropped, {counts['duplicates']} duplicates"
     kept = f"{counts['kept']:,} {counts['kind']}, {megabytes:.1f} MB"
     print(f"  {name}: {counts['read']:,} rows, {kept} ({lost})", flush=True)
+    for title, found in (("dropped", "dropped"), ("left out", "notes"), ("fields not used", "unused")):
+        if counts[found]:
+            ranked = sorted(counts[found].items(), key=lambda item: -item[1])
+            said = ", ".join(f"{what} ({times:,})" for what, times in ranked)
+            print(f"  {name}: {title}: {said}", flush=True)
     for ratio, limit, what in (
         (counts["duplicates"] / (counts["kept"] + counts["duplicates"]), DUPLICATES_LIMIT, "documents are duplicates"),
         (counts["quarantined"] / counts["read"], FAULTS_LIMIT, f"rows are in quarantine/{name}.jsonl"),

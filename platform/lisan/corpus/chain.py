@@ -23,6 +23,7 @@ from lisan.corpus.dedup import DedupConfig, document_key
 from lisan.corpus.fields import BadRowError, DroppedRowError
 from lisan.corpus.language import fits_script
 from lisan.corpus.layouts import contrast, make_records
+from lisan.corpus.messages import unused_fields
 from lisan.corpus.microworld import SOURCES, WorldConfig, generate
 from lisan.corpus.normalise import NormaliseConfig, normalise, strip_diacritics
 from lisan.corpus.parts import EXTRA, open_writer
@@ -68,6 +69,8 @@ class Tally:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        self.unused: Counter[str] = Counter()
         self.faults: list[dict[str, Any]] = []
         self.spans: list[tuple[str, int, int]] = []
 
@@ -100,6 +103,8 @@ def read_piece(piece: Piece, config: CorpusConfig, staging: Location) -> dict[st
         "source": piece.source,
         "index": piece.index,
         "dropped": dict(+tally.dropped),
+        "notes": dict(tally.notes),
+        "unused": dict(tally.unused),
         "spans": tally.spans,
         "faults": tally.faults[:1],
         **tally.counts,
@@ -135,12 +140,15 @@ def _contrast(chunk: list[Record], seed: int, tally: Tally) -> list[Record]:
 
 def _lay_out(row: Row, span: Span, name: str, source: SourceConfig, tally: Tally) -> Iterator[Record]:
     try:
-        yield from list(make_records(row, name, source))
+        records = list(make_records(row, name, source, tally.notes))
     except BadRowError as error:
         value = row.value if isinstance(row.value, str) else json.dumps(row.value, ensure_ascii=False, default=str)
         tally.add_fault(span, Fault(row.line, str(error), excerpt(value)))
     except DroppedRowError as error:
         tally.dropped[str(error)] += 1
+    else:
+        tally.unused.update(unused_fields(row.value, source))
+        yield from records
 
 
 def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
@@ -180,7 +188,7 @@ def replace_texts(record: Record, texts: list[str]) -> Record:
 
 
 def _say(turns: tuple[Turn, ...], texts: list[str]) -> tuple[Turn, ...]:
-    return tuple(Turn(turn.role, text) for turn, text in zip(turns, texts, strict=True))
+    return tuple(replace(turn, content=text) for turn, text in zip(turns, texts, strict=True))
 
 
 def labels_of(source: SourceConfig) -> tuple[str, ...]:

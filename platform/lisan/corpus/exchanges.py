@@ -9,13 +9,33 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lisan.corpus.fields import BadRowError, DroppedRowError, Fields, filled, text_of
-from lisan.corpus.records import ROLES, Turn
+from lisan.corpus.fields import BadRowError, DroppedRowError, Fields, field_of, filled, text_of
+from lisan.corpus.messages import add_system, begin_with_user, is_invisible, join_turns, read_turns
+from lisan.corpus.records import Turn
 from lisan.corpus.sources import SourceConfig
 
 
-def _exchange(prompt: str, answer: str) -> list[Fields]:
-    return [{"turns": (Turn("user", prompt.strip()), Turn("assistant", answer.strip()))}]
+def _exchange(row: Any, source: SourceConfig, prompt: str, answer: str) -> list[Fields]:
+    """One prompt and its answer, after the `system` text and the `history` of (prompt, answer) pairs that a row may have."""
+    earlier = [
+        Turn(role, text.strip()) for pair in _history(row, source) for role, text in zip(ASKING, pair, strict=True)
+    ]
+    turns = (*earlier, Turn("user", prompt.strip()), Turn("assistant", answer.strip()))
+    return [{"turns": add_system(turns, text_of(row, source, "system", optional=True))}]
+
+
+ASKING = ("user", "assistant")
+
+
+def _history(row: Any, source: SourceConfig) -> list[Any]:
+    name = source.fields.get("history", "history")
+    pairs = row.get(name) or []
+    is_pair = (
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(t, str) for t in pair) for pair in pairs
+    )
+    if not isinstance(pairs, list) or not all(is_pair):
+        raise BadRowError(f"field {name} is no list of pairs of texts, [[prompt, answer], ...]")
+    return pairs
 
 
 _ALPACA_TEMPLATE = re.compile(
@@ -31,13 +51,13 @@ def lay_prompt(row: Any, source: SourceConfig) -> Iterable[Fields]:
     template = _ALPACA_TEMPLATE.match(prompt)
     if template is not None:
         prompt = "\n\n".join(part for part in template.groups() if part)
-    return _exchange(prompt, response)
+    return _exchange(row, source, prompt, response)
 
 
 def lay_alpaca(row: Any, source: SourceConfig) -> Iterable[Fields]:
     instruction, output = filled(row, source, "instruction", "output")
     extra = text_of(row, source, "input", optional=True).strip()
-    return _exchange(f"{instruction}\n\n{extra}" if extra else instruction, output)
+    return _exchange(row, source, f"{instruction}\n\n{extra}" if extra else instruction, output)
 
 
 def lay_seed_task(row: Any, source: SourceConfig) -> Iterable[Fields]:
@@ -49,38 +69,17 @@ def lay_seed_task(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return lay_alpaca({**instances[0], "instruction": instruction}, source)
 
 
-_ROLE_NAMES = {"human": "user", "gpt": "assistant", "prompter": "user", "bot": "assistant"} | dict(
-    zip(ROLES, ROLES, strict=True)
-)
-
-
-def _turns(messages: Any, field: str) -> tuple[Turn, ...]:
-    """Read OpenAI (`role`, `content`) or ShareGPT (`from`, `value`) messages."""
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, Mapping) for message in messages):
-        raise BadRowError(f"no list of messages in field {field}")
-    turns = []
-    for message in messages:
-        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-        if role not in _ROLE_NAMES or not isinstance(content, str):
-            raise BadRowError(f"a message in field {field} has no known role and text, its role is {role!r}")
-        turns.append(Turn(_ROLE_NAMES[role], content.strip()))
-    return _join(turns)
-
-
 def lay_messages(row: Any, source: SourceConfig) -> Iterable[Fields]:
-    """A list of messages in field `messages`, cut to what lies between the first question and the last answer."""
-    name = source.fields.get("messages", "messages")
-    turns = _begin_with_user(_turns(row.get(name) if isinstance(row, Mapping) else None, name))
+    """A list of messages in field `messages`, cut to what lies between the first question and the last trained answer."""
+    name, notes = source.fields.get("messages", "messages"), list[str]()
+    turns = begin_with_user(read_turns(field_of(row, source, "messages"), name, notes), notes)
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant" and turn.content]
-    if not answers:
-        raise DroppedRowError("no answer")
-    return [{"turns": turns[: answers[-1] + 1]}]
-
-
-def _begin_with_user(turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """Leave out what the assistant says before anybody asked: a greeting replies to nothing."""
-    first = next((index for index, turn in enumerate(turns) if turn.role == "user"), len(turns))
-    return tuple(turn for index, turn in enumerate(turns) if index > first or turn.role != "assistant")
+    trained = [index for index in answers if turns[index].is_trained]
+    if not trained:
+        raise DroppedRowError("no answer with a weight" if answers else "no answer")
+    notes += ["what follows the last answer left out"] * (len(turns) > trained[-1] + 1)
+    turns = add_system(turns[: trained[-1] + 1], text_of(row, source, "system", optional=True))
+    return [{"turns": turns, "notes": notes}]
 
 
 def lay_tree(row: Any, source: SourceConfig) -> Iterable[Fields]:  # noqa: ARG001  the signature of every layout
@@ -94,29 +93,69 @@ def lay_tree(row: Any, source: SourceConfig) -> Iterable[Fields]:  # noqa: ARG00
     return lay_messages({"messages": path}, SourceConfig())
 
 
-def _preference(prompt: tuple[Turn, ...], chosen: str, rejected: str) -> list[Fields]:
+def lay_squad(row: Any, source: SourceConfig) -> Iterable[Fields]:
+    """SQuAD: an article with paragraphs, or one flat question; the context and the question, then the first answer."""
+    paragraphs = field_of(row, source, "paragraphs", optional=True)
+    asked = [(row, row)] if paragraphs is None else [(part, item) for part in paragraphs for item in _questions(part)]
+    for paragraph, item in asked:
+        context, question = *filled(paragraph, source, "context"), *filled(item, source, "question")
+        answer = next(iter(_answers(field_of(item, source, "answers"))), None)
+        if answer is None:
+            yield {"notes": ["a question without answer left out"]}
+        else:
+            yield {
+                "turns": (Turn("user", f"{context.strip()}\n\n{question.strip()}"), Turn("assistant", answer.strip()))
+            }
+
+
+def _questions(paragraph: Any) -> list[Any]:
+    questions = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
+    if not isinstance(questions, list):
+        raise BadRowError("a paragraph has no list of questions in field qas")
+    return questions
+
+
+def _answers(value: Any) -> list[str]:
+    """Return the texts of SQuAD's answers, [{"text": ...}, ...], or of the form that `datasets` gives them, {"text": [...]}."""
+    answers = [{"text": text} for text in value.get("text") or []] if isinstance(value, Mapping) else value
+    if not isinstance(answers, list) or not all(isinstance(answer, Mapping) for answer in answers):
+        raise BadRowError("field answers is no list of objects with a text")
+    return [answer["text"] for answer in answers if isinstance(answer.get("text"), str) and answer["text"].strip()]
+
+
+def _preference(prompt: tuple[Turn, ...], chosen: str, rejected: str, notes: Sequence[str] = ()) -> list[Fields]:
     if not prompt or prompt[-1].role != "user":
         raise BadRowError("the prompt does not end with the user's turn")
-    if not chosen.strip() or not rejected.strip():
+    if is_invisible(chosen) or is_invisible(rejected):
         raise DroppedRowError("empty answer")
     if chosen.strip() == rejected.strip():
         raise DroppedRowError("same answers")
-    return [{"prompt": prompt, "chosen": chosen.strip(), "rejected": rejected.strip()}]
+    return [{"prompt": prompt, "chosen": chosen.strip(), "rejected": rejected.strip(), "notes": notes}]
 
 
 def lay_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
-    """Text fields prompt, chosen, rejected."""
-    prompt, chosen, rejected = filled(row, source, "prompt", "chosen", "rejected")
-    return _preference((Turn("user", prompt.strip()),), chosen, rejected)
+    """`prompt`, `chosen` and `rejected`, each a text or messages; chosen and rejected may hold the prompt too (UltraFeedback)."""
+    notes = list[str]()
+    prompt = _said(row, source, "prompt", "user", notes)
+    sides = [_said(row, source, side, "assistant", notes) for side in ("chosen", "rejected")]
+    if not all(sides) or any(side[-1].role != "assistant" for side in sides):
+        raise DroppedRowError("no answer")
+    before, other = (side[:-1] for side in sides)
+    if before != other:
+        raise DroppedRowError("dialogues differ before the last answer")
+    if not all(turn in before for turn in prompt):
+        before = (*prompt, *before)
+    prompt = begin_with_user(join_turns(before), notes)
+    prompt = add_system(prompt, text_of(row, source, "system", optional=True))
+    return _preference(prompt, sides[0][-1].content, sides[1][-1].content, notes)
 
 
-def lay_sharegpt_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
-    """Messages in field conversations, and one message each in chosen and rejected."""
-    name = source.fields.get("conversations", "conversations")
-    if not isinstance(row, Mapping):
-        raise BadRowError(f"expected an object with a field {name}")
-    (chosen,), (rejected,) = (_turns([row.get(side)], side) for side in ("chosen", "rejected"))
-    return _preference(_begin_with_user(_turns(row.get(name), name)), chosen.content, rejected.content)
+def _said(row: Any, source: SourceConfig, name: str, role: str, notes: list[str]) -> tuple[Turn, ...]:
+    """Return a field that is a text, one message or a list of messages as turns; none where a prompt is missing."""
+    value = field_of(row, source, name, optional=name == "prompt")
+    if value is None or isinstance(value, str):
+        return (Turn(role, value.strip()),) if value and value.strip() else ()
+    return read_turns([value] if isinstance(value, Mapping) else value, source.fields.get(name, name), notes)
 
 
 _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
@@ -125,17 +164,7 @@ _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 def _dialogue(text: str) -> tuple[Turn, ...]:
     parts = _SPEAKER.split(f"\n\n{text.strip()}")[1:]
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return _join(Turn("user" if speaker == "Human" else "assistant", said.strip()) for speaker, said in pairs)
-
-
-def _join(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """Join what one side says in several turns in a row: no chat template renders that faithfully."""
-    joined: list[Turn] = []
-    for turn in turns:
-        if joined and joined[-1].role == turn.role and turn.role in ("user", "assistant"):
-            turn = Turn(turn.role, f"{joined.pop().content}\n\n{turn.content}".strip())  # noqa: PLW2901
-        joined.append(turn)
-    return tuple(joined)
+    return join_turns(Turn("user" if speaker == "Human" else "assistant", said.strip()) for speaker, said in pairs)
 
 
 def lay_dialogue_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
@@ -198,9 +227,20 @@ def lay_true_false(row: Any, source: SourceConfig) -> Iterable[Fields]:
 def lay_choices(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """A query, a list of choices and the index of the right one."""
     (question,) = filled(row, source, "query")
-    choices, gold = row.get(source.fields.get("choices", "choices")), row.get(source.fields.get("gold", "gold"))
+    choices, gold = field_of(row, source, "choices"), field_of(row, source, "gold")
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
         raise BadRowError("no list of texts in field choices")
-    if not isinstance(gold, int):
-        raise BadRowError(f"gold must be an index, got {json.dumps(gold, ensure_ascii=False)}")
+    if not isinstance(gold, int) or isinstance(gold, bool):
+        raise BadRowError(f"gold must be the index of a choice, 0, 1, ..., got {json.dumps(gold, ensure_ascii=False)}")
     return _question(question.removeprefix("Question: "), choices, gold)
+
+
+def lay_belebele(row: Any, source: SourceConfig) -> Iterable[Fields]:
+    """Belebele: a passage above its question, four choices and the number of the right one, counted from 1."""
+    passage, question, *choices = filled(
+        row, source, "flores_passage", "question", *(f"mc_answer{n}" for n in range(1, 5))
+    )
+    number = str(field_of(row, source, "correct_answer_num"))
+    if number not in ("1", "2", "3", "4"):
+        raise BadRowError(f"correct_answer_num must be 1, 2, 3 or 4, got {number}")
+    return _question(f"{passage.strip()}\n\n{question}", [choice.strip() for choice in choices], int(number) - 1)

@@ -7,11 +7,38 @@ nothing to learn from is a `DroppedRowError` (counted). Used by `layouts` and `e
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from lisan.corpus.sources import SourceConfig
+from lisan.corpus.sources import Layout, SourceConfig
 
 Fields = dict[str, Any]
 "Constructor arguments of a record, without id and source."
 Lay = Callable[[Any, SourceConfig], Iterable[Fields]]
+
+FIELDS: dict[Layout, tuple[str, ...]] = {
+    Layout.text: ("text",),
+    Layout.markdown: ("text",),
+    Layout.gutenberg: ("text",),
+    Layout.headline: ("text", "headline"),
+    Layout.parallel: ("first", "second"),
+    Layout.prompt: ("prompt", "response", "system", "history"),
+    Layout.alpaca: ("instruction", "input", "output", "system", "history"),
+    Layout.seed_task: ("instruction", "instances"),
+    Layout.messages: ("messages", "system"),
+    Layout.tree: ("prompt",),
+    Layout.squad: ("paragraphs", "context", "question", "answers"),
+    Layout.preference: ("prompt", "chosen", "rejected", "system"),
+    Layout.dialogue_preference: ("chosen", "rejected"),
+    Layout.letters: ("question", "A", "B", "C", "D", "answer"),
+    Layout.arabicmmlu: ("Question", "Answer Key", "Subject", "Context", *(f"Option {n}" for n in range(1, 6))),
+    Layout.true_false: ("question", "answer", "id"),
+    Layout.choices: ("query", "choices", "gold"),
+    Layout.belebele: ("flores_passage", "question", *(f"mc_answer{n}" for n in range(1, 5)), "correct_answer_num"),
+}
+"Every field that a layout reads, by its own name; `fields` of a source renames them."
+
+
+def columns_of(source: SourceConfig) -> tuple[str, ...]:
+    """Return the names, in the source's files, of all fields that its layout reads."""
+    return tuple(source.fields.get(name, name) for name in FIELDS[source.layout])
 
 
 class BadRowError(Exception):
@@ -22,17 +49,39 @@ class DroppedRowError(Exception):
     """A row that is well formed and of no use; the message is the reason counted in the manifest."""
 
 
-def text_of(row: Any, source: SourceConfig, name: str, optional: bool = False) -> str:
-    """Return a field as text, under the name it has in this source."""
+SHAPES = {
+    "messages": "kind=conversations, layout=messages",
+    "conversations": "kind=conversations, layout=messages, fields={messages: conversations}",
+    "instruction": "kind=conversations, layout=alpaca",
+    "paragraphs": "kind=conversations, layout=squad",
+    "chosen": "kind=preferences, layout=preference",
+    "mc_answer1": "kind=questions, layout=belebele",
+    "Option 1": "kind=questions, layout=arabicmmlu",
+    "choices": "kind=questions, layout=choices",
+}
+"Fields by which data sets of other layouts are known."
+
+
+def field_of(row: Any, source: SourceConfig, name: str, optional: bool = False) -> Any:
+    """Return a field under the name it has in this source; BadRowError that names what is there instead."""
+    field = source.fields.get(name, name)
     if not isinstance(row, Mapping):
-        raise BadRowError(f"expected an object with a field {source.fields.get(name, name)}, got {type(row).__name__}")
-    value = row.get(source.fields.get(name, name))
-    if value is None and optional:
-        return ""
-    if not isinstance(value, str):
-        state = "no field" if value is None else f"a {type(value).__name__} in field"
-        raise BadRowError(f"{state} {source.fields.get(name, name)}; expected text")
+        raise BadRowError(f"expected an object with a field {field}, got {type(row).__name__}")
+    value = row.get(field)
+    if value is None and not optional:
+        state = f"field {field} is null" if field in row else f"no field {field}"
+        shape = next((how for key, how in SHAPES.items() if key in row), "")
+        remedy = f"such rows are read with {shape}" if shape else f"name it with fields={{{name}: ...}}"
+        raise BadRowError(f"{state}; the row has {', '.join(map(str, row)) or 'no fields'}; {remedy}")
     return value
+
+
+def text_of(row: Any, source: SourceConfig, name: str, optional: bool = False) -> str:
+    """Return a field as text; empty where it is missing and `optional`."""
+    value = field_of(row, source, name, optional)
+    if value is not None and not isinstance(value, str):
+        raise BadRowError(f"a {type(value).__name__} in field {source.fields.get(name, name)}; expected text")
+    return value or ""
 
 
 def filled(row: Any, source: SourceConfig, *names: str) -> list[str]:

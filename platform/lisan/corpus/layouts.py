@@ -6,6 +6,7 @@ gives the records their ids and is what `chain` calls.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,15 +18,20 @@ from lisan.corpus.rows import Row
 from lisan.corpus.sources import Layout, SourceConfig
 
 
-def make_records(row: Row, name: str, source: SourceConfig) -> Iterator[Record]:
-    """Yield the records of a row.
+def make_records(row: Row, name: str, source: SourceConfig, notes: Counter[str] | None = None) -> Iterator[Record]:
+    """Yield the records of a row; `notes` counts what of it was left out.
 
     Several of one row share `meta["pair"]`, and so fall in one split. So do a conversation and the preference that
     another source makes of it (`contrast`), or sources that read two columns of one file: none validates on the other.
     """
     kind, lay = LAYOUTS[source.layout]
     first = record_id(name, row.key)
-    found = list(lay(row.value, source))
+    laid = list(lay(row.value, source))
+    if notes is not None:
+        notes.update(note for fields in laid for note in fields.get("notes", ()))
+    found = [{key: fields[key] for key in fields if key != "notes"} for fields in laid if fields.keys() != {"notes"}]
+    if not found:
+        raise DroppedRowError("no answer")
     for index, fields in enumerate(found):
         identity = first if index == 0 else record_id(name, f"{row.key}#{index}")
         fields.setdefault("language", source.language)
@@ -136,12 +142,13 @@ LAYOUTS: dict[Layout, tuple[RecordKind, Lay]] = {
     Layout.seed_task: (RecordKind.conversations, exchanges.lay_seed_task),
     Layout.messages: (RecordKind.conversations, exchanges.lay_messages),
     Layout.tree: (RecordKind.conversations, exchanges.lay_tree),
+    Layout.squad: (RecordKind.conversations, exchanges.lay_squad),
     Layout.preference: (RecordKind.preferences, exchanges.lay_preference),
-    Layout.sharegpt_preference: (RecordKind.preferences, exchanges.lay_sharegpt_preference),
     Layout.dialogue_preference: (RecordKind.preferences, exchanges.lay_dialogue_preference),
     Layout.letters: (RecordKind.questions, exchanges.lay_letters),
     Layout.arabicmmlu: (RecordKind.questions, exchanges.lay_arabicmmlu),
     Layout.true_false: (RecordKind.questions, exchanges.lay_true_false),
     Layout.choices: (RecordKind.questions, exchanges.lay_choices),
+    Layout.belebele: (RecordKind.questions, exchanges.lay_belebele),
 }
 "What kind of record each layout makes, and how."

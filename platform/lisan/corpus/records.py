@@ -37,6 +37,8 @@ class Document:
 class Turn:
     role: str
     content: str
+    is_trained: bool = True
+    "Whether a reply has labels when its conversation is trained on; elsewhere it has no effect."
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ class Question:
 
 Record = Document | Conversation | Preference | Question
 
-_TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.large_string())]))
+_TURN = [("role", pa.string()), ("content", pa.large_string()), ("is_trained", pa.bool_())]
+_TURNS = pa.list_(pa.struct(_TURN))
 _COMMON = [("source", pa.string()), ("language", pa.string()), ("meta", pa.map_(pa.string(), pa.string()))]
 
 SCHEMAS: dict[RecordKind, pa.Schema] = {

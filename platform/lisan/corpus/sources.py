@@ -59,13 +59,14 @@ class Layout(StrEnum):
     seed_task = "seed_task"
     messages = "messages"
     tree = "tree"
+    squad = "squad"
     preference = "preference"
-    sharegpt_preference = "sharegpt_preference"
     dialogue_preference = "dialogue_preference"
     letters = "letters"
     arabicmmlu = "arabicmmlu"
     true_false = "true_false"
     choices = "choices"
+    belebele = "belebele"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

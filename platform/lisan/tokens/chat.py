@@ -149,7 +149,7 @@ def _segments(tokenizer: Any, turns: Sequence[Turn]) -> list[Segment]:
                 "choose another with chat_template of expand_tokenizer"
             )
         spoken = whole[len(prompt) :].rstrip()
-        segments += [(prompt[len(done) :], False), (spoken, True)]
+        segments += [(prompt[len(done) :], False), (spoken, turn.is_trained)]
         done = prompt + spoken
     return segments
 
