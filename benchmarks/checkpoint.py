@@ -32,14 +32,15 @@ import torch
 
 from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
-from lisan.model.load import ModelConfig, ShapeConfig, make_model
-from lisan.model.parallel import Precision, shard
+from lisan.model.config import ModelConfig, Precision, ShapeConfig
+from lisan.model.load import make_model
+from lisan.model.parallel import shard
 from lisan.model.score import Batch, Scorer, collate
 from lisan.train import checkpoint, shards
-from lisan.train.course import LoopConfig
 from lisan.train.keeper import Keeper
 from lisan.train.objectives import causal_lm
-from lisan.train.optim import OptimConfig, make_optimizer
+from lisan.train.optim import make_optimizer
+from lisan.train.options import LoopConfig, OptimConfig
 from lisan.train.worker import ProcessGroup, Worker
 
 MAX_STALL_RATIO = 0.05

@@ -34,20 +34,22 @@ import yaml
 from lisan.core.errors import ConfigError
 from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
-from lisan.model.adapter import LoraConfig, draw_adapter
-from lisan.model.attention import Attention, check_attention
+from lisan.model.adapter import draw_adapter
+from lisan.model.attention import check_attention
+from lisan.model.config import Attention, LoraConfig, ModelConfig, Precision, Recompute, ShapeConfig, ShardingConfig
 from lisan.model.fill import Parts, fill
 from lisan.model.float8 import check_float8, use_float8
 from lisan.model.flops import Work, count_flops
-from lisan.model.load import ModelConfig, ShapeConfig, draw_model
-from lisan.model.parallel import Precision, Recompute, ShardingConfig, shard
+from lisan.model.load import draw_model
+from lisan.model.parallel import shard
 from lisan.model.score import Scorer
 from lisan.tokens.rows import Rows
 from lisan.train import objectives
-from lisan.train.course import Course, LoopConfig
+from lisan.train.course import Course
 from lisan.train.hardware import find_peak
 from lisan.train.loop import train
-from lisan.train.optim import OptimConfig, make_optimizer
+from lisan.train.optim import make_optimizer
+from lisan.train.options import LoopConfig, OptimConfig
 from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
 
 VOCABULARY = 128_256

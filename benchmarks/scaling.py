@@ -31,12 +31,11 @@ import ray
 from lisan.core.artifact import Ref, Store
 from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig
 from lisan.core.storage import Location
-from lisan.model.load import ModelConfig, ShapeConfig
-from lisan.model.parallel import Precision
+from lisan.model.config import ModelConfig, Precision, ShapeConfig
 from lisan.train.config import TrainConfig, parents_of
-from lisan.train.course import LoopConfig
 from lisan.train.job import TrainJob, run_worker
 from lisan.train.launch import launch
+from lisan.train.options import LoopConfig
 from lisan.train.worker import worker_from_environment
 
 MIN_SPEEDUP = 1.7

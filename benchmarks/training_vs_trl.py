@@ -34,7 +34,8 @@ import torch
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.storage import Location
-from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model
+from lisan.model.config import ModelConfig, ShapeConfig
+from lisan.model.load import load_model, make_model
 from lisan.tokens.rows import RowReader
 from lisan.train.history import read_history
 

@@ -13,8 +13,8 @@ import torch
 
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
-from lisan.model.attention import IMPLEMENTATIONS, Attention
-from lisan.model.load import ShapeConfig
+from lisan.model.attention import IMPLEMENTATIONS
+from lisan.model.config import Attention, ShapeConfig
 from lisan.train.worker import ProcessGroup, Worker
 
 REPOSITORY = Path(__file__).parents[1]

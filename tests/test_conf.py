@@ -18,11 +18,12 @@ import yaml
 from lisan.core.artifact import Store
 from lisan.core.config import compose, fingerprint, load, to_plain
 from lisan.core.errors import ConfigError
-from lisan.pipeline import JOBS, STAGES, PipelineConfig, compose_step
+from lisan.job_table import JOBS
+from lisan.pipeline import PipelineConfig, compose_step
 
 REPOSITORY = Path(__file__).parents[1]
 CONF = REPOSITORY / "conf"
-SCHEMAS: dict[str, type[Any]] = {**{job: schema for job, (schema, _) in JOBS.items()}, "run_pipeline": PipelineConfig}
+SCHEMAS: dict[str, type[Any]] = {**{name: job.config for name, job in JOBS.items()}, "run_pipeline": PipelineConfig}
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 TOKENIZER = "tokenizer/t@v1"
 NEEDED = {
@@ -159,7 +160,7 @@ def test_a_recipes_steps_need_only_what_earlier_steps_make(recipe: str) -> None:
     config, steps = composed(recipe)
     made: set[str] = set()
     for name, step in steps.items():
-        stage = STAGES.get(config.steps[name].job)
+        stage = JOBS[config.steps[name].job].stage
         if stage is not None:
             assert {str(parent) for parent in stage.parents(step)} <= made, name
             made.add(f"{stage.kind}/{step.name}@{step.version}")

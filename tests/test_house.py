@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lisan.job_table import JOBS
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "platform" / "lisan"
 RANKS = {
@@ -28,6 +30,7 @@ RANKS = {
     "serve": 5,
     "synth": 6,
     "comparison": 6,
+    "job_table": 6,
     "pipeline": 7,
     "jobs": 8,
     "serve_apps": 8,
@@ -113,6 +116,30 @@ def test_every_room_has_a_rank() -> None:
 def test_a_library_is_known_to_its_files_only(library: str) -> None:
     knowing = {name_of(file) for file in sources() if any(dotted.split(".")[0] == library for dotted in imports(file))}
     assert knowing == KNOWN_ONLY_TO[library]
+
+
+HEAVY = ("torch", "ray", "transformers", "mlflow", "peft", "vllm", "lm_eval", "matplotlib")
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the heavy libraries that code imports in a process of its own."""
+    report = f"import sys; print(*(name for name in {HEAVY} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", f"{code}; {report}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("job", sorted(JOBS))
+def test_the_config_of_a_job_imports_no_heavy_library(job: str) -> None:
+    assert imported_by(f"from lisan.job_table import JOBS; JOBS[{job!r}].config") == set()
+
+
+def test_the_config_of_a_pipeline_imports_no_heavy_library() -> None:
+    assert imported_by("import lisan.pipeline") == set()
+
+
+def test_the_config_of_training_does_not_reach_the_loop() -> None:
+    code = "import sys, lisan.train.config; assert not {'lisan.train.loop', 'lisan.train.job'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from lisan import pipeline
+from lisan import pipeline, registry
 from lisan.comparison import ComparisonConfig, RowConfig
 from lisan.core.config import compose
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.stage import ClusterConfig, StorageConfig
-from lisan.pipeline import JOBS, STAGES, PipelineConfig, StepConfig, compose_step, run_pipeline
+from lisan.job_table import JOBS, Job
+from lisan.pipeline import PipelineConfig, StepConfig, compose_step, run_pipeline
 
 CONF = Path(__file__).parents[1] / "conf"
 TOKENS = {"name": "t", "corpus": "corpus/c@v1", "tokenizer": "tokenizer/t@v1"}
@@ -33,17 +34,20 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Put recorders in the place of the jobs; they return the config that they were given."""
     calls: list[Any] = []
 
-    def record(step: Any) -> Any:
+    def record(_: Job, step: Any) -> Any:
         calls.append(step)
         return step
 
-    monkeypatch.setattr(pipeline, "JOBS", {job: (schema, record) for job, (schema, _) in JOBS.items()})
+    monkeypatch.setattr(Job, "run", record)
     return calls
 
 
 def test_every_stage_is_a_job_and_so_are_the_two_that_make_no_artifact() -> None:
-    assert set(JOBS) == {*STAGES, "promote_model", "show_example"}
-    assert {stage.job for stage in STAGES.values()} == set(STAGES)
+    stages = {name: job.stage for name, job in JOBS.items() if job.stage is not None}
+    assert set(JOBS) == {*stages, "promote_model", "show_example"}
+    assert {name: (stage.job, stage.config) for name, stage in stages.items()} == {
+        name: (name, JOBS[name].config) for name in stages
+    }
 
 
 def test_a_step_is_composed_as_its_own_job_would_be(config: PipelineConfig) -> None:
@@ -54,7 +58,7 @@ def test_a_step_is_composed_as_its_own_job_would_be(config: PipelineConfig) -> N
         "context_length=128",
         f"storage.root={config.storage.root}",
     ]
-    assert step == compose(CONF, "encode_tokens", JOBS["encode_tokens"][0], overrides)
+    assert step == compose(CONF, "encode_tokens", JOBS["encode_tokens"].config, overrides)
 
 
 def test_the_pipelines_root_is_every_steps(config: PipelineConfig) -> None:
@@ -138,7 +142,7 @@ def test_what_exists_is_skipped(
 ) -> None:
     from tiny import no_run
 
-    monkeypatch.setattr(pipeline, "open_run", no_run)
+    monkeypatch.setattr(registry, "open_run", no_run)
     first = run_pipeline(replace(config, only=("corpus",)), CONF)["corpus"]
     capsys.readouterr()
     again = run_pipeline(replace(config, only=("corpus",)), CONF)["corpus"]

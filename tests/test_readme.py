@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lisan.core.config import compose
-from lisan.pipeline import JOBS, PipelineConfig
+from lisan.job_table import JOBS
+from lisan.pipeline import PipelineConfig
 from lisan.serve.app import read_arguments
 
 REPOSITORY = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def test_a_job_command_composes(words: list[str], monkeypatch: pytest.MonkeyPatc
     place = next(index for index, word in enumerate(words) if word.startswith("jobs/"))
     job = Path(words[place]).stem
     assert (REPOSITORY / words[place]).exists()
-    schema = PipelineConfig if job == "run_pipeline" else JOBS[job][0]
+    schema = PipelineConfig if job == "run_pipeline" else JOBS[job].config
     config = compose(REPOSITORY / "conf", job, schema, words[place + 1 :])
     assert isinstance(config, schema)
 

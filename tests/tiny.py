@@ -24,14 +24,13 @@ from lisan.core.seed import stream
 from lisan.core.stage import Run, SilentRun, StorageConfig, run_stage
 from lisan.core.storage import Location
 from lisan.corpus.records import Conversation, Document, Preference, Question, RecordKind, Turn, to_table
-from lisan.model.load import ModelConfig, ShapeConfig, quiet_transformers
-from lisan.model.parallel import Precision
+from lisan.model.config import ModelConfig, Precision, ShapeConfig
+from lisan.model.load import quiet_transformers
 from lisan.tokens.encode import TOKENS, EncodeConfig
 from lisan.tokens.packing import Overflow, PackingConfig
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
-from lisan.train.course import LoopConfig
 from lisan.train.job import TrainJob, run_worker
-from lisan.train.optim import OptimConfig
+from lisan.train.options import LoopConfig, OptimConfig
 from lisan.train.worker import Worker
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 

@@ -1,38 +1,21 @@
-"""Every stage by its job's name, and the pipeline that runs a recipe's stages in order.
+"""The pipeline: runs a recipe's stages in order.
 
 In: a recipe, a list of steps that each say what one would type for that job. Out: its artifacts. Always: all steps
 are composed before the first one runs (each is checked against the artifacts it reads when its turn comes), and what
-exists is skipped. The job files and the demo are the
-callers.
+exists is skipped.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lisan.comparison import ComparisonConfig, Place, compare
-from lisan.core.config import compose, run_job, to_plain
+from lisan.core.config import compose, to_plain
 from lisan.core.errors import ConfigError
-from lisan.core.peers import check_alone, first_speaks, is_first
-from lisan.core.stage import ClusterConfig, Stage, StorageConfig, TrackingConfig, join_stage, run_stage
-from lisan.corpus.build import CORPUS
-from lisan.evaluate.fertility import FERTILITY
-from lisan.evaluate.run import EVALS
-from lisan.registry import open_run
-from lisan.serve.export import EXPORT
-from lisan.serve.promote import PromoteConfig, promote
-from lisan.synth.build import SAMPLE
-from lisan.tokens.encode import TOKENS
-from lisan.tokens.show import ShowConfig, show
-from lisan.train.scores import SCORES
-from lisan.train.stages import CPT, DPO, SFT
-from lisan.vocabulary.expand import TOKENIZER
-
-STAGES: dict[str, Stage] = {
-    stage.job: stage for stage in (CORPUS, TOKENIZER, TOKENS, CPT, SFT, SAMPLE, SCORES, DPO, EVALS, FERTILITY, EXPORT)
-}
+from lisan.core.peers import check_alone, first_speaks
+from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
+from lisan.job_table import JOBS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,12 +56,6 @@ class PipelineConfig:
                 raise ConfigError(f"steps.{name}.job must be one of {', '.join(JOBS)}, got {step.job!r}")
 
 
-def run_one(job_file: str) -> None:
-    """Be the main function of the job that `job_file` names."""
-    job = Path(job_file).stem
-    run_job(job_file, JOBS[job][0], JOBS[job][1])
-
-
 def run_pipeline(config: PipelineConfig, conf_dir: Path) -> dict[str, Any]:
     """Run the steps in order and return what each gave."""
     with first_speaks():
@@ -91,7 +68,7 @@ def run_pipeline(config: PipelineConfig, conf_dir: Path) -> dict[str, Any]:
     begin = time.monotonic()
     for number, (name, step) in enumerate(composed.items(), 1):
         print(f"[{number}/{len(composed)}] {name} ({time.monotonic() - begin:.0f} s)", flush=True)
-        results[name] = JOBS[config.steps[name].job][1](step)
+        results[name] = JOBS[config.steps[name].job].run(step)
     if config.comparison is not None and not config.only:
         place = Place(
             name=config.name,
@@ -115,32 +92,9 @@ def compose_step(name: str, config: PipelineConfig, conf_dir: Path) -> Any:
         return compose(
             conf_dir,
             step.job,
-            JOBS[step.job][0],
+            JOBS[step.job].config,
             [f"{group}={choice}" for group, choice in step.use.items()],
             {**step.set, **where},
         )
     except ConfigError as error:
         raise ConfigError(f"steps.{name}: {error}") from error
-
-
-def _run(stage: Stage) -> Callable[[Any], Any]:
-    def run(config: Any) -> Any:
-        return run_stage(stage, config, open_run) if is_first() else join_stage(stage, config)
-
-    return run
-
-
-def _alone(job: str, action: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def run(config: Any) -> Any:
-        with first_speaks():
-            check_alone(job)
-        return action(config)
-
-    return run
-
-
-JOBS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
-    **{job: (stage.config, _run(stage)) for job, stage in STAGES.items()},
-    "promote_model": (PromoteConfig, _alone("promote_model", promote)),
-    "show_example": (ShowConfig, _alone("show_example", show)),
-}

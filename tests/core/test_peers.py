@@ -9,7 +9,8 @@ from lisan.core import peers
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.stage import ClusterConfig, StorageConfig, join_stage, run_stage
-from lisan.pipeline import JOBS, STAGES, PipelineConfig, run_pipeline
+from lisan.job_table import JOBS
+from lisan.pipeline import PipelineConfig, run_pipeline
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_jobs_of_one_process_are_refused(job: str, config: CountConfig, monkeypa
     for rank in (0, 1):
         be(rank, monkeypatch)
         with pytest.raises(ConfigError, match=f"{job} runs in one process and torchrun started 2; start it with"):
-            JOBS[job][1](config)
+            JOBS[job].run(config)
 
 
 def test_a_recipe_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -94,7 +95,11 @@ def test_a_recipe_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_only_training_is_shared() -> None:
-    assert {job for job, stage in STAGES.items() if stage.join} == {"train_cpt", "train_sft", "train_dpo"}
+    assert {name for name, job in JOBS.items() if job.stage is not None and job.stage.join} == {
+        "train_cpt",
+        "train_sft",
+        "train_dpo",
+    }
 
 
 @pytest.mark.parametrize(

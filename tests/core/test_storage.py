@@ -18,9 +18,10 @@ from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.stage import run_stage
 from lisan.core.storage import Location, default_root
 from lisan.corpus.records import RecordKind
-from lisan.evaluate.run import EVALS, EvalConfig
+from lisan.evaluate.config import EvalConfig
+from lisan.evaluate.run import EVALS
 from lisan.evaluate.tasks import TaskConfig, TaskKind
-from lisan.model.load import ModelConfig
+from lisan.model.config import ModelConfig
 from lisan.tokens.mix import MixConfig
 from lisan.train.stages import CPT, SFT
 from lisan.train.worker import Worker

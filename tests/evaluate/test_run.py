@@ -12,9 +12,10 @@ from tiny import Recorder, document, no_run
 from lisan.core.artifact import Artifact, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.evaluate.run import EVALS, EvalConfig, score_items
+from lisan.evaluate.config import EvalConfig
+from lisan.evaluate.run import EVALS, score_items
 from lisan.evaluate.tasks import TaskConfig, TaskKind, make_items
-from lisan.model.parallel import Precision
+from lisan.model.config import Precision
 from lisan.model.score import Scorer
 
 TASKS = {

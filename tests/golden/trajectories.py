@@ -21,8 +21,8 @@ import torch
 from tiny import make_store, train_alone, train_config
 
 from lisan.core.artifact import Store
-from lisan.model.load import ModelConfig
-from lisan.train.objectives import PreferenceLoss
+from lisan.model.config import ModelConfig
+from lisan.train.options import PreferenceLoss
 
 NUM_STEPS = 20
 KINDS = {

@@ -9,10 +9,12 @@ import torch
 from tiny import SHAPE, document, preference, question
 
 from lisan.core.artifact import Ref, Store
+from lisan.evaluate.config import EvalConfig
 from lisan.evaluate.metrics import bits_per_byte
-from lisan.evaluate.run import EvalConfig, score_items
+from lisan.evaluate.run import score_items
 from lisan.evaluate.tasks import Item, Length, Prompt, Result, TaskConfig, TaskKind, aggregate, make_items
-from lisan.model.load import ModelConfig, make_model
+from lisan.model.config import ModelConfig
+from lisan.model.load import make_model
 from lisan.model.score import Batch, Scorer, collate
 from lisan.tokens.examples import encode_records
 from lisan.tokens.rows import RowReader

@@ -15,23 +15,15 @@ from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.errors import DataError
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.corpus.records import RecordKind
-from lisan.model.adapter import LoraConfig, attach_adapter, iter_merged, read_adapter
+from lisan.model.adapter import attach_adapter, iter_merged, read_adapter
+from lisan.model.config import InitMethod, LoraConfig, ModelConfig, Precision, RowInitConfig
 from lisan.model.donor import project_donor
 from lisan.model.embeddings import gather, is_tied, read_matrices
-from lisan.model.load import ModelConfig, load_model, make_model
-from lisan.model.new_rows import (
-    InitMethod,
-    NewRows,
-    RowInitConfig,
-    check_new_rows,
-    init_new_rows,
-    read_new_rows,
-    replay_new_rows,
-)
-from lisan.model.parallel import Precision
+from lisan.model.load import load_model, make_model
+from lisan.model.new_rows import NewRows, check_new_rows, init_new_rows, read_new_rows, replay_new_rows
 from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
-from lisan.train.tuning import Method, TuningConfig
+from lisan.train.options import Method, TuningConfig
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 from lisan.vocabulary.neighbours import write_neighbours
 

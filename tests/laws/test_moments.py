@@ -11,10 +11,10 @@ from tiny import largest_difference, make_job, train_alone, train_as_pair, train
 
 from lisan.core.artifact import Store
 from lisan.core.storage import Location
-from lisan.model.load import ModelConfig, ShapeConfig
+from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.model.new_rows import read_new_rows
 from lisan.train.checkpoint import find_latest
-from lisan.train.optim import MomentType
+from lisan.train.options import MomentType
 
 from .test_train import KilledError, killed_at
 from .tuned import NEW_ROWS, grown, tuned_config

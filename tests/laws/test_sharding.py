@@ -31,17 +31,18 @@ from lisan.core.artifact import Ref, Store
 from lisan.core.config import fingerprint
 from lisan.core.errors import ConfigError
 from lisan.model import side_by_side
-from lisan.model.adapter import LoraConfig, attach_adapter, read_adapter
+from lisan.model.adapter import attach_adapter, read_adapter
+from lisan.model.config import InitMethod, LoraConfig, ModelConfig, Precision, Recompute, ShapeConfig, ShardingConfig
 from lisan.model.embeddings import gather, is_tied
 from lisan.model.fill import fill
-from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model
-from lisan.model.new_rows import InitMethod, NewRows, init_new_rows
+from lisan.model.load import load_model, make_model
+from lisan.model.new_rows import NewRows, init_new_rows
 from lisan.model.outline import load_vocabulary, outline_model
-from lisan.model.parallel import Precision, Recompute, ShardingConfig, check_sharding, prepare_block, shard
+from lisan.model.parallel import check_sharding, prepare_block, shard
 from lisan.model.score import Scorer, collate
 from lisan.model.write import write_config, write_weights
 from lisan.tokens.rows import RowReader
-from lisan.train.tuning import Method, TuningConfig
+from lisan.train.options import Method, TuningConfig
 
 MESHES = {"1x4": 0, "2x2": 2, "4x1": 1}
 "Groups x workers of a group, of four workers: how many hold a copy together. 1x2 is the law of two workers in test_train."

@@ -14,10 +14,10 @@ from lisan.core.errors import ArtifactError
 from lisan.core.stage import ClusterConfig, Run, Stage, StorageConfig, TrackingConfig, run_stage
 from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
-from lisan.evaluate.run import EVALS, EvalConfig
+from lisan.evaluate.config import EvalConfig
+from lisan.evaluate.run import EVALS
 from lisan.evaluate.tasks import TaskConfig, TaskKind
-from lisan.model.load import ModelConfig
-from lisan.model.parallel import Precision
+from lisan.model.config import ModelConfig, Precision
 from lisan.tokens.encode import TOKENS, EncodeConfig
 from lisan.train.stages import CPT, DPO, SFT
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig

@@ -30,21 +30,20 @@ from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
+from lisan.model.config import ModelConfig, Precision, Recompute, ShardingConfig
 from lisan.model.embeddings import gather
 from lisan.model.fill import fill
-from lisan.model.load import ModelConfig, load_model
+from lisan.model.load import load_model
 from lisan.model.outline import outline_model
-from lisan.model.parallel import Precision, Recompute, ShardingConfig, check_sharding, shard
+from lisan.model.parallel import check_sharding, shard
 from lisan.model.score import Scorer
 from lisan.model.tensor_parallel import check_split
 from lisan.train.checkpoint import find_latest
 from lisan.train.checks import check
 from lisan.train.job import TrainJob
 from lisan.train.loop import check_rows
-from lisan.train.optim import MomentType
+from lisan.train.options import Method, MomentType, TuningConfig, ValidationConfig
 from lisan.train.split import check_model
-from lisan.train.tuning import Method, TuningConfig
-from lisan.train.validation import ValidationConfig
 
 PAIR = ShardingConfig(tensor_workers=2)
 GROUPS = ShardingConfig(shard_workers=2, tensor_workers=2, recompute=Recompute.full)

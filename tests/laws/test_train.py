@@ -20,16 +20,15 @@ from tiny import (
 
 from lisan.core.artifact import Store
 from lisan.core.storage import Location
-from lisan.model.adapter import LoraConfig
-from lisan.model.load import ModelConfig
+from lisan.model.config import LoraConfig, ModelConfig
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.labels import IGNORE_INDEX
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_latest
 from lisan.train.job import run_worker
-from lisan.train.objectives import PreferenceLoss, Terms, causal_lm, preference
+from lisan.train.objectives import Terms, causal_lm, preference
+from lisan.train.options import Method, PreferenceLoss, TuningConfig
 from lisan.train.reference import attach_reference, score_reference
-from lisan.train.tuning import Method, TuningConfig
 from lisan.train.worker import ProcessGroup
 
 REORDERED_LOSS = 2e-6

@@ -22,10 +22,11 @@ from tiny import (
 )
 
 from lisan.core.artifact import Store
-from lisan.model.adapter import LoraConfig, read_adapter
-from lisan.model.load import ModelConfig, load_model
+from lisan.model.adapter import read_adapter
+from lisan.model.config import LoraConfig, ModelConfig, Precision
+from lisan.model.load import load_model
 from lisan.model.new_rows import read_new_rows
-from lisan.model.parallel import Precision, shard
+from lisan.model.parallel import shard
 from lisan.model.score import Scorer, collate
 from lisan.model.trained_rows import TRAINED_ROWS, freeze_other_rows
 from lisan.tokens.rows import RowReader
@@ -33,9 +34,9 @@ from lisan.train.checkpoint import find_latest
 from lisan.train.job import plan_run
 from lisan.train.objectives import causal_lm
 from lisan.train.optim import make_optimizer
+from lisan.train.options import Method, Quantisation, Rows, TuningConfig
 from lisan.train.origin import open_places, prepare_model
 from lisan.train.shards import load
-from lisan.train.tuning import Method, Quantisation, Rows, TuningConfig
 from lisan.train.worker import ProcessGroup
 
 from .test_train import KilledError, assert_same_run, killed_at

@@ -6,10 +6,10 @@ import torch
 from tiny import train_config
 
 from lisan.core.artifact import Store
-from lisan.model.adapter import LoraConfig
-from lisan.model.load import ModelConfig, load_model
+from lisan.model.config import LoraConfig, ModelConfig
+from lisan.model.load import load_model
 from lisan.model.new_rows import NewRows, replay_new_rows
-from lisan.train.tuning import Method, Rows, TuningConfig
+from lisan.train.options import Method, Rows, TuningConfig
 
 LORA = LoraConfig(rank=4, alpha=16)
 NEW_ROWS = {

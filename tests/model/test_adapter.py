@@ -9,9 +9,10 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lisan.core.errors import ConfigError
-from lisan.model.adapter import LoraConfig, attach_adapter, iter_merged
+from lisan.model.adapter import attach_adapter, iter_merged
+from lisan.model.config import LoraConfig, ModelConfig
 from lisan.model.embeddings import gather
-from lisan.model.load import ModelConfig, make_model
+from lisan.model.load import make_model
 
 
 def model() -> Any:

@@ -10,8 +10,9 @@ from tiny import SHAPE
 
 from lisan.core.errors import ConfigError
 from lisan.model import attention
-from lisan.model.attention import Attention, block_mask, check_attention, document_lengths, use_attention
-from lisan.model.load import ModelConfig, make_model
+from lisan.model.attention import block_mask, check_attention, document_lengths, use_attention
+from lisan.model.config import Attention, ModelConfig
+from lisan.model.load import make_model
 from lisan.model.score import Scorer, collate
 
 WINDOWED: dict[str, Any] = {

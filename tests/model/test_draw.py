@@ -9,10 +9,11 @@ from tiny import SHAPE
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lisan.core.errors import DataError
-from lisan.model.adapter import LoraConfig, attach_adapter, draw_adapter
+from lisan.model.adapter import attach_adapter, draw_adapter
+from lisan.model.config import LoraConfig, ModelConfig
 from lisan.model.draw import drawing
 from lisan.model.fill import fill
-from lisan.model.load import ModelConfig, draw_model, make_model
+from lisan.model.load import draw_model, make_model
 
 LORA = LoraConfig(rank=4)
 

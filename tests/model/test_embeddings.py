@@ -9,8 +9,9 @@ import torch
 from tiny import SHAPE
 
 from lisan.core.errors import DataError
+from lisan.model.config import ModelConfig
 from lisan.model.embeddings import combine_rows, hash_rows, is_tied, mean_of_rows, read_matrices, resize_embeddings
-from lisan.model.load import ModelConfig, make_model
+from lisan.model.load import make_model
 
 NEW = torch.arange(64.0).reshape(2, 32)
 

@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 from tiny import SHAPE, save_model
 
 from lisan.core.errors import DataError
+from lisan.model.config import ModelConfig
 from lisan.model.files import INDEX, WEIGHTS, WeightWriter, list_weights, read_tensors, weight_files
 from lisan.model.fill import fill
-from lisan.model.load import ModelConfig, load_model, make_model
+from lisan.model.load import load_model, make_model
 from lisan.model.outline import outline_model
 from lisan.model.state import iter_state
 from lisan.model.write import write_config, write_weights
-from lisan.serve.formats import ExportConfig, Subject, write_hf
+from lisan.serve.export_config import ExportConfig
+from lisan.serve.formats import Subject, write_hf
 
 SHARDS = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
 

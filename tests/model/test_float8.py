@@ -9,11 +9,12 @@ from tiny import SHAPE, train_config
 
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
-from lisan.model.adapter import LoraConfig, attach_adapter
+from lisan.model.adapter import attach_adapter
+from lisan.model.config import LoraConfig, ModelConfig, Precision, ShapeConfig
 from lisan.model.float8 import check_float8, use_float8
-from lisan.model.load import ModelConfig, ShapeConfig, make_model
+from lisan.model.load import make_model
 from lisan.model.outline import outline_model
-from lisan.model.parallel import Precision, shard
+from lisan.model.parallel import shard
 from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
 from lisan.train.worker import ProcessGroup, Worker

@@ -12,8 +12,9 @@ from tiny import SHAPE, save_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from lisan.core.errors import ConfigError
-from lisan.model.gguf import GgufType, check_gguf, read_gguf, rope_factors, turn, turn_back, write_gguf
-from lisan.model.load import ModelConfig, load_model, make_model
+from lisan.model.config import GgufType, ModelConfig
+from lisan.model.gguf import check_gguf, read_gguf, rope_factors, turn, turn_back, write_gguf
+from lisan.model.load import load_model, make_model
 from lisan.model.state import iter_state, read_config
 
 WIDE = replace(SHAPE, hidden_size=64, intermediate_size=128)

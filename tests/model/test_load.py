@@ -9,15 +9,8 @@ import torch
 from tiny import SHAPE, save_model
 
 from lisan.core.errors import ConfigError, DataError
-from lisan.model.load import (
-    ModelConfig,
-    ShapeConfig,
-    decoder_layers,
-    load_model,
-    make_model,
-    read_vocabulary_size,
-)
-from lisan.model.new_rows import InitMethod, RowInitConfig
+from lisan.model.config import InitMethod, ModelConfig, RowInitConfig, ShapeConfig
+from lisan.model.load import decoder_layers, load_model, make_model, read_vocabulary_size
 
 CONFIG = ModelConfig(shape=SHAPE, tokenizer="t")
 RANDOM = RowInitConfig(method=InitMethod.random)

@@ -13,8 +13,9 @@ from tiny import SHAPE, save_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lisan.core.errors import ConfigError, DataError
+from lisan.model.config import ModelConfig
 from lisan.model.files import MAX_FILE_BYTES
-from lisan.model.load import ModelConfig, load_model, make_model
+from lisan.model.load import load_model, make_model
 from lisan.model.quantise import (
     check_quantisable,
     describe,

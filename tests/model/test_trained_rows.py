@@ -10,8 +10,9 @@ from tiny import SHAPE
 from torch import nn
 
 from lisan.core.errors import DataError
+from lisan.model.config import ModelConfig
 from lisan.model.embeddings import read_matrices
-from lisan.model.load import ModelConfig, make_model
+from lisan.model.load import make_model
 from lisan.model.trained_rows import (
     TRAINED_ROWS,
     decay_rows,
@@ -20,7 +21,8 @@ from lisan.model.trained_rows import (
     vocabulary_matrices,
     write_trained_rows,
 )
-from lisan.train.optim import OptimConfig, make_optimizer
+from lisan.train.optim import make_optimizer
+from lisan.train.options import OptimConfig
 
 IDS = (3, 41, 7)
 

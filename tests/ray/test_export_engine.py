@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny import save_model
 
-from lisan.model.load import ModelConfig, ShapeConfig, load_model, make_model
+from lisan.model.config import ModelConfig, ShapeConfig
+from lisan.model.load import load_model, make_model
 from lisan.model.quantise import read_quantised, write_quantised
 from lisan.serve.parity import compute_logits
 

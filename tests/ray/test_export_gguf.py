@@ -21,10 +21,10 @@ from tiny import SHAPE, WORDS, no_run, sentence, silent, train_config
 from lisan.core.artifact import Store
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.corpus.records import Turn
-from lisan.model.gguf import GgufType
-from lisan.model.load import ModelConfig, load_model
+from lisan.model.config import GgufType, ModelConfig
+from lisan.model.load import load_model
 from lisan.serve.export import EXPORT
-from lisan.serve.formats import ExportConfig, Format
+from lisan.serve.export_config import ExportConfig, Format
 from lisan.tokens.chat import encode_prompt
 from lisan.tokens.mix import MixConfig
 from lisan.train.stages import SFT

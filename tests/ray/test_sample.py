@@ -12,7 +12,7 @@ from lisan.core.artifact import Store
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.corpus.reader import read_records
 from lisan.corpus.records import RecordKind
-from lisan.model.load import ModelConfig, ShapeConfig
+from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.serve.engine import Dtype, EngineConfig
 from lisan.synth.build import SAMPLE, SampleConfig
 from lisan.synth.prompts import PromptsConfig

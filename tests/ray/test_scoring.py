@@ -8,10 +8,10 @@ from tiny import no_run, silent, train_config
 
 from lisan.core.artifact import Artifact, Store
 from lisan.core.stage import ClusterConfig, StorageConfig, run_stage
-from lisan.model.load import ModelConfig
-from lisan.model.parallel import Precision
+from lisan.model.config import ModelConfig, Precision
+from lisan.train.config import ScoreConfig
 from lisan.train.reference import REFERENCE, read_scores
-from lisan.train.score_parts import PART_BATCHES, ScoreConfig
+from lisan.train.score_parts import PART_BATCHES
 from lisan.train.scores import SCORES
 from lisan.train.stages import CPT
 

@@ -18,8 +18,8 @@ from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
 from lisan.train import launch
 from lisan.train.history import read_history
+from lisan.train.options import ValidationConfig
 from lisan.train.stages import CPT
-from lisan.train.validation import ValidationConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("local_ray")]
 NUM_CPUS = 2

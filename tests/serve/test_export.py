@@ -15,10 +15,10 @@ from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.corpus.records import Turn
-from lisan.model.adapter import LoraConfig
-from lisan.model.load import ModelConfig, load_model
+from lisan.model.config import LoraConfig, ModelConfig
+from lisan.model.load import load_model
 from lisan.serve.export import EXPORT, check_parity
-from lisan.serve.formats import ExportConfig, Format
+from lisan.serve.export_config import ExportConfig, Format
 from lisan.serve.gguf_tokenizer import (
     COMPOSED,
     PRE_TYPES,
@@ -31,8 +31,8 @@ from lisan.serve.gguf_tokenizer import (
 from lisan.serve.modelfile import find_frame, write_modelfile
 from lisan.serve.parity import PROBES, Parity, compare_logits, compute_logits, probe_rows
 from lisan.tokens.chat import encode_prompt
+from lisan.train.options import Method, Quantisation, Rows, TuningConfig
 from lisan.train.stages import CPT
-from lisan.train.tuning import Method, Quantisation, Rows, TuningConfig
 from lisan.vocabulary import bpe
 from lisan.vocabulary.sentencepiece import PieceKind
 from lisan.vocabulary.tokenizer import load_tokenizer

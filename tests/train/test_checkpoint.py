@@ -12,11 +12,13 @@ from tiny import ALONE, SHAPE
 
 from lisan.core.errors import TrainingError
 from lisan.core.storage import Location
-from lisan.model.load import ModelConfig, make_model
-from lisan.model.parallel import Precision, shard
+from lisan.model.config import ModelConfig, Precision
+from lisan.model.load import make_model
+from lisan.model.parallel import shard
 from lisan.model.score import Scorer
 from lisan.train import checkpoint, shards
-from lisan.train.optim import OptimConfig, make_optimizer
+from lisan.train.optim import make_optimizer
+from lisan.train.options import OptimConfig
 from lisan.train.worker import ProcessGroup
 
 

@@ -18,10 +18,10 @@ from lisan.core.artifact import Store
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.storage import Location
 from lisan.train import checkpoint, shards
-from lisan.train.course import LoopConfig
 from lisan.train.history import read_history
 from lisan.train.job import run_worker
 from lisan.train.keeper import Keeper
+from lisan.train.options import LoopConfig
 from lisan.train.staging import Staging
 
 WAIT_S = 20.0

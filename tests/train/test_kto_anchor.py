@@ -29,12 +29,12 @@ from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
-from lisan.model.load import ModelConfig
+from lisan.model.config import ModelConfig
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.labels import IGNORE_INDEX
 from lisan.tokens.rows import RowReader, Rows
 from lisan.train.kto_anchor import MismatchedReader, estimate_kl, mismatch
-from lisan.train.objectives import PreferenceLoss
+from lisan.train.options import PreferenceLoss
 from lisan.train.reference import REFERENCE, SCHEMA, make_reference, score_reference
 from lisan.train.worker import ProcessGroup
 

@@ -15,9 +15,9 @@ from lisan.core.errors import ConfigError, DataError, TrainingError
 from lisan.tokens.mix import MixConfig
 from lisan.tokens.order import open_order
 from lisan.tokens.rows import Rows
-from lisan.train.course import LoopConfig
 from lisan.train.job import run_worker
 from lisan.train.loop import check_rows, next_rows
+from lisan.train.options import LoopConfig
 from lisan.train.progress import Progress
 from lisan.train.throughput import Meter
 

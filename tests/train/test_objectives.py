@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lisan.core.errors import ConfigError
-from lisan.model.load import ModelConfig
+from lisan.model.config import ModelConfig
 from lisan.model.score import Batch, collate
 from lisan.train.config import DpoConfig
-from lisan.train.objectives import PreferenceLoss, Score, Terms, causal_lm, count_labels, count_pairs, preference
-from lisan.train.optim import OptimConfig
+from lisan.train.objectives import Score, Terms, causal_lm, count_labels, count_pairs, preference
+from lisan.train.options import OptimConfig, PreferenceLoss
 
 
 def batch() -> Batch:

@@ -5,15 +5,8 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
-from lisan.train.optim import (
-    MomentType,
-    OptimConfig,
-    Schedule,
-    check_moments,
-    learning_rate,
-    make_optimizer,
-    set_rate,
-)
+from lisan.train.optim import check_moments, learning_rate, make_optimizer, set_rate
+from lisan.train.options import MomentType, OptimConfig, Schedule
 
 STEPS = 100
 

@@ -13,14 +13,13 @@ from tiny import SHAPE, no_run, save_model, train_alone, train_config
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.model.adapter import LoraConfig
-from lisan.model.load import ModelConfig
-from lisan.model.new_rows import InitMethod, RowInitConfig, write_new_rows
+from lisan.model.config import InitMethod, LoraConfig, ModelConfig, RowInitConfig
+from lisan.model.new_rows import write_new_rows
 from lisan.tokens.chat import end_of_turn_id
 from lisan.train.config import parents_of
+from lisan.train.options import Method, TuningConfig
 from lisan.train.origin import Places, check_vocabulary, expansion_for, open_places, prepare_model
 from lisan.train.outcome import copy_tokenizer, settle_rows
-from lisan.train.tuning import Method, TuningConfig
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 from lisan.vocabulary.tokenizer import load_expansion, load_tokenizer, tokenizer_hash
 

@@ -11,7 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.storage import Location
-from lisan.model.parallel import Precision, shard
+from lisan.model.config import Precision
+from lisan.model.parallel import shard
 from lisan.model.score import Batch, Scorer
 from lisan.tokens.rows import RowReader
 from lisan.train.reference import SCHEMA, attach_reference, make_reference, score_reference, score_rows

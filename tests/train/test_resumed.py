@@ -12,7 +12,7 @@ from lisan.core import storage
 from lisan.core.artifact import Store
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.storage import Location
-from lisan.model.parallel import ShardingConfig
+from lisan.model.config import ShardingConfig
 from lisan.train import checkpoint, shards
 from lisan.train.history import read_history
 from lisan.train.job import run_worker

@@ -15,16 +15,15 @@ from lisan.core.artifact import Artifact, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import ClusterConfig, StorageConfig, run_stage
 from lisan.corpus.records import RecordKind
-from lisan.model.load import ModelConfig
-from lisan.model.parallel import Precision
+from lisan.model.config import ModelConfig, Precision
 from lisan.train import score_parts
+from lisan.train.config import ScoreConfig
 from lisan.train.job import run_worker
-from lisan.train.objectives import PreferenceLoss
+from lisan.train.options import Method, PreferenceLoss, Quantisation, TuningConfig
 from lisan.train.reference import MISMATCHED, REFERENCE, read_scores
-from lisan.train.score_parts import ReferenceModel, ScoreConfig
+from lisan.train.score_parts import ReferenceModel
 from lisan.train.scores import SCORES
 from lisan.train.stages import CPT, DPO
-from lisan.train.tuning import Method, Quantisation, TuningConfig
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,7 @@ from lisan.core.errors import ArtifactError, ConfigError, DataError, TrainingErr
 from lisan.core.stage import ClusterConfig, Stage, StorageConfig, run_stage
 from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
-from lisan.model.attention import Attention
-from lisan.model.load import ModelConfig
-from lisan.model.parallel import Precision, ShardingConfig
+from lisan.model.config import Attention, ModelConfig, Precision, ShardingConfig
 from lisan.tokens.chat import template_hash
 from lisan.tokens.mix import MixConfig, make_plan
 from lisan.tokens.rows import RowReader
@@ -27,8 +25,8 @@ from lisan.train.checks import check_targets
 from lisan.train.config import DpoConfig, TrainConfig
 from lisan.train.job import TrainJob, run_worker
 from lisan.train.launch import launch
+from lisan.train.options import Method, Rows, TuningConfig
 from lisan.train.stages import CPT, DPO, SFT
-from lisan.train.tuning import Method, Rows, TuningConfig
 from lisan.train.worker import ProcessGroup, Worker, share_threads, worker_from_environment
 from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
 from lisan.vocabulary.tokenizer import load_tokenizer

@@ -7,19 +7,11 @@ import pytest
 from tiny import SHAPE
 
 from lisan.core.errors import ConfigError
-from lisan.model.adapter import LoraConfig
-from lisan.model.load import ModelConfig, make_model
+from lisan.model.config import LoraConfig, ModelConfig
+from lisan.model.load import make_model
 from lisan.model.new_rows import NewRows, init_new_rows, write_new_rows
-from lisan.train.tuning import (
-    Method,
-    Quantisation,
-    Rows,
-    TuningConfig,
-    apply_tuning,
-    check_adapters,
-    check_new_rows_exist,
-    choose_rows,
-)
+from lisan.train.options import Method, Quantisation, Rows, TuningConfig
+from lisan.train.tuning import apply_tuning, check_adapters, check_new_rows_exist, choose_rows
 
 
 def model() -> Any:

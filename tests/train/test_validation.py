@@ -14,15 +14,16 @@ from lisan.core.errors import ConfigError, LisanError
 from lisan.core.stage import ClusterConfig, run_stage
 from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind
-from lisan.model.load import ModelConfig
+from lisan.model.config import ModelConfig
 from lisan.model.score import Scorer, collate
 from lisan.tokens.mix import MixConfig
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_best, find_latest
 from lisan.train.checks import check
 from lisan.train.config import DpoConfig
+from lisan.train.options import ValidationConfig
 from lisan.train.stages import CPT
-from lisan.train.validation import ValidationConfig, measure_losses
+from lisan.train.validation import measure_losses
 from lisan.train.validator import Validator
 from lisan.train.worker import ProcessGroup, Worker
 
@@ -75,8 +76,8 @@ def test_the_loss_is_the_mean_over_all_held_out_targets(scorer: Scorer, reader: 
 
 def test_training_does_not_notice(store: Store, base_model: str, tmp_path: Path) -> None:
     """With dropout, which would, if a random number were drawn or the model stayed in evaluation mode."""
-    from lisan.model.adapter import LoraConfig
-    from lisan.train.tuning import Method, TuningConfig
+    from lisan.model.config import LoraConfig
+    from lisan.train.options import Method, TuningConfig
 
     lora: dict[str, Any] = {
         "model": ModelConfig(path=base_model),
@@ -206,7 +207,7 @@ def test_a_validator_finds_in_a_checkpoint_what_training_measured(
     method: str, store: Store, base_model: str, tmp_path: Path
 ) -> None:
     """With an adapter a checkpoint holds no frozen weight: those come from the model that training starts from."""
-    from lisan.train.tuning import Method, TuningConfig
+    from lisan.train.options import Method, TuningConfig
 
     changes = {"model": ModelConfig(path=base_model), "tuning": TuningConfig(method=Method(method))}
     measured = config(store, loop={"keep_checkpoints": 9}, **changes)

@@ -1,7 +1,7 @@
 """What every stage has in common: where it runs, what it makes, and the one path from a config to an artifact.
 
 In: a stage's frozen config. Out: an `Artifact`. Always: a second run of the same config does nothing; another config
-under the same name@version is refused; a run that dies leaves nothing visible. `lisan.pipeline` is the only caller.
+under the same name@version is refused; a run that dies leaves nothing visible. `lisan.job_table` is the only caller.
 """
 
 import math

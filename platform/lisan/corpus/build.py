@@ -3,7 +3,7 @@
 In: files or the micro-world. Out: parquet by kind, source and split, quarantine, and counts for every source. Always:
 the same files for any number of workers; nothing read is lost without a count; an empty source stops the stage. Three
 passes: pieces are read and staged, duplicates are found by key, parts are written. The only file of this room that
-knows Ray; `lisan.pipeline` runs its `CORPUS`.
+knows Ray; `lisan.job_table` names its `CORPUS`.
 """
 
 import json

@@ -6,7 +6,7 @@ in `results/<task>.parquet`. Always: the same `score` as training, so a report a
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,32 +16,14 @@ import torch
 
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.core.stage import Run, Stage, StageConfig
+from lisan.core.stage import Run, Stage
 from lisan.corpus.reader import list_sources, read_records
-from lisan.evaluate.tasks import RECORDS, Item, Length, Result, TaskConfig, aggregate, make_items
+from lisan.evaluate.config import EvalConfig
+from lisan.evaluate.tasks import RECORDS, Item, Length, Result, aggregate, make_items
 from lisan.model.load import load_model
-from lisan.model.parallel import Precision
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, fit, lay_out, pack
 from lisan.vocabulary.tokenizer import load_tokenizer
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvalConfig(StageConfig):
-    candidate: str
-    "The model to look at: model/name@version, a local folder or a hub id."
-    corpus: str
-    "corpus/name@version with the records that the tasks name"
-    tasks: dict[str, TaskConfig] = field(default_factory=dict)
-    context_length: int = 512
-    batch_rows: int = 8
-    precision: Precision = Precision.bfloat16
-
-    def __post_init__(self) -> None:
-        if not self.tasks:
-            raise ConfigError(
-                "run_evals needs tasks: choose a suite, such as suite=world, or set tasks.NAME.kind and sources"
-            )
 
 
 def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ rows finds the same rows again.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
+from lisan.model.config import ALL, LoraConfig
 from lisan.model.draw import Drawing, drawing
 from lisan.model.fill import plain_name
 from lisan.model.load import block_linears, quiet_transformers
@@ -23,44 +23,11 @@ from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_
 from lisan.model.nf4 import Nf4Linear, is_quantised, quantise_blocks, restore_linear
 from lisan.model.trained_rows import TRAINED_ROWS, place_trained_rows
 
-ALL = "all"
 BASE = "quantised_base.json"
 "Beside an adapter that was trained over a base in 4 bits."
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 "Returns the whole of a sharded tensor, every rank calling it."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoraConfig:
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the linear layers that get an adapter, or `all` for every linear layer of the blocks; never the embeddings,
-    which no serving engine loads as LoRA."""
-    use_rslora: bool = False
-    "Whether the scale is alpha / sqrt(rank) instead of alpha / rank, which keeps high ranks learning (Kalajdzievski 2023)."
-    use_dora: bool = False
-    "Whether magnitudes of the weights' rows are trained beside their directions (Liu et al. 2024); vLLM needs it merged."
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"tuning.lora.rank must be >= 1, got {self.rank}")
-        if not self.alpha > 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"tuning.lora needs alpha > 0 and dropout in 0..1, below 1, got {self.alpha:g} and {self.dropout:g}"
-            )
-        if not self.targets or (ALL in self.targets and len(self.targets) > 1):
-            raise ConfigError(
-                f"tuning.lora.targets must name layers, or be [{ALL}] for every one, got {list(self.targets)}"
-            )
-        banned = {"embed_tokens", "lm_head"} & set(self.targets)
-        if banned:
-            raise ConfigError(
-                f"tuning.lora.targets names {min(banned)}: vLLM cannot load an adapter over the vocabulary; "
-                "set tuning.rows=new or all, which trains rows and merges them"
-            )
 
 
 def draw_adapter(model: Any, config: LoraConfig, seed: int) -> tuple[Any, Drawing]:

@@ -7,7 +7,6 @@ its own document, up to itself. Always: what this machine or this model cannot d
 Shapes: B rows, T tokens.
 """
 
-from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -15,21 +14,8 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from lisan.core.errors import ConfigError
+from lisan.model.config import Attention
 from lisan.model.side_by_side import Layout, attend_side_by_side
-
-
-class Attention(StrEnum):
-    sdpa = "sdpa"
-    """Everywhere. Documents of like length are computed side by side; memory grows with their tokens, not with T^2.
-
-    Two kinds of model take more for a document of L tokens: a window narrower than L needs a mask [L, L]; soft caps keep its
-    scores [heads, L, L] in fp32 for the backward pass (and so does every model on a CPU, of documents of up to 64 tokens).
-    """
-    flex = "flex"
-    "Skips the blocks of 128 x 128 that nothing may look at; its mask costs a 16,384th of T^2. On a CPU it can score, not train."
-    flash = "flash"
-    "A GPU with the flash-attn package, bfloat16: documents by their lengths."
-
 
 IMPLEMENTATIONS = {
     Attention.sdpa: "lisan_side_by_side",

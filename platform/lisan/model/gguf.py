@@ -10,7 +10,6 @@ q_proj and k_proj change places; tied output embeddings are left out and taken f
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from lisan.core.errors import ConfigError, DataError
+from lisan.model.config import GgufType
 from lisan.model.state import iter_state, read_config
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
@@ -25,15 +25,6 @@ ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 ROPES = ("default", "linear", "llama3")
 MAX_HALF = 65504.0
 BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
-
-
-class GgufType(StrEnum):
-    float32 = "float32"
-    float16 = "float16"
-    "Ten bits of mantissa: exact for most bfloat16 weights, and fast everywhere."
-    bfloat16 = "bfloat16"
-    q8_0 = "q8_0"
-    "Blocks of 32 weights in 8 bits with one scale: half the size of float16."
 
 
 def check_gguf(folder: Path, gguf_type: GgufType) -> None:

@@ -5,7 +5,6 @@ Always: the same seed makes the same weights; text never enters this room, only 
 """
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +12,10 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError, DataError
+from lisan.model.config import ModelConfig
 from lisan.model.draw import Drawing, drawing
 from lisan.model.files import locate_tensors
 from lisan.model.fill import fill
-from lisan.model.new_rows import RowInitConfig
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShapeConfig:
-    """A Llama-shaped model."""
-
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    max_positions: int = 4096
-    rope_theta: float = 10_000.0
-    tie_embeddings: bool = True
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
-            raise ConfigError(
-                f"model.shape needs hidden_size divisible by num_heads and num_heads by num_kv_heads, "
-                f"got {self.hidden_size}, {self.num_heads}, {self.num_kv_heads}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    path: str | None = None
-    "model/name@version, a local folder or a hub id to start from; null starts from random weights of `shape`."
-    shape: ShapeConfig | None = None
-    tokenizer: str | None = None
-    "Tokenizer that the finished model carries, when it is not the one it came with: tokenizer/name@version after expansion."
-    init_std: float = 0.02
-    "Standard deviation of random weights."
-    new_rows: RowInitConfig = field(default_factory=RowInitConfig)
-    "Where the embedding rows of pieces begin that `tokenizer` has and the model of `path` has not."
-
-    def __post_init__(self) -> None:
-        if (self.path is None) == (self.shape is None):
-            raise ConfigError(
-                "model needs exactly one of path (start from a model) and shape (start from random weights)"
-            )
-        if self.path is None and self.tokenizer is None:
-            raise ConfigError("model.tokenizer must be set when a model starts from random weights")
-        if self.tokenizer is None and self.new_rows != RowInitConfig():
-            raise ConfigError(
-                f"model.new_rows.method={self.new_rows.method} has no effect without model.tokenizer; name the expanded tokenizer"
-            )
-        if self.path is None and self.new_rows != RowInitConfig():
-            raise ConfigError(
-                f"model.new_rows.method={self.new_rows.method} has no effect on a model that starts from random weights; "
-                "set model.path, or drop it"
-            )
 
 
 def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int) -> Any:

@@ -8,15 +8,15 @@ says what differs. Written beside weights and adapters as `new_rows.json`.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import DataError
 from lisan.core.seed import derive_seed
+from lisan.model.config import InitMethod
 from lisan.model.embeddings import (
     Weights,
     combine_rows,
@@ -30,40 +30,6 @@ from lisan.model.files import read_tensors
 MANIFEST = "new_rows.json"
 DONOR_ROWS = "new_rows.donor"
 "In safetensors format under another suffix: engines take every `*.safetensors` of a folder for weights of the model."
-
-
-class InitMethod(StrEnum):
-    mean = "mean"
-    "Mean of the old pieces that spell the new one (Hewitt 2021; ALLaM 2024)."
-    random = "random"
-    "Normal, with the mean and standard deviation that the old rows have in each dimension."
-    global_mean = "global_mean"
-    "Mean of all old rows."
-    similarity = "similarity"
-    "Weighted mean of the old pieces that keep similar company in a text (FOCUS, Dobler and de Melo 2023)."
-    donor = "donor"
-    "The row that a donor model has for the piece, mapped into this model's space (Jais-adapted, Gosal et al. 2024)."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowInitConfig:
-    method: InitMethod = InitMethod.mean
-    """Where the row of a new piece begins. Pieces for which similarity or donor knows nothing take the mean of their old
-    pieces; rows that no piece names are padding and take the mean of all rows, whatever the method."""
-    seed: int = 0
-    "Of method=random."
-    donor: str | None = None
-    "Of method=donor: model/name@version, a local folder or a hub id, with a tokenizer whose pieces this one shares."
-
-    def __post_init__(self) -> None:
-        if (self.donor is None) == (self.method is InitMethod.donor):
-            raise ConfigError(
-                f"model.new_rows.donor is {self.donor} with method={self.method}; set it with method=donor and only then"
-            )
-        if self.seed and self.method is not InitMethod.random:
-            raise ConfigError(
-                f"model.new_rows.seed is {self.seed}, but method={self.method} draws nothing; drop it or set method=random"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,8 +5,6 @@ gradient reductions in fp32. Always: with one worker the arithmetic is that of m
 """
 
 import shutil
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -18,56 +16,12 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from lisan.core.errors import ConfigError
+from lisan.model.config import Precision, Recompute, ShardingConfig
 from lisan.model.load import decoder_layers
 from lisan.model.score import Scorer
 from lisan.model.tensor_parallel import split_blocks
 
-
-class Precision(StrEnum):
-    bfloat16 = "bfloat16"
-    float32 = "float32"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.value)
-        return dtype
-
-
-class Recompute(StrEnum):
-    """What the backward pass computes again instead of keeping it: activation checkpointing, block by block."""
-
-    none = "none"
-    selective = "selective"
-    "All but the matrix products and the attention, which cost the most time."
-    full = "full"
-    "Everything between the inputs of two blocks: about a third more arithmetic."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardingConfig:
-    """How a model lies on its workers. Not part of an artifact's identity: it moves results by the order of sums at most."""
-
-    shard_workers: int = 0
-    """Workers that hold one copy of the weights together; 0 takes those of one node. Where there are more, every such group
-    holds a copy and only gradients go between groups (HSDP)."""
-    tensor_workers: int = 1
-    """How many neighbouring workers of those split the products of every block between them, on the same rows (tensor
-    parallelism); 1 splits none. For models of which one block is too much for a GPU, or steps of few rows; on one node, for it
-    sums activations seven times a block. Not yet run on a GPU."""
-    recompute: Recompute = Recompute.none
-    "What is computed again in the backward pass to save memory: none, selective or full."
-    compile: bool = False
-    "Whether torch.compile fuses the kernels of each block; the first step of every shape takes a minute. Needs a C++ compiler."
-
-    def __post_init__(self) -> None:
-        if self.shard_workers < 0:
-            raise ConfigError(f"sharding.shard_workers must be >= 0, got {self.shard_workers}; 0 takes those of a node")
-        if self.tensor_workers < 1:
-            raise ConfigError(f"sharding.tensor_workers must be >= 1, got {self.tensor_workers}; 1 splits no block")
-        if self.tensor_workers > 1 and self.compile:
-            raise ConfigError(
-                f"sharding.compile=true is not possible with sharding.tensor_workers={self.tensor_workers}; leave one of them out"
-            )
+DEFAULT = ShardingConfig()
 
 
 def check_sharding(config: ShardingConfig, num_workers: int, num_nodes: int = 1) -> None:
@@ -121,7 +75,7 @@ def shard(
     scorer: Scorer,
     device: str,
     precision: Precision,
-    config: ShardingConfig = ShardingConfig(),
+    config: ShardingConfig = DEFAULT,
     num_nodes: int = 1,
 ) -> Scorer:
     """Shard every block and then what is left over the ranks of the process group; weights may come later, from `fill`."""

@@ -17,13 +17,12 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
+from lisan.model.config import GROUPS
 from lisan.model.files import MAX_FILE_BYTES, WeightWriter, locate_tensors
 from lisan.model.state import assemble, block_names, iter_state, linear_names, parameter_names, read_config
 
 PACKED = 8
 "Values of four bits in an int32, the first in the lowest."
-GROUPS = (32, 64, 128)
-"Group sizes for which vLLM has a kernel on GPUs (Marlin); each also is a multiple of what its CPU kernel wants, 32."
 
 
 def quantise_rows(

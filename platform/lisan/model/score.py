@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
-from lisan.model.attention import Attention, attention_inputs, use_attention
+from lisan.model.attention import attention_inputs, use_attention
+from lisan.model.config import Attention
 from lisan.model.side_by_side import Layout, lay_side_by_side
 
 CHUNK_TOKENS = 2048

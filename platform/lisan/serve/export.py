@@ -22,17 +22,8 @@ from lisan.model.load import load_model
 from lisan.model.quantise import check_quantisable
 from lisan.model.state import read_config
 from lisan.model.trained_rows import TRAINED_ROWS
-from lisan.serve.formats import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    ORIGIN,
-    READERS,
-    WRITERS,
-    ExportConfig,
-    Format,
-    Subject,
-    read_adapter_config,
-)
+from lisan.serve.export_config import ExportConfig, Format
+from lisan.serve.formats import ADAPTER, ADAPTER_CONFIG, ORIGIN, READERS, WRITERS, Subject, read_adapter_config
 from lisan.serve.gguf_tokenizer import describe_tokenizer
 from lisan.serve.modelfile import write_modelfile
 from lisan.serve.parity import Parity, compare_logits, compute_logits, probe_rows

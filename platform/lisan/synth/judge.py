@@ -19,7 +19,6 @@ from lisan.corpus.records import Turn
 from lisan.evaluate.metrics import chrf
 from lisan.synth.endpoint import Chat, EndpointConfig, RefusedError, TrafficConfig, find_model
 from lisan.synth.prompts import Prompt
-from lisan.synth.reward import RewardModel, check_reward_model, find_device
 from lisan.synth.sample import Asked, give_scores
 
 RUBRIC = """You judge the reply of an assistant. Say in one or two sentences how well it serves the user: whether it is true, \
@@ -122,6 +121,8 @@ class RewardJudge:
     """A reward model in this process."""
 
     def __init__(self, config: JudgeConfig, use_gpu: bool) -> None:
+        from lisan.synth.reward import RewardModel
+
         self.model = RewardModel(config.place, config.batch_size, use_gpu)
 
     async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
@@ -146,6 +147,8 @@ def check_judge(config: JudgeConfig, traffic: TrafficConfig, use_gpu: bool) -> N
     if config.kind is JudgeKind.endpoint:
         find_model(config.endpoint, traffic)
     if config.kind is JudgeKind.reward:
+        from lisan.synth.reward import check_reward_model, find_device
+
         check_reward_model(Path(config.place))
         find_device(config.place, use_gpu)
 

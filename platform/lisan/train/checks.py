@@ -14,11 +14,10 @@ from lisan.model.parallel import check_sharding
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.job import plan_run
 from lisan.train.loop import check_rows
-from lisan.train.objectives import PreferenceLoss
 from lisan.train.optim import check_moments
+from lisan.train.options import PreferenceLoss, Quantisation
 from lisan.train.origin import check_context, check_vocabulary
 from lisan.train.split import check_model
-from lisan.train.tuning import Quantisation
 
 
 def check(config: TrainConfig, store: Store) -> None:

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from lisan.core.artifact import Kind, Ref
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
-from lisan.model.attention import Attention
-from lisan.model.load import ModelConfig
-from lisan.model.parallel import Precision, ShardingConfig
+from lisan.model.config import Attention, ModelConfig, Precision, ShardingConfig
 from lisan.tokens.mix import MixConfig
-from lisan.train.loop import LoopConfig
-from lisan.train.objectives import PreferenceLoss
-from lisan.train.optim import OptimConfig
-from lisan.train.split import check_options
-from lisan.train.tuning import Quantisation, TuningConfig
-from lisan.train.validation import ValidationConfig
+from lisan.train.options import (
+    LoopConfig,
+    Method,
+    MomentType,
+    OptimConfig,
+    PreferenceLoss,
+    Quantisation,
+    TuningConfig,
+    ValidationConfig,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,3 +122,55 @@ def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
     if isinstance(config, DpoConfig) and config.reference is not None:
         refs.append(Ref.parse(config.reference, Kind.scores))
     return tuple(refs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreConfig(StageConfig):
+    tokens: str
+    "tokens/name@version of preferences"
+    model: ModelConfig
+    "As train_dpo will have it: a model and, when its vocabulary is to grow, the tokenizer and how new rows begin."
+    mismatched: bool = False
+    "Also scores every prompt with the reply of another pair, which loss=kto measures its KL divergence with."
+    micro_rows: int = 8
+    "Rows that one worker computes at a time."
+    precision: Precision = Precision.bfloat16
+    "Of the computation; the same as in training."
+    attention: Attention = Attention.sdpa
+
+    def __post_init__(self) -> None:
+        if self.micro_rows < 1:
+            raise ConfigError(f"micro_rows must be >= 1, got {self.micro_rows}")
+        as_training(self)
+
+
+def as_training(config: ScoreConfig) -> DpoConfig:
+    """Return the training whose first model this is."""
+    return DpoConfig(
+        name=config.name,
+        tokens=config.tokens,
+        model=config.model,
+        precision=config.precision,
+        attention=config.attention,
+        loop=LoopConfig(step_rows=config.micro_rows, micro_rows=config.micro_rows),
+        storage=config.storage,
+        cluster=config.cluster,
+    )
+
+
+def check_options(config: TrainConfig) -> None:
+    """Refuse what has not been seen to be right in blocks that workers compute together."""
+    if config.sharding.tensor_workers == 1:
+        return
+    split = f"sharding.tensor_workers={config.sharding.tensor_workers}"
+    if config.tuning.method is not Method.full:
+        raise ConfigError(
+            f"tuning.method={config.tuning.method} is not possible with {split}, which splits blocks that are trained whole; set "
+            "method=full, or tensor_workers=1"
+        )
+    if config.float8:
+        raise ConfigError(f"float8=true is not possible with {split}; leave one of them out")
+    if config.optim.moments is not MomentType.fp32:
+        raise ConfigError(
+            f"optim.moments={config.optim.moments} is not possible with {split}; set moments=fp32, or tensor_workers=1"
+        )

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from lisan.core.errors import ConfigError
+from lisan.model.config import InitMethod, RowInitConfig
 from lisan.model.donor import project_donor
-from lisan.model.new_rows import InitMethod, NewRows, RowInitConfig, init_new_rows
+from lisan.model.new_rows import NewRows, init_new_rows
 from lisan.model.outline import load_vocabulary, outline_model
 from lisan.vocabulary.neighbours import match_pieces, read_neighbours
 from lisan.vocabulary.tokenizer import Expansion, open_tokenizer

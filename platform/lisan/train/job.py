@@ -28,8 +28,9 @@ from lisan.train.header import RunPlan, describe_run
 from lisan.train.history import History
 from lisan.train.kto_anchor import MismatchedReader, estimate_kl
 from lisan.train.loop import Course, check_rows, train
-from lisan.train.objectives import PreferenceLoss, Terms
+from lisan.train.objectives import Terms
 from lisan.train.optim import make_optimizer
+from lisan.train.options import PreferenceLoss
 from lisan.train.origin import Adapted, Places, open_places, outline
 from lisan.train.outcome import write_model
 from lisan.train.reference import (

@@ -22,12 +22,13 @@ from lisan.core.seed import derive_seed
 from lisan.model.score import Batch, Scorer, collate
 from lisan.tokens.rows import Rows
 from lisan.train import checkpoint, shards
-from lisan.train.course import Course, LoopConfig
+from lisan.train.course import Course
 from lisan.train.guard import Guard
 from lisan.train.keeper import Keeper
 from lisan.train.ledger import Ledger
 from lisan.train.objectives import Loss
-from lisan.train.optim import OptimConfig, learning_rate, set_rate
+from lisan.train.optim import learning_rate, set_rate
+from lisan.train.options import LoopConfig, OptimConfig
 from lisan.train.throughput import Meter
 from lisan.train.validation import VALIDATION_LOSS, log_losses
 from lisan.train.watchdog import Watchdog

@@ -8,13 +8,13 @@ Shapes: B rows, T tokens, P preference pairs.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from lisan.model.score import Batch, sum_by_document
+from lisan.train.options import PreferenceLoss
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,6 @@ def causal_lm(score: Score, batch: Batch, z_loss: float = 0.0) -> Loss:
     z_term = z_loss * log_z_BT.square().sum()
     metrics = {"z_loss": z_term.detach(), "log_z": log_z_BT.detach().sum()}
     return Loss(row_nll.sum() + z_term, count_labels(batch), row_nll.detach(), metrics)
-
-
-class PreferenceLoss(StrEnum):
-    sigmoid = "sigmoid"
-    "DPO: raise the chosen above the rejected."
-    ipo = "ipo"
-    "Raise it by 1 / (2 beta) and no further, so that preferences which are always met do not run away."
-    kto = "kto"
-    "Chosen is desirable, rejected undesirable, each on its own against what the policy gains on any reply."
 
 
 @dataclass(frozen=True)

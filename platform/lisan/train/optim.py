@@ -5,8 +5,6 @@ function of the step, so that resuming needs no scheduler state.
 """
 
 import math
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -16,55 +14,7 @@ from torch import nn
 
 from lisan.core.errors import ConfigError
 from lisan.model.trained_rows import FrozenRows, decay_rows
-
-
-class Schedule(StrEnum):
-    constant = "constant"
-    "Warm up, then stay: what ALLaM used for continued pretraining."
-    cosine = "cosine"
-    wsd = "wsd"
-    "Warm up, stay, then fall linearly over the last `decay_ratio` of the steps."
-
-
-class MomentType(StrEnum):
-    """What AdamW keeps its two moments in."""
-
-    fp32 = "fp32"
-    int8 = "int8"
-    """A byte for each and a scale for every 256 (Dettmers et al. 2022): 2 bytes a weight instead of 8; torchao,
-    `pip install -e '.[int8]'`. What is smaller than 4,096 numbers on a worker, or no multiple of 256, stays in fp32. On a GPU the
-    first step compiles one kernel for each shape of matrix; there it has not run yet."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimConfig:
-    peak_lr: float = 3e-4
-    schedule: Schedule = Schedule.cosine
-    warmup_steps: int = 20
-    final_lr_ratio: float = 0.1
-    "Learning rate at the end, as a share of the peak (cosine and wsd)."
-    decay_ratio: float = 0.2
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    max_grad_norm: float = 1.0
-    moments: MomentType = MomentType.fp32
-    "How AdamW keeps its state."
-    z_loss: float = 0.0
-    "Weight of the squared logarithm of the softmax's denominator, against drifting logits; 1e-4 in PaLM. Not for preferences."
-
-    def __post_init__(self) -> None:
-        if not self.peak_lr > 0:
-            raise ConfigError(f"optim.peak_lr must be > 0, got {self.peak_lr}")
-        if self.warmup_steps < 0 or not 0 <= self.final_lr_ratio <= 1 or not 0 < self.decay_ratio <= 1:
-            raise ConfigError(
-                "optim needs warmup_steps >= 0, final_lr_ratio in 0..1 and decay_ratio in 0..1, got "
-                f"{self.warmup_steps}, {self.final_lr_ratio}, {self.decay_ratio}"
-            )
-        if not self.max_grad_norm > 0:
-            raise ConfigError(f"optim.max_grad_norm must be > 0, got {self.max_grad_norm}")
-        if not 0 <= self.z_loss < math.inf:
-            raise ConfigError(f"optim.z_loss must be >= 0, got {self.z_loss}; 1e-4 is usual, 0 leaves it out")
+from lisan.train.options import MomentType, OptimConfig, Schedule
 
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:

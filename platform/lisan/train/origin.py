@@ -12,13 +12,10 @@ from typing import Any
 
 from lisan.core.artifact import Artifact, Kind, Ref
 from lisan.core.errors import ConfigError, DataError
+from lisan.model.config import RowInitConfig
 from lisan.model.fill import Source, fill
 from lisan.model.load import draw_model, read_max_positions, read_vocabulary_size
-from lisan.model.new_rows import (
-    NewRows,
-    RowInitConfig,
-    replay_new_rows,
-)
+from lisan.model.new_rows import NewRows, replay_new_rows
 from lisan.model.outline import load_vocabulary, outline_model
 from lisan.train.growth import check_init, grow_vocabulary
 from lisan.train.tuning import apply_tuning, check_adapters, check_new_rows_exist, choose_rows

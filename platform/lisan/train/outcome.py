@@ -18,16 +18,11 @@ import torch.distributed as dist
 
 from lisan.core.storage import Location, workspace, writing
 from lisan.model.adapter import note_base, write_adapter
+from lisan.model.config import InitMethod
 from lisan.model.donor import keep_donor_rows
 from lisan.model.embeddings import gather
 from lisan.model.load import load_model
-from lisan.model.new_rows import (
-    InitMethod,
-    NewRows,
-    check_new_rows,
-    read_new_rows,
-    write_new_rows,
-)
+from lisan.model.new_rows import NewRows, check_new_rows, read_new_rows, write_new_rows
 from lisan.model.nf4 import is_quantised
 from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate

@@ -11,16 +11,10 @@ from functools import cached_property
 from typing import Any
 
 from lisan.core.artifact import Artifact
-from lisan.core.errors import ConfigError
-from lisan.core.stage import StageConfig
 from lisan.core.storage import Location
-from lisan.model.attention import Attention
-from lisan.model.load import ModelConfig
-from lisan.model.parallel import Precision
 from lisan.model.score import Scorer
 from lisan.tokens.rows import RowReader
-from lisan.train.config import DpoConfig
-from lisan.train.course import LoopConfig
+from lisan.train.config import ScoreConfig, as_training
 from lisan.train.job import open_scorer
 from lisan.train.kto_anchor import MismatchedReader
 from lisan.train.launch import check_capacity, worker_here
@@ -30,40 +24,6 @@ from lisan.train.worker import ProcessGroup, Worker, share_threads
 
 PART_BATCHES = 64
 "Of `micro_rows` rows: what a killed job loses of each worker."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreConfig(StageConfig):
-    tokens: str
-    "tokens/name@version of preferences"
-    model: ModelConfig
-    "As train_dpo will have it: a model and, when its vocabulary is to grow, the tokenizer and how new rows begin."
-    mismatched: bool = False
-    "Also scores every prompt with the reply of another pair, which loss=kto measures its KL divergence with."
-    micro_rows: int = 8
-    "Rows that one worker computes at a time."
-    precision: Precision = Precision.bfloat16
-    "Of the computation; the same as in training."
-    attention: Attention = Attention.sdpa
-
-    def __post_init__(self) -> None:
-        if self.micro_rows < 1:
-            raise ConfigError(f"micro_rows must be >= 1, got {self.micro_rows}")
-        as_training(self)
-
-
-def as_training(config: ScoreConfig) -> DpoConfig:
-    """Return the training whose first model this is."""
-    return DpoConfig(
-        name=config.name,
-        tokens=config.tokens,
-        model=config.model,
-        precision=config.precision,
-        attention=config.attention,
-        loop=LoopConfig(step_rows=config.micro_rows, micro_rows=config.micro_rows),
-        storage=config.storage,
-        cluster=config.cluster,
-    )
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
 from lisan.core.tally import Tally
 from lisan.tokens.rows import RowReader
-from lisan.train.config import parents_of
+from lisan.train.config import ScoreConfig, as_training, parents_of
 from lisan.train.kto_anchor import MismatchedReader
 from lisan.train.origin import check_context, check_vocabulary
 from lisan.train.reference import REFERENCE, join_scores, read_scores, write_scores
-from lisan.train.score_parts import Part, ScoreConfig, ScoreJob, as_training, score_here, score_on_ray
+from lisan.train.score_parts import Part, ScoreJob, score_here, score_on_ray
 
 
 def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[str, Any]:

@@ -9,30 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Artifact
-from lisan.core.errors import ConfigError
 from lisan.model.state import make_empty, read_config
 from lisan.model.tensor_parallel import check_sizes, check_split
-from lisan.train.optim import MomentType
 from lisan.train.origin import open_places
-from lisan.train.tuning import Method
-
-
-def check_options(config: Any) -> None:
-    """Refuse what has not been seen to be right in blocks that workers compute together."""
-    if config.sharding.tensor_workers == 1:
-        return
-    split = f"sharding.tensor_workers={config.sharding.tensor_workers}"
-    if config.tuning.method is not Method.full:
-        raise ConfigError(
-            f"tuning.method={config.tuning.method} is not possible with {split}, which splits blocks that are trained whole; set "
-            "method=full, or tensor_workers=1"
-        )
-    if config.float8:
-        raise ConfigError(f"float8=true is not possible with {split}; leave one of them out")
-    if config.optim.moments is not MomentType.fp32:
-        raise ConfigError(
-            f"optim.moments={config.optim.moments} is not possible with {split}; set moments=fp32, or tensor_workers=1"
-        )
 
 
 def check_model(config: Any, parents: Iterable[Artifact]) -> None:

@@ -5,76 +5,19 @@ Always: an option that would do nothing is refused before a worker starts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lisan.core.errors import ConfigError
-from lisan.model.adapter import LoraConfig, attach_adapter, draw_adapter, find_targets
+from lisan.model.adapter import attach_adapter, draw_adapter, find_targets
 from lisan.model.fill import Source, fill
 from lisan.model.new_rows import MANIFEST, NewRows, read_new_rows
 from lisan.model.nf4 import check_installed, quantise_blocks
 from lisan.model.state import make_empty, read_config
 from lisan.model.trained_rows import vocabulary_matrices
-
-
-class Method(StrEnum):
-    full = "full"
-    lora = "lora"
-    embeddings = "embeddings"
-    "Only the rows of the vocabulary: the first stage after an expansion."
-
-
-class Rows(StrEnum):
-    none = "none"
-    new = "new"
-    "Those that the expansion added; where this run expands nothing, those of the expansion that made the model."
-    all = "all"
-
-
-class Quantisation(StrEnum):
-    none = "none"
-    nf4 = "nf4"
-    "QLoRA: the linear layers of the blocks in 4 bits, whole on every worker; bitsandbytes, `pip install -e '.[qlora]'`."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TuningConfig:
-    method: Method = Method.full
-    rows: Rows | None = None
-    """Rows of the vocabulary that are trained, beside what `method` says of the blocks: null is all with full and embeddings,
-    none with lora. Rows that are not trained stay as they are to the last bit."""
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    "Used by method=lora; merged into the model at the end."
-    quantise_base: Quantisation = Quantisation.none
-    "How the frozen blocks under adapters are kept. Merged weights are those that the adapters were trained over."
-
-    def __post_init__(self) -> None:
-        if self.method is Method.embeddings and self.rows is Rows.none:
-            raise ConfigError("tuning.rows=none with method=embeddings trains nothing; set rows=new or all")
-        if self.method is not Method.lora and self.lora != LoraConfig():
-            raise ConfigError(
-                f"tuning.lora has no effect with tuning.method={self.method}; drop it, or set method=lora"
-            )
-        if self.method is not Method.lora and self.quantise_base is not Quantisation.none:
-            raise ConfigError(
-                f"tuning.quantise_base={self.quantise_base} freezes the blocks, which takes method=lora, not {self.method}; set "
-                "method=lora, or quantise_base=none"
-            )
-
-    @property
-    def trained_rows(self) -> Rows:
-        return self.rows or (Rows.none if self.method is Method.lora else Rows.all)
-
-    def check_start(self, path: str | None) -> None:
-        """Refuse to adapt random weights."""
-        adapts = self.method is not Method.full or self.trained_rows is not Rows.all
-        if adapts and path is None:
-            what = f"tuning.method={self.method}" + (f" with rows={self.rows}" if self.rows else "")
-            raise ConfigError(f"{what} adapts a model; set model.path, or train from random weights with tuning=full")
+from lisan.train.options import Method, Quantisation, Rows, TuningConfig
 
 
 def find_new_rows(manifest: NewRows | None, model: str) -> tuple[int, ...]:

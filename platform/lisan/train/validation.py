@@ -7,12 +7,11 @@ unless `asynchronous` lets `Validator` do it in a process of its own.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import DataError
 from lisan.core.stage import Run
 from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate
@@ -21,32 +20,6 @@ from lisan.train.objectives import causal_lm
 from lisan.train.worker import Worker
 
 VALIDATION_LOSS = "validation/loss"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ValidationConfig:
-    tokens: str | None = None
-    "tokens/name@version of held-out rows, encoded with split=validation; null validates nothing."
-    num_rows: int = 256
-    "Rows, spread evenly over the artifact; all of them when it has fewer."
-    every: int = 0
-    "Steps between validations, the last step always; 0 validates with every checkpoint."
-    asynchronous: bool = False
-    """Whether a process beside the workers validates every checkpoint while they train on. It holds the whole model, on a GPU of
-    its own where the workers have GPUs (not yet run on one); the next checkpoint waits where it is slower than they are."""
-
-    def __post_init__(self) -> None:
-        if self.num_rows < 1 or self.every < 0:
-            raise ConfigError(f"validation needs num_rows >= 1 and every >= 0, got {self.num_rows} and {self.every}")
-        if self.tokens is None and any(getattr(self, field.name) != field.default for field in fields(self)):
-            raise ConfigError(
-                "validation.num_rows, every and asynchronous have no effect without validation.tokens; set it"
-            )
-        if self.asynchronous and self.every:
-            raise ConfigError(
-                f"validation.every={self.every} has no effect with asynchronous=true, which validates every checkpoint; set it to "
-                "0 and loop.checkpoint_every to what you want"
-            )
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ rows, the model and the code are those of the workers; the whole model lies in t
 
 from dataclasses import replace
 
-from lisan.model.parallel import ShardingConfig
+from lisan.model.config import ShardingConfig
 from lisan.train import checkpoint, shards
 from lisan.train.job import TrainJob, make_validation, open_scorer
 from lisan.train.origin import open_places

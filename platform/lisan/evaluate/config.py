@@ -1,0 +1,26 @@
+"""Fields of `run_evals`."""
+
+from dataclasses import dataclass, field
+
+from lisan.core.errors import ConfigError
+from lisan.core.stage import StageConfig
+from lisan.evaluate.tasks import TaskConfig
+from lisan.model.config import Precision
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig(StageConfig):
+    candidate: str
+    "The model to look at: model/name@version, a local folder or a hub id."
+    corpus: str
+    "corpus/name@version with the records that the tasks name"
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    context_length: int = 512
+    batch_rows: int = 8
+    precision: Precision = Precision.bfloat16
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigError(
+                "run_evals needs tasks: choose a suite, such as suite=world, or set tasks.NAME.kind and sources"
+            )

@@ -1,0 +1,78 @@
+"""The jobs by name: the config that each reads and the stage or function that it runs.
+
+Imports the modules of a job when it is asked for, so that `--help` of one job loads no other's libraries, and no torch or Ray.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lisan.core.config import run_job
+from lisan.core.peers import check_alone, first_speaks, is_first
+from lisan.core.stage import Stage, join_stage, run_stage
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, its parts as `module:name`."""
+
+    name: str
+    config_path: str
+    action_path: str
+    "Of a Stage, or of a function that takes the config."
+
+    @property
+    def config(self) -> type[Any]:
+        kind: type[Any] = _load(self.config_path)
+        return kind
+
+    @property
+    def stage(self) -> Stage | None:
+        """Return the stage; None for a job that makes no artifact."""
+        action = _load(self.action_path)
+        return action if isinstance(action, Stage) else None
+
+    def run(self, config: Any) -> Any:
+        stage = self.stage
+        if stage is None:
+            with first_speaks():
+                check_alone(self.name)
+            return _load(self.action_path)(config)
+        if not is_first():
+            return join_stage(stage, config)
+        from lisan.registry import open_run
+
+        return run_stage(stage, config, open_run)
+
+
+def _load(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(import_module(f"lisan.{module}"), name)
+
+
+JOBS: Mapping[str, Job] = {
+    name: Job(name, config, action)
+    for name, config, action in (
+        ("build_corpus", "corpus.chain:CorpusConfig", "corpus.build:CORPUS"),
+        ("expand_tokenizer", "vocabulary.expand:TokenizerConfig", "vocabulary.expand:TOKENIZER"),
+        ("encode_tokens", "tokens.encode:EncodeConfig", "tokens.encode:TOKENS"),
+        ("train_cpt", "train.config:TrainConfig", "train.stages:CPT"),
+        ("train_sft", "train.config:TrainConfig", "train.stages:SFT"),
+        ("sample_preferences", "synth.build:SampleConfig", "synth.build:SAMPLE"),
+        ("score_preferences", "train.config:ScoreConfig", "train.scores:SCORES"),
+        ("train_dpo", "train.config:DpoConfig", "train.stages:DPO"),
+        ("run_evals", "evaluate.config:EvalConfig", "evaluate.run:EVALS"),
+        ("report_fertility", "evaluate.fertility:FertilityConfig", "evaluate.fertility:FERTILITY"),
+        ("export_model", "serve.export_config:ExportConfig", "serve.export:EXPORT"),
+        ("promote_model", "serve.promote:PromoteConfig", "serve.promote:promote"),
+        ("show_example", "tokens.show:ShowConfig", "tokens.show:show"),
+    )
+}
+
+
+def run_one(job_file: str) -> None:
+    """Be the main function of the job that `job_file` names."""
+    job = JOBS[Path(job_file).stem]
+    run_job(job_file, job.config, job.run)

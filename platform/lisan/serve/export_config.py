@@ -1,0 +1,59 @@
+"""Fields of `export_model`, and how far each format may be from the original."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lisan.core.errors import ConfigError
+from lisan.core.stage import StageConfig
+from lisan.model.config import GROUPS, GgufType
+
+
+class Format(StrEnum):
+    hf = "hf"
+    adapter = "adapter"
+    merged = "merged"
+    int8 = "int8"
+    int4 = "int4"
+    gguf = "gguf"
+
+
+TOLERANCES = {
+    Format.hf: 0.0,
+    # The merged weights were rounded to the model's type, base and adapter were not.
+    Format.adapter: 1e-3,
+    Format.merged: 1e-3,
+    Format.int8: 0.02,
+    Format.int4: 0.3,
+    Format.gguf: 0.01,
+}
+"KL from the original in nats a token, mean over the probes, above which an export is refused."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig(StageConfig):
+    candidate: str
+    "The model to export: model/name@version or a local folder."
+    formats: tuple[Format, ...] = (Format.hf,)
+    "One folder is written for each."
+    int4_group: int = 128
+    "Weights of a row that share a scale in int4: fewer are closer to the original and larger."
+    gguf_type: GgufType = GgufType.float16
+    "Of the matrices in the GGUF file; vectors are float32."
+    tolerances: dict[str, float] = field(default_factory=dict)
+    "Nats a token by format, in place of the standing ones."
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise ConfigError(f"formats is empty; name some of {', '.join(Format)}")
+        if len(set(self.formats)) < len(self.formats):
+            raise ConfigError(f"formats names one twice: {', '.join(self.formats)}; name each once")
+        if self.int4_group not in GROUPS:
+            raise ConfigError(f"int4_group must be one of {', '.join(map(str, GROUPS))}, got {self.int4_group}")
+        for name, bound in self.tolerances.items():
+            if name not in self.formats or not bound >= 0:
+                raise ConfigError(
+                    f"tolerances.{name} must be >= 0 and name one of formats ({', '.join(self.formats)}), got {bound}"
+                )
+
+    def tolerance(self, form: Format) -> float:
+        return self.tolerances.get(form, TOLERANCES[form])
