@@ -10,6 +10,8 @@ from lisan.core.artifact import code_commit
 from lisan.core.errors import ClusterError, DataError
 from lisan.session import answer, in_one_sentence, reason_of, runtime_env
 
+ADDRESS = "10.0.0.1:6379"
+
 
 def ask(function: Any, item: Any = 1) -> Any:
     return pickle.loads(answer({"item": pickle.dumps(item)}, function)["result"])
@@ -58,7 +60,7 @@ def test_workers_know_the_commit_and_how_to_reach_the_tracker(monkeypatch: pytes
     secrets = {f"MLFLOW_TRACKING_{name}": name.lower() for name in ("URI", "USERNAME", "PASSWORD", "TOKEN")}
     for name, value in {**secrets, "LISAN_DATA": "/data", "OTHER": "1"}.items():
         monkeypatch.setenv(name, value)
-    passed = runtime_env()["env_vars"]
+    passed = runtime_env(ADDRESS)["env_vars"]
     assert passed.items() >= {**secrets, "LISAN_DATA": "/data", "LISAN_COMMIT": code_commit()}.items()  # type: ignore[attr-defined]
     assert "OTHER" not in passed  # type: ignore[operator]
 
@@ -70,8 +72,14 @@ def test_what_a_submitted_job_gives_its_workers_is_not_given_again(monkeypatch: 
     submitted = {"env_vars": {"LISAN_COMMIT": "abc", "MLFLOW_TRACKING_URI": "http://host"}}
     for name, value in submitted["env_vars"].items():
         monkeypatch.setenv(name, value)
-    assert _merge_runtime_env(dict(submitted), runtime_env()) is None
+    assert _merge_runtime_env(dict(submitted), runtime_env(ADDRESS)) is None
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": submitted}))
-    merged = _merge_runtime_env(dict(submitted), runtime_env())
+    merged = _merge_runtime_env(dict(submitted), runtime_env(ADDRESS))
     assert merged is not None
     assert merged["env_vars"].items() >= submitted["env_vars"].items()
+
+
+def test_workers_know_which_cluster_is_theirs() -> None:
+    """Ray Train's cleaner would ask another cluster of the machine whether the controller of a run lives."""
+    assert runtime_env(ADDRESS)["env_vars"]["RAY_ADDRESS"] == ADDRESS  # type: ignore[index]
+    assert "RAY_ADDRESS" not in runtime_env("ray://10.0.0.1:10001")["env_vars"]  # type: ignore[operator]

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 import ray
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.services import canonicalize_bootstrap_address_or_die
 
 import lisan
 from lisan.core.artifact import code_commit
@@ -57,16 +59,17 @@ def connect(cluster: ClusterConfig) -> None:
         # Logical CPUs: one a worker, two for the data that feeds them, so that two cores do not deadlock.
         num_cpus = max(os.cpu_count() or 1, cluster.num_workers + 2)
         # Workers log errors only: what they print is ours.
-        ray.init(
-            "local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            logging_config=ray.LoggingConfig(log_level="ERROR"),
-        )
+        with _known_address():
+            ray.init(
+                "local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                logging_config=ray.LoggingConfig(log_level="ERROR"),
+            )
     else:
         try:
-            ray.init(address=address, logging_level=logging.ERROR, runtime_env=runtime_env())
+            ray.init(address=address, logging_level=logging.ERROR, runtime_env=runtime_env(address))
         except ConnectionError as error:
             raise ConfigError(
                 f"no Ray cluster answers at {address}; start one with `ray start --head`, or leave "
@@ -75,14 +78,40 @@ def connect(cluster: ClusterConfig) -> None:
     _quiet_data()
 
 
-def runtime_env() -> dict[str, object]:
+@contextmanager
+def _known_address() -> Iterator[None]:
+    """Let a Ray that is started in here listen on a port that its own processes find in RAY_ADDRESS.
+
+    Ray Train's placement group cleaner asks the state API whether the controller of its run lives. Without RAY_ADDRESS that API
+    asks the cluster that `ray start` started last on this machine, which knows no such controller, and the cleaner removes the
+    placement group of a run that is well. The variables leave the driver again, which may start another Ray later.
+    """
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    own = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def runtime_env(address: str) -> dict[str, object]:
     """Ship the very package that the driver imported, so that the cluster never runs a stale copy, and what names its commit.
 
-    With where MLflow is go the keys to it: workers record for themselves. Whoever sees them on Ray's dashboard could as well
-    submit a job that reads them.
+    RAY_ADDRESS is the cluster's own, for the reason that `_known_address` gives. With where MLflow is go the keys to it: workers
+    record for themselves. Whoever sees them on Ray's dashboard could as well submit a job that reads them.
     """
     names = [name for name in os.environ if name in (*DEFAULTS, *PASSED) or name.startswith("MLFLOW_TRACKING_")]
     passed = {"LISAN_COMMIT": code_commit(), **{name: os.environ[name] for name in names}}
+    if "://" not in address:  # a Ray Client's server knows the address of its cluster, the client does not
+        passed["RAY_ADDRESS"] = canonicalize_bootstrap_address_or_die(address)
     # Ray refuses a variable that the submitted job has too, which every worker gets anyway.
     submitted = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")).get("runtime_env") or {}
     passed = {name: value for name, value in passed.items() if name not in submitted.get("env_vars", {})}
