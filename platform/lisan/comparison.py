@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lisan.core.artifact import Artifact, code_commit
+from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ServingError
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
 from lisan.core.storage import Location
@@ -67,9 +68,9 @@ class Place:
 
     name: str
     comparison: ComparisonConfig
-    storage: StorageConfig
-    tracking: TrackingConfig
-    cluster: ClusterConfig
+    storage: StorageConfig = field(metadata=NOT_IDENTITY)
+    tracking: TrackingConfig = field(metadata=NOT_IDENTITY)
+    cluster: ClusterConfig = field(metadata=NOT_IDENTITY)
 
 
 def compare(place: Place, results: Mapping[str, Any]) -> Location:

@@ -1,6 +1,7 @@
 """References, manifests and the store."""
 
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from lisan.core import artifact
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store, differing_keys, library_versions
+from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.storage import Location
 
@@ -111,6 +113,36 @@ def test_the_same_config_finds_the_artifact_and_another_is_refused_with_its_keys
         ArtifactError, match=r"corpus/text@v1 exists with another config \(optim\.lr: 0\.1 -> 0\.2\); bump the version"
     ):
         store.find(TEXT, {"seed": 1, "optim": {"lr": 0.2}}, ())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    seed: int = 1
+    log_every: int = field(default=10, metadata=NOT_IDENTITY)
+
+
+def test_what_says_only_how_a_stage_runs_may_change(store: Store) -> None:
+    made = make(store, config=Recipe())
+    assert store.find(TEXT, Recipe(log_every=1), ()) == made
+    with pytest.raises(ArtifactError, match=r"exists with another config \(seed: 1 -> 2\)"):
+        store.find(TEXT, Recipe(seed=2, log_every=1), ())
+
+
+def test_an_artifact_whose_fingerprint_held_what_is_not_identity_any_more_is_still_found(store: Store) -> None:
+    made = make(store, config={"seed": 1, "log_every": 10})
+    assert store.find(TEXT, Recipe(log_every=1), ()) == made
+    with pytest.raises(ArtifactError, match=r"exists with another config \(seed: 1 -> 2\)"):
+        store.find(TEXT, Recipe(seed=2), ())
+
+
+@pytest.mark.parametrize("begun_with", [Recipe(), {"seed": 1, "log_every": 10}], ids=["new", "old"])
+def test_checkpoints_are_gone_on_from_when_only_how_it_runs_has_changed(store: Store, begun_with: Any) -> None:
+    ref = Ref(Kind.model, "m", "v1")
+    store.begin(ref, begun_with, ())
+    (store.checkpoints(ref) / "step_00000001" / "checkpoint.json").write_json({})
+    store.begin(ref, Recipe(log_every=1), ())
+    with pytest.raises(ArtifactError, match=r"checkpoints of another config \(seed: 1 -> 2\)"):
+        store.begin(ref, Recipe(seed=2), ())
 
 
 def test_a_parent_made_anew_is_noticed(store: Store) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lisan.core.config import compose, fingerprint, flatten, load, sentences, to_plain
+from lisan.core.config import NOT_IDENTITY, compose, fingerprint, flatten, load, sentences, to_plain
 from lisan.core.errors import ConfigError, DataError
 
 
@@ -21,6 +21,7 @@ class Colour(StrEnum):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wheel:
     size: int = 20
+    polished_every: int = field(default=7, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -42,7 +43,7 @@ class Bicycle:
     bags: dict[str, Wheel] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     rate: float = 1.0
-    storage: Where = field(default_factory=Where)
+    storage: Where = field(default_factory=Where, metadata=NOT_IDENTITY)
 
 
 @pytest.fixture
@@ -139,6 +140,7 @@ def test_composing_leaves_no_trace_in_hydra(conf: Path) -> None:
 def test_the_fingerprint_leaves_out_where_it_runs_and_nothing_else() -> None:
     mark = fingerprint(Bicycle(name="n"))
     assert fingerprint(Bicycle(name="n", storage=Where(root="/there"))) == mark
+    assert fingerprint(Bicycle(name="n", wheel=Wheel(size=28, polished_every=1))) == mark
     assert fingerprint(Bicycle(name="n", wheel=Wheel(size=29))) != mark
     assert fingerprint(Bicycle(name="m")) != mark
 

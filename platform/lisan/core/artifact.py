@@ -17,7 +17,7 @@ from enum import StrEnum
 from importlib import metadata
 from typing import Any
 
-from lisan.core.config import fingerprint, flatten, to_plain
+from lisan.core.config import fingerprint, flatten, hash_plain, keep_identity, to_plain
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.storage import Location
 
@@ -182,8 +182,7 @@ class Store:
         if not (location / MANIFEST).exists():
             return None
         artifact = self.open(ref)
-        if artifact.manifest["fingerprint"] != fingerprint(config):
-            keys = differing_keys(artifact.config, to_plain(config, identity_only=True))
+        if keys := _differing_identity(artifact.manifest, config):
             raise ArtifactError(f"{ref} exists with another config ({keys}); bump the version to keep both")
         for parent in parents:
             recorded = artifact.manifest["parents"].get(str(parent.ref))
@@ -207,8 +206,7 @@ class Store:
         checkpoints = self.checkpoints(ref)
         if ref.kind in (Kind.model, Kind.adapter) and (checkpoints / DRAFT).exists() and _has_progress(checkpoints):
             started = (checkpoints / DRAFT).read_json()
-            if started["fingerprint"] != draft.fingerprint:
-                keys = differing_keys(started["config"], draft.config)
+            if keys := _differing_identity(started, config):
                 raise ArtifactError(
                     f"{ref} is unfinished, with checkpoints of another config ({keys}); "
                     f"finish it, bump the version, or delete {checkpoints}"
@@ -221,6 +219,17 @@ class Store:
                     f"{checkpoints}"
                 )
         return draft
+
+
+def _differing_identity(recorded: Mapping[str, Any], config: Any) -> str:
+    """Name the keys in which a config differs from the one that was recorded; empty when it is the same.
+
+    An older version's fingerprint may be over fields that are not identity any more: without them it is the same config.
+    """
+    mark, before = fingerprint(config), keep_identity(recorded["config"], config)
+    if mark in (recorded["fingerprint"], hash_plain(before)):
+        return ""
+    return differing_keys(before, to_plain(config, identity_only=True))
 
 
 def _has_progress(checkpoints: Location) -> bool:

@@ -24,8 +24,8 @@ from lisan.core.errors import ConfigError, LisanError
 from lisan.core.peers import first_speaks
 
 T = TypeVar("T")
-NOT_IDENTITY = ("storage", "tracking", "cluster", "sharding", "traffic")
-"Fields that say where and how hard a stage runs, not what it makes."
+NOT_IDENTITY = types.MappingProxyType({"identity": False})
+"Metadata of a dataclass field that says where or how a stage runs, not what it makes: `field(default=10, metadata=NOT_IDENTITY)`."
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 "What the operating system says of a disk that is full, a root that is read-only or no folder."
 
@@ -201,23 +201,42 @@ def _field_names(schema: Any, key: str) -> list[str]:
 
 
 def to_plain(config: Any, identity_only: bool = False) -> Any:
-    """Return nested dicts, lists and scalars; `identity_only` leaves out where the stage runs."""
+    """Return nested dicts, lists and scalars; `identity_only` leaves out the fields that are NOT_IDENTITY."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        names = [f.name for f in dataclasses.fields(config) if not (identity_only and f.name in NOT_IDENTITY)]
-        return {name: to_plain(getattr(config, name)) for name in names}
+        names = [f.name for f in dataclasses.fields(config) if not identity_only or _is_identity(f)]
+        return {name: to_plain(getattr(config, name), identity_only) for name in names}
     if isinstance(config, Mapping):
-        return {str(key): to_plain(value) for key, value in config.items()}
+        return {str(key): to_plain(value, identity_only) for key, value in config.items()}
     if isinstance(config, list | tuple):
-        return [to_plain(value) for value in config]
+        return [to_plain(value, identity_only) for value in config]
     if isinstance(config, Enum):
         return config.value
     return str(config) if isinstance(config, Path) else config
 
 
+def _is_identity(field: "dataclasses.Field[Any]") -> bool:
+    return bool(field.metadata.get("identity", True))
+
+
+def keep_identity(recorded: Any, config: Any) -> Any:
+    """Leave out of a plain config, which an older version may have recorded, the fields that are NOT_IDENTITY in `config`."""
+    if not dataclasses.is_dataclass(config) or not isinstance(recorded, Mapping):
+        return recorded
+    dropped = {field.name for field in dataclasses.fields(config) if not _is_identity(field)}
+    return {
+        name: keep_identity(value, getattr(config, name, None))
+        for name, value in recorded.items()
+        if name not in dropped
+    }
+
+
 def fingerprint(config: Any) -> str:
     """Hash everything but where it runs: the same on one machine and on a hundred."""
-    text = json.dumps(to_plain(config, identity_only=True), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_plain(to_plain(config, identity_only=True))
+
+
+def hash_plain(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:

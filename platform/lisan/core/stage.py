@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
+from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
 from lisan.core.peers import check_alone, check_together, first_speaks
 from lisan.core.storage import default_root
@@ -95,14 +96,14 @@ class ClusterConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
-    """Fields of every stage. `storage`, `tracking` and `cluster` say where; everything else is identity."""
+    """Fields of every stage."""
 
     name: str
     "Name of the artifact that the stage makes."
     version: str = "v1"
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig, metadata=NOT_IDENTITY)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=NOT_IDENTITY)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=NOT_IDENTITY)
 
 
 class Run(Protocol):

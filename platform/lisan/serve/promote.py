@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from lisan.core.artifact import Artifact, Kind, Ref, Store
+from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError, ServingError
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig, check_reachable
 from lisan.registry import RegisteredVersion, move_alias, open_job, register_model
@@ -56,9 +57,9 @@ class PromoteConfig:
     gates: dict[str, GateConfig] = field(default_factory=dict)
     "Bounds by metric of the report; empty promotes unconditionally."
     alias: str = "champion"
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig, metadata=NOT_IDENTITY)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=NOT_IDENTITY)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         _check_ref("candidate", self.candidate, Kind.model)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Draft, Kind, Ref, Store, hash_file
+from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, Stage, StageConfig
 from lisan.core.storage import Location
@@ -51,7 +52,7 @@ class SampleConfig(StageConfig):
     "Score by which the best answer must lead the worst; equal ones never make a pair."
     same_language: bool = False
     "Whether answers in another script than the good reply's are dropped before they are judged."
-    traffic: TrafficConfig = field(default_factory=TrafficConfig)
+    traffic: TrafficConfig = field(default_factory=TrafficConfig, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         if (self.policy is None) == (self.endpoint.url is None):

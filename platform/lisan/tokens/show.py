@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lisan.core.artifact import Kind, Ref, Store
+from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig, check_reachable
 from lisan.corpus.reader import list_sources, read_records
@@ -49,10 +50,10 @@ class ShowConfig:
     "Rows or records to show."
     first: int = 0
     "Rows or records of each source to skip."
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig, metadata=NOT_IDENTITY)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=NOT_IDENTITY)
     "Every job has it, so that a recipe can show what it made; showing logs nothing."
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         if (self.tokens is None) == (self.corpus is None):

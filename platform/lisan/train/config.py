@@ -6,6 +6,7 @@ Always: a combination that cannot work, or a field that would do nothing, is ref
 from dataclasses import dataclass, field
 
 from lisan.core.artifact import Kind, Ref
+from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
 from lisan.model.config import Attention, ModelConfig, Precision, ShardingConfig
@@ -42,7 +43,7 @@ class TrainConfig(StageConfig):
     sharding.compile=true. Not yet run on a GPU."""
     save_precision: Precision = Precision.bfloat16
     "Of the finished model's weights."
-    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig, metadata=NOT_IDENTITY)
     "How the model lies on its workers, and what it computes again to save memory."
     attention: Attention = Attention.sdpa
     "How the documents of a row are kept apart: sdpa everywhere; flex or flash for long rows on a GPU, not yet tried on one."

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
+from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
 from lisan.model.config import LoraConfig
 from lisan.train.guard import GuardConfig
@@ -22,16 +23,17 @@ class LoopConfig:
     "Rows of one update over all workers: the global batch is step_rows x context_length tokens."
     micro_rows: int = 8
     "Rows that one worker computes at a time."
-    checkpoint_every: int = 200
+    checkpoint_every: int = field(default=200, metadata=NOT_IDENTITY)
     "Steps between checkpoints."
-    async_checkpoints: bool = True
+    async_checkpoints: bool = field(default=True, metadata=NOT_IDENTITY)
     "Whether checkpoints are written while training goes on; costs main memory for one copy of a worker's share of the state."
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = field(default=2, metadata=NOT_IDENTITY)
     "Latest checkpoints that stay."
-    keep_best: int = 0
+    keep_best: int = field(default=0, metadata=NOT_IDENTITY)
     """Checkpoints of lowest loss that stay as well: of the validation where there is one, else of the last guard.window steps.
     With validation.every only those that fell on a step of it are compared."""
-    log_every: int = 10
+    log_every: int = field(default=10, metadata=NOT_IDENTITY)
+    "Steps between lines of the log."
     seed: int = 0
     guard: GuardConfig = field(default_factory=GuardConfig)
 
