@@ -13,7 +13,7 @@ from lisan.corpus.dedup import DedupConfig
 from lisan.corpus.microworld import WorldConfig
 from lisan.corpus.reader import list_splits, read_records
 from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Layout, SourceConfig, SourceFormat
+from lisan.corpus.sources import Layout, SourceConfig, SourceFormat, TextUnit
 
 Build = Callable[..., Artifact]
 Write = Callable[..., str]
@@ -149,3 +149,12 @@ def test_sources_that_read_one_file_hold_the_same_rows_out(build: Build, write: 
     asked.append({record.prompt[0].content for record in read_records(artifact, RecordKind.preferences, "validation")})
     assert asked[0] == asked[1]
     assert 20 < len(asked[0]) < 60
+
+
+def test_a_book_that_is_read_line_by_line_is_said(
+    build: Build, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write("book.txt", "Call me what\nyou like, for all\nI care.\n")
+    for unit, is_said in ((TextUnit.line, True), (TextUnit.file, False)):
+        build({"book": text_source(path, format=SourceFormat.text, unit=unit)}, root=unit)
+        assert ("set sources.book.unit=file" in capsys.readouterr().out) is is_said

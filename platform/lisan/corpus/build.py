@@ -26,7 +26,7 @@ from lisan.corpus.dedup import KEYS, REMOVALS, find_removals, keep_survivors
 from lisan.corpus.microworld import SOURCES
 from lisan.corpus.parts import Part, read_keys, write_part
 from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Piece, SourceConfig, SourceFormat, plan_pieces
+from lisan.corpus.sources import Piece, SourceConfig, SourceFormat, TextUnit, plan_pieces
 
 __all__ = ["CORPUS", "CorpusConfig", "build_corpus", "check"]
 
@@ -36,6 +36,8 @@ KEYS_PER_PARTITION = 300_000
 """Some 20 MB: Ray Data cuts larger blocks in two, and a key must not be on both sides of a cut. Up to one partition is
 compared in this process (0.1 s); a shuffle costs 5 s and more."""
 SAY_EVERY_S = 5.0
+PAGE_LINE_WORDS = 15
+"A line of a printed page has about ten words."
 DUPLICATES_LIMIT, FAULTS_LIMIT = 0.5, 0.1
 "Shares of a source's documents or rows above which a warning is printed."
 READ_COUNTS = ("read", "quarantined", "changed", "flagged", "records")
@@ -58,6 +60,7 @@ def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, A
     staging.delete()
     for name, counts in facts.items():
         _report(name, counts)
+        _advise(name, config.sources[name], counts)
     run.log_metrics({f"kept/{name}": counts["kept"] for name, counts in facts.items()})
     keys = ("kept", "duplicates", "quarantined", "bytes", "words")
     totals = {key: sum(counts[key] for counts in facts.values()) for key in keys}
@@ -219,6 +222,17 @@ def _report(name: str, counts: Facts) -> None:
     ):
         if ratio > limit:
             print(f"  warning: {ratio:.0%} of {name}'s {what}; look at them before training", flush=True)
+
+
+def _advise(name: str, source: SourceConfig, counts: Facts) -> None:
+    """Say that a file of text was read line by line where its lines are those of a page, not texts of their own."""
+    words = counts["words"] / counts["kept"]
+    if source.format is SourceFormat.text and source.unit is TextUnit.line and words < PAGE_LINE_WORDS:
+        print(
+            f"  {name}: every line is a document, of {words:.0f} words on average; for books and articles set "
+            f"sources.{name}.unit=file, or unit=block for the text between blank lines",
+            flush=True,
+        )
 
 
 def _map_here(function: Callable[[Any], Facts], items: Sequence[Any], cluster: ClusterConfig) -> Iterator[Facts]:  # noqa: ARG001
