@@ -54,6 +54,17 @@ def report(config: EvalConfig) -> Artifact:
     return run(config)
 
 
+def test_an_id_that_the_model_has_no_row_for_is_refused(config: EvalConfig, base_model: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    copytree(base_model, tmp_path / "short")
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    model.resize_token_embeddings(300)
+    model.save_pretrained(tmp_path / "short")
+    with pytest.raises(DataError, match=r"tasks\.arabic may hold the id \d+ .* and the model has 300 embedding rows"):
+        run(replace(config, name="short", candidate=str(tmp_path / "short")))
+
+
 def test_every_task_reports_its_metrics(report: Artifact) -> None:
     assert set(report.facts["metrics"]) == {
         "arabic/bits_per_byte",

@@ -66,7 +66,7 @@ def test_rows_of_many_short_documents_and_of_one_long_one_stay_in_order(tmp_path
     for source, size in (("long", CONTEXT), ("short", 2)):
         document = Example(*np.full((2, size), 7, np.int32))
         rows = [Row(examples=[document] * (CONTEXT // size), free=0) for _ in range(300)]
-        counts = write_rows(draft.location / "rows" / source / "shard-00000.arrow", rows, CONTEXT, pad_id=0)
+        counts = write_rows(draft.location / "rows" / source / "shard-00000.arrow", rows, CONTEXT)
         sources[source] = {"language": "ar", **counts, "shards": {"shard-00000.arrow": 300}}
     tokens = draft.commit({"sources": sources, "context_length": CONTEXT})
     stages = {

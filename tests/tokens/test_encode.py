@@ -1,5 +1,6 @@
 """The stage that turns a corpus into packed rows, in this process."""
 
+import json
 import pickle
 from pathlib import Path
 from shutil import copytree
@@ -129,6 +130,27 @@ def test_every_node_finds_the_tokenizer_of_an_artifact(store: Store, tmp_path: P
     place = pickle.loads(pickle.dumps(tokenizer_place(config, parents)))
     assert place == parents[1].location
     assert len(open_tokenizer(place)) == parents[1].facts["num_ids"]
+
+
+def test_an_id_that_the_model_of_the_folder_has_no_row_for_is_refused(store: Store, tmp_path: Path) -> None:
+    highest = encode(store, RecordKind.documents).facts["highest_id"]
+    folder = tmp_path / "model"
+    copytree(store.open(Ref.parse("tokenizer/tiny@v1")).location.full_path, folder)
+    (folder / "config.json").write_text(json.dumps({"vocab_size": highest}))
+    with pytest.raises(
+        DataError, match=rf"tokens/documents@v2 may hold the id {highest} .* has {highest} embedding rows"
+    ):
+        encode(store, RecordKind.documents, tokenizer=str(folder), version="v2")
+    (folder / "config.json").write_text(json.dumps({"vocab_size": highest + 1}))
+    encode(store, RecordKind.documents, tokenizer=str(folder), version="v2")
+
+
+def test_padding_is_an_id_that_every_model_has(store: Store, tokenizer: Any) -> None:
+    reader = RowReader(encode(store, RecordKind.conversations))
+    rows = reader.read(range(len(reader)))
+    ends = [sum(lens) for lens in rows.doc_lens]
+    assert not any(ids[end:].any() for ids, end in zip(rows.input_ids, ends, strict=True))
+    assert tokenizer.pad_token_id != 0
 
 
 def test_a_folder_of_this_machine_is_refused_on_several_nodes(store: Store) -> None:

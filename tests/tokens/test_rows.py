@@ -37,8 +37,13 @@ def write_tokens(root: str) -> Artifact:
         for index, size in enumerate(shards):
             name = f"shard-{index:05d}.arrow"
             place = draft.location / "rows" / source / name
-            counts = write_rows(place, (row(first + number) for number in range(size)), LENGTH, pad_id=0)
-            assert counts == {"rows": size, "tokens": 5 * size, "targets": 3 * size, "documents": 2 * size}
+            counts = write_rows(place, (row(first + number) for number in range(size)), LENGTH)
+            assert (counts["rows"], counts["tokens"]) == (size, 5 * size)
+            assert (counts["targets"], counts["documents"], counts["highest_id"]) == (
+                3 * size,
+                2 * size,
+                first + size - 1,
+            )
             names[name] = size
             first += size
         facts[source] = {"language": source[:2], "rows": sum(shards), "tokens": 5 * sum(shards), "shards": names}
@@ -99,4 +104,4 @@ def test_shards_on_an_object_store_are_mapped_and_not_held_in_memory(bucket: str
 
 
 def test_rows_of_no_records_are_an_empty_file(tmp_path: Path) -> None:
-    assert write_rows(Location(str(tmp_path)) / "rows" / "none.arrow", [], LENGTH, 0)["rows"] == 0
+    assert write_rows(Location(str(tmp_path)) / "rows" / "none.arrow", [], LENGTH)["rows"] == 0

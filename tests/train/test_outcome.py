@@ -228,9 +228,9 @@ def test_an_expansion_of_another_base_is_refused(store: Store, base: str, tmp_pa
 def test_a_tokenizer_that_expands_nothing_cannot_grow_a_model(store: Store, base: str) -> None:
     with pytest.raises(
         DataError,
-        match="the tokenizer of tokens/t@v1 is neither that of the model with 100 embedding rows nor an expansion",
+        match="the tokenizer of tokens/t@v1 is neither that of the model with 512 embedding rows nor an expansion",
     ):
-        expansion_for(Places(base, folder(store, "en")), 100, "tokens/t@v1")
+        expansion_for(Places(folder(store, "enar"), base), 512, "tokens/t@v1")
 
 
 def test_the_models_own_tokenizer_needs_no_expansion(store: Store, base: str) -> None:
@@ -274,6 +274,37 @@ def fake_tokens(store: Store, name: str) -> Any:
 
 def test_tokens_of_the_models_own_tokenizer_are_taken(store: Store, base: str) -> None:
     check_vocabulary(train_config(store, model=ModelConfig(path=base)), fake_tokens(store, "en"), ())
+
+
+def with_rows(base: str, folder: Path, num_rows: int) -> str:
+    """Copy a model folder that says it has another number of rows."""
+    copytree(base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": num_rows}))
+    return str(folder)
+
+
+def test_an_id_that_the_model_has_no_row_for_is_refused(store: Store, base: str, tmp_path: Path) -> None:
+    short, tokens = with_rows(base, tmp_path / "short", 398), fake_tokens(store, "en")
+    config = train_config(store, model=ModelConfig(path=short))
+    with pytest.raises(
+        DataError, match=r"tokens/t@v1 may hold the id 399 \('.*'\) and the model has 398 embedding rows"
+    ):
+        check_vocabulary(config, tokens, ())
+    tokens.facts["highest_id"] = 398
+    with pytest.raises(DataError, match=r"may hold the id 398"):
+        check_vocabulary(config, tokens, ())
+    tokens.facts["highest_id"] = 397
+    check_vocabulary(config, tokens, ())
+
+
+def test_ids_of_the_base_without_a_row_get_one_when_the_vocabulary_grows(
+    store: Store, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = with_rows(base, tmp_path / "short", 398)
+    config = train_config(store, model=ModelConfig(path=short, tokenizer="tokenizer/enar@v1"))
+    check_vocabulary(config, fake_tokens(store, "enar"), (tokenizer(store, "enar"),))
+    assert "the ids 398 to 399 of the base's tokenizer have no row in" in capsys.readouterr().out
 
 
 def test_tokens_of_another_tokenizer_are_refused(store: Store, base: str) -> None:

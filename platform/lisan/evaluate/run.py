@@ -23,7 +23,7 @@ from lisan.evaluate.tasks import RECORDS, Item, Length, Result, aggregate, make_
 from lisan.model.load import load_model
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, fit, lay_out, pack
-from lisan.vocabulary.tokenizer import load_tokenizer
+from lisan.vocabulary.tokenizer import check_ids, load_tokenizer
 
 
 def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
@@ -43,6 +43,8 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
                 f"tasks.{name} finds no records in {corpus.ref}: sources {', '.join(task.sources)}, split {task.split}, "
                 f"where {dict(task.where)}"
             )
+        highest = max(int(example.input_ids.max()) for item in items for example in item.candidates)
+        check_ids(f"tasks.{name}", highest, len(scorer.model.get_input_embeddings().weight), tokenizer)
         results = score_items(scorer, items, config)
         _write_results(draft, name, results, task.length)
         found = {f"{name}/{metric}": value for metric, value in aggregate(task, results).items()}

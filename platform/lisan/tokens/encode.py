@@ -23,9 +23,9 @@ from lisan.tokens.chat import template_hash
 from lisan.tokens.chunks import CHUNK_RECORDS, Chunks, list_parts
 from lisan.tokens.examples import encode_table
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, Strategy, pack
-from lisan.tokens.rows import write_rows
+from lisan.tokens.rows import HIGHEST_ID, write_rows
 from lisan.tokens.segments import MAX_SOURCES, estimate_rows
-from lisan.vocabulary.tokenizer import open_tokenizer, tokenizer_hash
+from lisan.vocabulary.tokenizer import check_ids, open_tokenizer, read_num_rows, tokenizer_hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +85,8 @@ def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, 
     job = _Job(config, tokenizer_place(config, draft.parents), corpus.location, draft.location)
     found = _store_rows(job, corpus, chosen) if config.store_rows else _estimate_rows(job, corpus, chosen)
     tokenizer = open_tokenizer(job.tokenizer)
+    highest = max(facts.get(HIGHEST_ID, 0) for facts in found.values())
+    check_ids(str(draft.ref), highest, read_num_rows(job.tokenizer), tokenizer)
     is_chat = config.kind is not RecordKind.documents
     rows, tokens, targets = (sum(facts[key] for facts in found.values()) for key in ("rows", "tokens", "targets"))
     return {
@@ -98,7 +100,7 @@ def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, 
         "vocabulary_size": len(tokenizer),
         "tokenizer_hash": tokenizer_hash(job.tokenizer),
         **({"template_hash": template_hash(tokenizer)} if is_chat else {}),
-        **({} if config.store_rows else {"chunk_records": config.chunk_records}),
+        **({HIGHEST_ID: highest} if config.store_rows else {"chunk_records": config.chunk_records}),
     }
 
 
@@ -156,6 +158,7 @@ def _sum_source(
         )
     return {
         **{key: total[key] for key in counts[mine[0]]},
+        HIGHEST_ID: max(counts[block][HIGHEST_ID] for block in mine),
         "padding_ratio": _padding(total["rows"], total["tokens"], config),
         "shards": {block.shard: counts[block]["rows"] for block in mine if counts[block]["rows"]},
     }
@@ -180,7 +183,7 @@ class _Job:
         items = encode_table(tokenizer, read_block(self.corpus, block, self.config.kind), self.config.kind)
         rows = pack(items, self.config.context_length, self.config.packing, counts)
         place = self.out / "rows" / block.source / block.shard
-        written = write_rows(place, rows, self.config.context_length, tokenizer.pad_token_id or 0)
+        written = write_rows(place, rows, self.config.context_length)
         return {**written, **asdict(counts)}
 
     def encode(self, block: Block) -> tuple[Block, dict[str, int]]:

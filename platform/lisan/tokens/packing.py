@@ -19,6 +19,9 @@ import numpy as np
 from lisan.core.errors import ConfigError
 from lisan.tokens.labels import IGNORE_INDEX, Example, Ids, Item
 
+PAD_ID = 0
+"Padding has no label and no document sees it: any id will do that every model has a row for, as a pad token need not."
+
 
 class Strategy(StrEnum):
     best_fit = "best_fit"
@@ -189,13 +192,13 @@ def _cut(example: Example, start: int, stop: int) -> Example:
     return Example(example.input_ids[start:stop], labels)
 
 
-def lay_out(row: Row, context_length: int, pad_id: int) -> tuple[Ids, Ids]:
+def lay_out(row: Row, context_length: int, pad_id: int = PAD_ID) -> tuple[Ids, Ids]:
     """Return `input_ids` and `labels` of shape [context_length]; what is left over is padding without labels."""
     input_ids, labels = lay_out_rows([row], context_length, pad_id)
     return input_ids[0], labels[0]
 
 
-def lay_out_rows(rows: Sequence[Row], context_length: int, pad_id: int) -> tuple[Ids, Ids]:
+def lay_out_rows(rows: Sequence[Row], context_length: int, pad_id: int = PAD_ID) -> tuple[Ids, Ids]:
     """Return `input_ids` and `labels` of shape [rows, context_length], filled without a copy between."""
     input_ids = np.full((len(rows), context_length), pad_id, np.int32)
     labels = np.full_like(input_ids, IGNORE_INDEX)

@@ -21,6 +21,8 @@ from lisan.tokens.packing import Row, lay_out_rows
 
 BATCH_ROWS = 64
 "Rows of a batch on storage, all but the last."
+HIGHEST_ID = "highest_id"
+"Fact of a tokens artifact, and of each source: the highest token id in its rows; a model needs a row for it."
 KNOWN_BATCHES = 4096
 "Batches a reader keeps open: some megabytes, for the rows themselves stay in the mapped file."
 
@@ -62,27 +64,28 @@ def row_schema(context_length: int) -> pa.Schema:
     )
 
 
-def write_rows(location: Location, rows: Iterable[Row], context_length: int, pad_id: int) -> dict[str, int]:
-    """Write rows as one Arrow file of batches; return counts of rows, tokens and targets."""
+def write_rows(location: Location, rows: Iterable[Row], context_length: int) -> dict[str, int]:
+    """Write rows as one Arrow file of batches; return counts of rows, tokens and targets, and the highest id."""
     schema = row_schema(context_length)
-    counts = {"rows": 0, "tokens": 0, "targets": 0, "documents": 0}
+    counts = {"rows": 0, "tokens": 0, "targets": 0, "documents": 0, HIGHEST_ID: 0}
     location.file_system.create_dir(location.full_path.rpartition("/")[0], recursive=True)
     waiting = iter(rows)
     with location.file_system.open_output_stream(location.full_path) as sink, pa.ipc.new_file(sink, schema) as writer:
         while group := list(islice(waiting, BATCH_ROWS)):
-            input_ids, labels = lay_out_rows(group, context_length, pad_id)
+            input_ids, labels = lay_out_rows(group, context_length)
             doc_lens = [row.doc_lens for row in group]
             writer.write_batch(_batch(input_ids, labels, doc_lens, schema))
             counts["rows"] += len(group)
             counts["tokens"] += sum(map(sum, doc_lens))
             counts["targets"] += int((labels >= 0).sum())
             counts["documents"] += sum(map(len, doc_lens))
+            counts[HIGHEST_ID] = max(counts[HIGHEST_ID], int(input_ids.max()))
     return counts
 
 
-def lay_out_table(rows: Sequence[Row], row_ids: Sequence[int], context_length: int, pad_id: int) -> pa.Table:
+def lay_out_table(rows: Sequence[Row], row_ids: Sequence[int], context_length: int) -> pa.Table:
     """Return rows that lie nowhere in the form that travels, with their ids."""
-    input_ids, labels = lay_out_rows(rows, context_length, pad_id)
+    input_ids, labels = lay_out_rows(rows, context_length)
     batch = _batch(input_ids, labels, [row.doc_lens for row in rows], row_schema(context_length))
     return pa.Table.from_batches([batch]).append_column("row_id", pa.array(row_ids, pa.int64()))
 

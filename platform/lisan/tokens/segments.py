@@ -118,11 +118,7 @@ class SegmentMaker:
 
     def table(self, rows: Sequence[tuple[int, Row]]) -> pa.Table:
         """Return rows in the form that travels, with their ids."""
-        return lay_out_table([row for _, row in rows], [number for number, _ in rows], self.context_length, self.pad_id)
-
-    @property
-    def pad_id(self) -> int:
-        return self.tokenizer().pad_token_id or 0
+        return lay_out_table([row for _, row in rows], [number for number, _ in rows], self.context_length)
 
     def _records(self, number: int, reader: ChunkReader) -> dict[int, tuple[pa.Table, int]]:
         """Return the records of each source, shuffled, and the number of chunks they come from."""

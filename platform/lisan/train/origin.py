@@ -17,11 +17,14 @@ from lisan.model.fill import Source, fill
 from lisan.model.load import draw_model, read_max_positions, read_vocabulary_size
 from lisan.model.new_rows import NewRows, replay_new_rows
 from lisan.model.outline import load_vocabulary, outline_model
+from lisan.tokens.rows import HIGHEST_ID
 from lisan.train.growth import check_init, grow_vocabulary
 from lisan.train.tuning import apply_tuning, check_adapters, check_new_rows_exist, choose_rows
 from lisan.vocabulary.tokenizer import (
     EXPANSION,
     Expansion,
+    check_ids,
+    highest_id,
     load_expansion,
     open_tokenizer,
     tokenizer_hash,
@@ -81,6 +84,14 @@ def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact])
     rows = read_vocabulary_size(places.model) if places.model else None
     if rows is not None:
         expansion = expansion_for(places, rows, tokens.ref)
+        highest = tokens.facts.get(HIGHEST_ID, highest_id(tokenizer))
+        check_ids(str(tokens.ref), highest, max(rows, expansion.size if expansion else 0), tokenizer)
+        if expansion is not None and expansion.base_size > rows:
+            print(
+                f"  the ids {rows:,} to {expansion.base_size - 1:,} of the base's tokenizer have no row in {places.model}; they "
+                "get the mean of all rows",
+                flush=True,
+            )
         check_init(config.model.new_rows, expansion, places.tokenizer, places.donor)
         check_new_rows_exist(config.tuning, expansion is not None, places.model)
         check_adapters(config.tuning, places.model)
@@ -102,16 +113,15 @@ def expansion_for(places: Places, num_rows: int, ref: Ref | str) -> Expansion | 
 
     Ids that fit into the model's rows prove nothing: in another tokenizer they mean other text.
     """
-    is_own = tokenizer_hash(places.tokenizer) == tokenizer_hash(places.model)
-    if is_own and len(open_tokenizer(places.tokenizer)) <= num_rows:
+    if tokenizer_hash(places.tokenizer) == tokenizer_hash(places.model):
         return None
     expansion = find_expansion(places.tokenizer)
-    if is_own or expansion is None or not expansion.pieces:
+    if expansion is None or not expansion.pieces:
         raise DataError(
             f"the tokenizer of {ref} is neither that of the model with {num_rows:,} embedding rows nor an expansion of it; "
             "expand the model's own tokenizer, or encode with the model's own"
         )
-    if expansion.base_size > num_rows or expansion.base_hash != tokenizer_hash(places.model):
+    if expansion.base_hash != tokenizer_hash(places.model):
         raise DataError(
             f"{places.tokenizer} expands a tokenizer of {expansion.base_size:,} pieces, not the one of the model with "
             f"{num_rows:,} rows; expand the model's own tokenizer"

@@ -43,7 +43,7 @@ from lisan.vocabulary.tokenizer import (
 PATIENCE = timedelta(hours=12)
 PROBE_TOKENS = 64
 "On which a model that was merged into restored 4 bits is compared with the one that was trained."
-TOKENIZER_FILES = (TOKENIZER, EXPANSION, TEMPLATE, "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (EXPANSION, TEMPLATE, "tokenizer_config.json", "special_tokens_map.json")
 "Copied as they are: their hash is what tokens and models are matched by."
 
 

@@ -115,6 +115,26 @@ def tokenizer_hash(place: Location | str) -> str:
     return digest(read_definition(tokenizer_folder(_local(place))))
 
 
+def read_num_rows(place: Location | str) -> int | None:
+    """Return the embedding rows of the model that a tokenizer lies beside; None where it lies beside none."""
+    size: int | None = read_json(tokenizer_folder(_local(place)) / "config.json").get("vocab_size")
+    return size
+
+
+def highest_id(tokenizer: Any) -> int:
+    return int(max(tokenizer.get_vocab().values()))
+
+
+def check_ids(where: str, highest: int, num_rows: int | None, tokenizer: Any) -> None:
+    """Refuse token ids that the embedding matrix of a model has no row for; `num_rows` null knows of no model."""
+    if num_rows is not None and highest >= num_rows:
+        raise DataError(
+            f"{where} may hold the id {highest:,} ({tokenizer.convert_ids_to_tokens(highest)!r}) and the model has {num_rows:,} "
+            "embedding rows; expand its tokenizer, which gives every id a row, or take that token out of the text and the "
+            "chat template"
+        )
+
+
 def load_expansion(place: Artifact | Path | str) -> Expansion:
     """Read what expansion added to the tokenizer of an artifact or local folder."""
     folder = place.location.local_folder() if isinstance(place, Artifact) else Path(place)
