@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "vocabulary"))  # bilingual.py
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("LISAN_CACHE", str(Path(tempfile.gettempdir()) / "lisan-tests"))
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
 
 if TYPE_CHECKING:

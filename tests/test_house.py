@@ -154,6 +154,12 @@ def test_pure_modules_import_without_ray_mlflow_or_transformers(module: str) -> 
     assert done.stdout.strip() == "[]"
 
 
+def test_files_of_artifacts_are_fetched_through_the_check_of_their_hashes() -> None:
+    calls = re.compile(r"\.local_(folder|file)\(")
+    raw = [name_of(file) for file in sources() if calls.search(file.read_text(encoding="utf-8"))]
+    assert raw == ["lisan/core/integrity.py"]
+
+
 def test_platform_is_the_standard_librarys() -> None:
     assert not (REPOSITORY / "platform" / "__init__.py").exists()
     code = "import platform, uuid; print(platform.__file__)"

@@ -458,7 +458,7 @@ def _lineage(store: Store, artifact: Artifact) -> dict[str, str]:
             if ref not in found:
                 found[ref] = mark
                 with suppress(ArtifactError):
-                    queue.append(store.open(Ref.parse(ref)))
+                    queue.append(store.read(Ref.parse(ref)))
     return found
 
 

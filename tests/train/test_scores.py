@@ -113,7 +113,7 @@ def test_a_job_that_is_killed_before_its_manifest_scores_nothing_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lisan.core.artifact.hash_file", be_killed)
+        patch.setattr("lisan.core.integrity.hash_file", be_killed)
         with pytest.raises(KeyboardInterrupt):
             score(store, name="late")
     monkeypatch.setattr(ReferenceModel, "score", lambda *_: pytest.fail("scored again"))

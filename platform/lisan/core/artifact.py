@@ -12,16 +12,16 @@ import re
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import metadata
 from typing import Any
 
 from lisan.core.config import fingerprint, flatten, hash_plain, keep_identity, to_plain
 from lisan.core.errors import ArtifactError, ConfigError
+from lisan.core.integrity import MANIFEST, check_sizes, hash_files, list_files, read_manifest
 from lisan.core.storage import Location
 
-MANIFEST = "manifest.json"
 DRAFT = "draft.json"
 METRICS = "metrics.jsonl"
 PAGE = "run.html"
@@ -106,6 +106,8 @@ class Draft:
     config: dict[str, Any]
     parents: tuple[Artifact, ...]
     store: "Store"
+    job: str = ""
+    "What makes it, for whoever must make it again."
 
     def parent(self, kind: Kind) -> Artifact:
         """Return the only parent of that kind."""
@@ -122,13 +124,14 @@ class Draft:
 
     def commit(self, facts: Mapping[str, Any]) -> Artifact:
         """Hash every file and write the manifest, last."""
-        files = {
-            file.relative_to(self.location): {"bytes": size, "sha256": hash_file(file)}
+        sizes = {
+            file.relative_to(self.location): size
             for file, size in self.location.walk()
             if file.name not in (MANIFEST, DRAFT)
         }
         manifest = {
             "ref": str(self.ref),
+            "job": self.job,
             "fingerprint": self.fingerprint,
             "config": self.config,
             "parents": _fingerprints(self.parents),
@@ -136,12 +139,12 @@ class Draft:
             "commit": code_commit(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": library_versions(),
-            "files": files,
+            "files": hash_files(self.location, sizes),
         }
         (self.location / MANIFEST).write_json(manifest)
         (self.location / DRAFT).delete()
         self.parts.delete()  # not before the manifest: whoever is killed goes on from them
-        return self.store.open(self.ref)
+        return self.store.read(self.ref)
 
 
 class Store:
@@ -164,7 +167,13 @@ class Store:
         return [place.name for place in (self.root / kind).list() if self.versions(kind, place.name)]
 
     def open(self, ref: Ref) -> Artifact:
-        """Open a finished artifact; ArtifactError lists what exists when it does not."""
+        """Open a finished artifact whose files are all there; ArtifactError names the file that is cut off or missing."""
+        artifact = self.read(ref)
+        check_sizes(list_files(artifact.location, artifact.manifest))
+        return artifact
+
+    def read(self, ref: Ref) -> Artifact:
+        """Return a finished artifact by its manifest alone; ArtifactError lists what exists when it does not."""
         location = self.location(ref)
         if not (location / MANIFEST).exists():
             versions = self.versions(ref.kind, ref.name)
@@ -174,7 +183,7 @@ class Store:
                 else f"{ref.kind.removesuffix('s')}s under {self.root}: {', '.join(self.names(ref.kind)) or 'none'}"
             )
             raise ArtifactError(f"{ref} does not exist; {known}")
-        return Artifact(ref, location, (location / MANIFEST).read_json())
+        return Artifact(ref, location, read_manifest(location))
 
     def find(self, ref: Ref, config: Any, parents: Iterable[Artifact]) -> Artifact | None:
         """Return the artifact when it exists with this very config and these parents; refuse any other."""
@@ -190,9 +199,9 @@ class Store:
                 raise ArtifactError(f"{ref} was made from another {parent.ref}; bump the version, or delete {location}")
         return artifact
 
-    def begin(self, ref: Ref, config: Any, parents: tuple[Artifact, ...]) -> Draft:
+    def begin(self, ref: Ref, config: Any, parents: tuple[Artifact, ...], job: str = "") -> Draft:
         """Start an artifact. Leftovers of an interrupted run go, except the checkpoints of the same config."""
-        draft = self.check_begun(ref, config, parents)
+        draft = replace(self.check_begun(ref, config, parents), job=job)
         started = {"fingerprint": draft.fingerprint, "config": draft.config}
         if ref.kind in (Kind.model, Kind.adapter):
             (self.checkpoints(ref) / DRAFT).write_json({**started, "parents": _fingerprints(parents)})
@@ -205,7 +214,7 @@ class Store:
         draft = Draft(ref, self.location(ref), fingerprint(config), to_plain(config, identity_only=True), parents, self)
         checkpoints = self.checkpoints(ref)
         if ref.kind in (Kind.model, Kind.adapter) and (checkpoints / DRAFT).exists() and _has_progress(checkpoints):
-            started = (checkpoints / DRAFT).read_json()
+            started = read_draft(checkpoints)
             if keys := _differing_identity(started, config):
                 raise ArtifactError(
                     f"{ref} is unfinished, with checkpoints of another config ({keys}); "
@@ -232,6 +241,18 @@ def _differing_identity(recorded: Mapping[str, Any], config: Any) -> str:
     return differing_keys(before, to_plain(config, identity_only=True))
 
 
+def read_draft(checkpoints: Location) -> dict[str, Any]:
+    """Return what a run was begun with; ArtifactError when that is cut off."""
+    try:
+        started: dict[str, Any] = (checkpoints / DRAFT).read_json()
+        _ = started["fingerprint"], started["config"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ArtifactError(
+            f"{checkpoints / DRAFT}, which says what the checkpoints beside it are of, is cut off; delete {checkpoints}"
+        ) from error
+    return started
+
+
 def _has_progress(checkpoints: Location) -> bool:
     # A file that is being written, by a process that died or by the first of several, has `.part` behind its name.
     return any(place.name.removesuffix(".part") not in NO_PROGRESS for place in checkpoints.list())
@@ -247,14 +268,6 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     shown = [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys[:5]]
     return ", ".join(shown + ([f"and {len(keys) - 5} more"] if len(keys) > 5 else []))
-
-
-def hash_file(file: Location) -> str:
-    digest = hashlib.sha256()
-    with file.file_system.open_input_stream(file.full_path) as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def code_commit() -> str:

@@ -158,7 +158,7 @@ def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str],
     if existing is not None:
         say(f"{ref} exists, nothing to do")
         return existing
-    draft = store.begin(ref, config, parents)
+    draft = store.begin(ref, config, parents, stage.job)
     say(f"{ref} building (fingerprint {draft.fingerprint[:12]})")
     start = time.monotonic()
     with open_run(stage, config, parents) as run:

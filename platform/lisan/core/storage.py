@@ -28,6 +28,11 @@ def default_root() -> str:
     return os.environ.get("LISAN_HOME") or str(Path.home() / "lisan")
 
 
+def cache_folder() -> Path:
+    """Return where this machine keeps copies and marks of what lies on storage: `LISAN_CACHE`, or `~/.cache/lisan`."""
+    return Path(os.environ.get("LISAN_CACHE", Path.home() / ".cache" / "lisan"))
+
+
 @lru_cache(maxsize=16)
 def _open_root(root: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in root:
@@ -208,8 +213,7 @@ class Location:
 
     def _fetch(self, what: pafs.FileSelector | Sequence[str]) -> Path:
         """Copy under another name first: what is in the cache is whole, for every process of this machine."""
-        cache = Path(os.environ.get("LISAN_CACHE", Path.home() / ".cache" / "lisan"))
-        target = cache / self._full.lstrip("/") / _state(self.file_system.get_file_info(what))
+        target = cache_folder() / self._full.lstrip("/") / _state(self.file_system.get_file_info(what))
         if target.exists():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)

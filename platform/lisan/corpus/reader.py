@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
+from lisan.core.integrity import open_file
 from lisan.core.storage import Location
 from lisan.corpus.records import RecordKind, from_table
 
@@ -40,8 +41,8 @@ def shard_paths(artifact: Artifact, kind: RecordKind, source: str, split: str) -
 
 def read_table(corpus: Location, path: str) -> pa.Table:
     """Read one file that `shard_paths` named, whole; `corpus` is the artifact's location."""
-    place = corpus / path
-    return pq.read_table(place.full_path, filesystem=place.file_system, partitioning=None, use_threads=False)
+    with open_file(corpus, path) as file:
+        return pq.read_table(file, partitioning=None, use_threads=False)
 
 
 def read_tables(
@@ -50,8 +51,7 @@ def read_tables(
     """Yield tables of at most `BATCH_ROWS` rows in the schema of the kind."""
     for source in _choose_sources(artifact, kind, split, sources):
         for path in shard_paths(artifact, kind, source, split):
-            place = artifact.location / path
-            with pq.ParquetFile(place.file_system.open_input_file(place.full_path)) as file:
+            with pq.ParquetFile(open_file(artifact.location, path)) as file:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS):
                     yield pa.Table.from_batches([batch])
 

@@ -16,6 +16,7 @@ import torch
 
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
+from lisan.core.integrity import fetch_folder
 from lisan.core.stage import Run, Stage
 from lisan.corpus.reader import list_sources, read_records
 from lisan.evaluate.config import EvalConfig
@@ -29,7 +30,7 @@ from lisan.vocabulary.tokenizer import check_ids, load_tokenizer
 def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     corpus = draft.parent(Kind.corpus)
     models = [parent for parent in draft.parents if parent.ref.kind is Kind.model]
-    place = str(models[0].location.local_folder()) if models else config.candidate
+    place = str(fetch_folder(models[0].location)) if models else config.candidate
     tokenizer = load_tokenizer(place)
     device = "cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu"
     scorer = Scorer(load_model(place, config.precision.dtype).to(device).eval())

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from lisan.core.errors import ConfigError
+from lisan.core.integrity import fetch_folder
 from lisan.core.storage import Location
 from lisan.serve.access import AllowedRoutes
 
@@ -116,7 +117,7 @@ class Replica:
         from ray.serve.llm import LLMConfig
 
         config = LLMConfig(
-            model_loading_config={"model_id": model.name, "model_source": str(model.place.local_folder())},
+            model_loading_config={"model_id": model.name, "model_source": str(fetch_folder(model.place))},
             accelerator_config={"kind": "gpu" if use_gpu else "cpu"},
             engine_kwargs=engine_arguments(engine, use_gpu),
         )

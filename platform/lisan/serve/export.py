@@ -14,6 +14,7 @@ from typing import Any
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
+from lisan.core.integrity import fetch_folder
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import writing
 from lisan.model.files import weight_files
@@ -73,7 +74,7 @@ def find_subject(config: ExportConfig, store: Store) -> Subject:
         base = read_adapter_config(folder).get("base_model_name_or_path") or ""
         return Subject(folder, "", base, base)
     artifact = store.open(Ref.parse(config.candidate, Kind.model))
-    folder, mark = artifact.location.local_folder(), artifact.manifest["fingerprint"]
+    folder, mark = fetch_folder(artifact.location), artifact.manifest["fingerprint"]
     if not (folder / ADAPTER).is_dir():
         return Subject(folder, mark)
     name = artifact.config["model"]["path"]
@@ -86,7 +87,7 @@ def _open_base(artifact: Artifact, name: str, store: Store) -> str:
         raise ArtifactError(
             f"the adapter of {artifact.ref} was trained over another {name}; export hf, which needs no base"
         )
-    return str(base.location.local_folder())
+    return str(fetch_folder(base.location))
 
 
 def check_export(config: ExportConfig, store: Store) -> None:

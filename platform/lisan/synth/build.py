@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lisan.core.artifact import Draft, Kind, Ref, Store, hash_file
+from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
+from lisan.core.integrity import hash_file
 from lisan.core.stage import Run, Stage, StageConfig
 from lisan.core.storage import Location
 from lisan.core.tally import Tally

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lisan.core.artifact import Artifact
+from lisan.core.integrity import open_file
 from lisan.core.storage import Location
 from lisan.corpus.reader import shard_paths
 from lisan.corpus.records import RecordKind
@@ -60,7 +61,11 @@ def read_footers(corpus: Location, paths: Iterable[str]) -> list[pq.FileMetaData
 
     def read(path: str) -> pq.FileMetaData:
         file = corpus / path
-        return pq.read_metadata(file.full_path, filesystem=file.file_system)
+        try:
+            return pq.read_metadata(file.full_path, filesystem=file.file_system)
+        except (OSError, pa.ArrowException):
+            with open_file(corpus, path) as whole:  # whose hash says what is wrong
+                return pq.read_metadata(whole)
 
     with ThreadPoolExecutor(16) as threads:  # on an object store a footer is a journey
         return list(threads.map(read, paths))
@@ -81,7 +86,6 @@ def columns_of(kind: RecordKind) -> list[str] | None:
 
 def read_block(corpus: Location, block: Block, kind: RecordKind) -> pa.Table:
     """Read the records of a block; of documents the text alone."""
-    file = corpus / block.path
-    with pq.ParquetFile(file.file_system.open_input_file(file.full_path)) as parquet:
+    with pq.ParquetFile(open_file(corpus, block.path)) as parquet:
         table = parquet.read_row_group(block.group, columns=columns_of(kind), use_threads=False)
     return table.slice(block.start, block.stop - block.start)

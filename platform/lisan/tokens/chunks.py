@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lisan.core.artifact import Artifact
+from lisan.core.integrity import open_file
 from lisan.core.storage import Location
 from lisan.corpus.reader import shard_paths
 from lisan.corpus.records import RecordKind
@@ -97,8 +98,7 @@ class ChunkReader:
 
     def _file(self, path: str) -> tuple[pq.ParquetFile, list[int]]:
         if path not in self._open:
-            place = self.chunks.corpus / path
-            file = pq.ParquetFile(place.file_system.open_input_file(place.full_path))
+            file = pq.ParquetFile(open_file(self.chunks.corpus, path))
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             self._open[path] = file, [0, *accumulate(sizes)][:-1]
         return self._open[path]

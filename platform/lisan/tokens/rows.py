@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lisan.core.artifact import Artifact
+from lisan.core.integrity import fetch_file
 from lisan.core.storage import Location
 from lisan.tokens.labels import Ids
 from lisan.tokens.packing import Row, lay_out_rows
@@ -157,7 +158,7 @@ class RowReader:
         return self._shard(shard).get_batch(number)
 
     def _open_shard(self, index: int) -> pa.RecordBatchFileReader:
-        return pa.ipc.open_file(pa.memory_map(str((self._location / self._names[index]).local_file())))
+        return pa.ipc.open_file(pa.memory_map(str(fetch_file(self._location, self._names[index]))))
 
 
 def rows_from_table(table: pa.Table) -> Rows:

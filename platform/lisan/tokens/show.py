@@ -16,6 +16,7 @@ from rich.text import Text
 from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError, DataError
+from lisan.core.integrity import fetch_folder
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig, check_reachable
 from lisan.corpus.reader import list_sources, read_records
 from lisan.corpus.records import RecordKind
@@ -135,7 +136,7 @@ def _open_corpus(config: ShowConfig, store: Store) -> tuple[Any, Iterator[Shown]
 
 
 def _tokenizer_folder(place: str, store: Store) -> str:
-    return str(store.open(Ref.parse(place)).location.local_folder()) if Ref.looks_like(place) else place
+    return str(fetch_folder(store.open(Ref.parse(place)).location)) if Ref.looks_like(place) else place
 
 
 def _choose(config: ShowConfig, known: Sequence[str], where: str) -> Sequence[str]:

@@ -162,7 +162,7 @@ def find_reference(job: TrainJob, scorer: Scorer, reader: RowReader, folder: str
     given = next((parent for parent in job.parents if parent.ref.kind is Kind.scores), None)
     if given is None:
         return score_reference(scorer, reader, job.config.loop.micro_rows, job.checkpoints / folder, worker)
-    reference = read_reference(given.location / folder / REFERENCE)
+    reference = read_reference(given.location, f"{folder}/{REFERENCE}" if folder else REFERENCE)
     check_reference(scorer, reader, reference, given, worker.device)
     return reference
 

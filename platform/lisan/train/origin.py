@@ -12,6 +12,7 @@ from typing import Any
 
 from lisan.core.artifact import Artifact, Kind, Ref
 from lisan.core.errors import ConfigError, DataError
+from lisan.core.integrity import fetch_folder
 from lisan.model.config import RowInitConfig
 from lisan.model.fill import Source, fill
 from lisan.model.load import draw_model, read_max_positions, read_vocabulary_size
@@ -61,7 +62,7 @@ class Adapted:
 def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
     """Fetch what lives on an object store and return where everything is."""
     folders = {
-        str(parent.ref): str(parent.location.local_folder())
+        str(parent.ref): str(fetch_folder(parent.location))
         for parent in parents
         if parent.ref.kind in (Kind.model, Kind.tokenizer)
     }

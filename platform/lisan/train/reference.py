@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
+from lisan.core.integrity import open_file
 from lisan.core.storage import Location
 from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate, sum_by_document
@@ -57,7 +58,7 @@ def score_reference(scorer: Scorer, reader: RowReader, micro_rows: int, folder: 
     known = place.exists()
     dist.barrier()
     if known:
-        return read_reference(place)
+        return read_reference(folder, REFERENCE)
     if worker.is_first:
         print(f"  scoring {len(reader):,} rows with the reference model", flush=True)
     batches = [row_ids for row_ids, _ in worker.deal(len(reader), micro_rows)]
@@ -104,8 +105,9 @@ def read_scores(place: Location) -> pa.Table:
     return pq.read_table(place.full_path, filesystem=place.file_system)
 
 
-def read_reference(place: Location) -> Reference:
-    return make_reference(read_scores(place))
+def read_reference(folder: Location, path: str) -> Reference:
+    with open_file(folder, path) as file:
+        return make_reference(pq.read_table(file))
 
 
 def make_reference(table: pa.Table) -> Reference:

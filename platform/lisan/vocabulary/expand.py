@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
+from lisan.core.integrity import fetch_folder
 from lisan.core.stage import Run, Stage, StageConfig
 from lisan.corpus.records import Document, RecordKind
 from lisan.vocabulary import bpe, template, tokenizer
@@ -162,7 +163,7 @@ def open_parent(config: TokenizerConfig, parents: Iterable[Artifact]) -> Base | 
     if config.base is None:
         return None
     owners = [parent for parent in parents if str(parent.ref) == config.base]
-    return open_base(config.base, owners[0].location.local_folder() if owners else config.base)
+    return open_base(config.base, fetch_folder(owners[0].location) if owners else config.base)
 
 
 def learn_new(config: TokenizerConfig, texts: list[str]) -> Grown:

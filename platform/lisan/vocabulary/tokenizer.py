@@ -17,6 +17,7 @@ from typing import Any
 
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
+from lisan.core.integrity import fetch_folder
 from lisan.core.storage import Location
 from lisan.vocabulary import sentencepiece
 from lisan.vocabulary.added import ADDED, CONFIG, ROLES_FILE, complete, read_json, read_role_tokens
@@ -57,7 +58,7 @@ def load_tokenizer(place: Artifact | Path | str) -> Any:
     """
     from transformers import PreTrainedTokenizerFast
 
-    folder = tokenizer_folder(place.location.local_folder() if isinstance(place, Artifact) else place)
+    folder = tokenizer_folder(fetch_folder(place.location) if isinstance(place, Artifact) else place)
     spec, is_own = _read_spec(folder)
     try:
         if is_own:
@@ -107,7 +108,7 @@ def _load(place: str) -> Any:
 
 def _local(place: Location | str) -> Path | str:
     """Return a folder of this machine, fetched when the tokenizer lies on an object store, or the hub id as it is."""
-    return place.local_folder() if isinstance(place, Location) else place
+    return fetch_folder(place) if isinstance(place, Location) else place
 
 
 def tokenizer_hash(place: Location | str) -> str:
@@ -137,7 +138,7 @@ def check_ids(where: str, highest: int, num_rows: int | None, tokenizer: Any) ->
 
 def load_expansion(place: Artifact | Path | str) -> Expansion:
     """Read what expansion added to the tokenizer of an artifact or local folder."""
-    folder = place.location.local_folder() if isinstance(place, Artifact) else Path(place)
+    folder = fetch_folder(place.location) if isinstance(place, Artifact) else Path(place)
     if not (folder / EXPANSION).exists():
         raise DataError(f"{folder} holds no {EXPANSION}; make the tokenizer with expand_tokenizer")
     raw = json.loads((folder / EXPANSION).read_bytes())
