@@ -1,6 +1,7 @@
 """Resumable state: the mark, the latest, what is kept, what is refused."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -144,6 +145,48 @@ def test_the_digest_is_of_the_contents(folder: Location) -> None:
     names = {"a": {"sha256": "1"}, "b": {"sha256": "2"}}
     assert shards._digest(names) == shards._digest(dict(reversed(names.items())))
     assert shards._digest(names) != shards._digest({"a": {"sha256": "2"}, "b": {"sha256": "1"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("__0_0.distcp", lambda data: data[:-7], "bytes where "),
+        ("__0_0.distcp", lambda data: data[:-7] + b"flipped", "is not what was written"),
+        ("checkpoint.json", lambda data: data[:-7], r"checkpoint\.json is cut off"),
+        ("__0_0.distcp", None, r"distcp is missing"),
+    ],
+)
+def test_a_run_goes_on_from_the_last_checkpoint_that_is_whole(
+    name: str, change: Any, said: str, folder: Location, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scorer, optimizer = trained()
+    for step in (10, 20):
+        save(scorer, optimizer, step, folder)
+    checkpoint.drop_damaged(folder)
+    assert capsys.readouterr().out == ""
+    file = folder / "step_00000020" / name
+    if change is None:
+        file.delete()
+    else:
+        file.write_bytes(change(file.read_bytes()))
+    checkpoint.drop_damaged(folder)
+    [line] = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"  checkpoint step_00000020 is damaged: .*{said}.*; the run goes on from step 10", line)
+    latest = checkpoint.find_latest(folder)
+    assert latest is not None
+    assert latest.step == 10
+    shards.load(scorer, optimizer, latest)
+
+
+def test_a_run_whose_only_checkpoint_is_damaged_begins_anew(
+    folder: Location, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(*trained(), 10, folder).location / "__0_0.distcp"
+    file.write_bytes(b"")
+    checkpoint.drop_damaged(folder)
+    assert "has 0 bytes where" in (line := capsys.readouterr().out)
+    assert line.endswith("; the run begins anew, for there is no other\n")
+    assert checkpoint.find_latest(folder) is None
 
 
 def test_old_and_unfinished_checkpoints_go(folder: Location) -> None:

@@ -151,6 +151,19 @@ def test_a_run_that_ended_early_goes_on_with_the_same_command(store: Store, monk
     assert run(CPT, small(store, name="early")).facts["steps"] == 2
 
 
+def test_a_run_whose_checkpoint_is_cut_says_so_and_goes_on_without_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lisan.train.stages.launch", launcher(lose("model.safetensors")))
+    with pytest.raises(TrainingError, match="left no weights"):
+        run(CPT, small(store, name="cut"))
+    monkeypatch.undo()
+    [shard] = Path(store.checkpoints(Ref.parse("model/cut@v1")).full_path).glob("*/__0_0.distcp")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert run(CPT, small(store, name="cut")).facts["steps"] == 2
+    assert "checkpoint step_00000002 is damaged: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("stage", [CPT, SFT])
 def test_preferences_are_refused_where_text_is_trained(stage: Stage, store: Store, trained: Artifact) -> None:
     config = replace(small(store, name="t"), tokens="tokens/preferences@v1")

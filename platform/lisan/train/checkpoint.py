@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lisan.core.errors import TrainingError
+from lisan.core.errors import ArtifactError, TrainingError
+from lisan.core.integrity import Listed, check_hashes, check_sizes
 from lisan.core.storage import Location
 
 MARK = "checkpoint.json"
@@ -61,8 +62,33 @@ def open_step(folder: Location, step: int) -> Checkpoint:
 
 
 def _open(place: Location) -> Checkpoint:
-    facts = (place / MARK).read_json()
-    return Checkpoint(facts["step"], place, facts["bytes"], facts["sha256"], facts)
+    try:
+        facts = (place / MARK).read_json()
+        return Checkpoint(facts["step"], place, facts["bytes"], facts["sha256"], facts)
+    except (ValueError, LookupError, TypeError) as error:
+        raise ArtifactError(f"checkpoint {place.name} is damaged: {place / MARK} is cut off") from error
+
+
+def drop_damaged(folder: Location) -> None:
+    """Let a run go on from the latest checkpoint that is whole; say a line for each that is not, and take its mark.
+
+    Of all of them sizes are compared, of the latest hashes. One process calls it before the others look.
+    """
+    said, is_latest = [], True
+    for place in reversed(_finished(folder)):
+        try:
+            listed = Listed(place, _open(place).facts.get("files", {}), f"checkpoint {place.name}", "")
+            check_sizes(listed)
+            if is_latest:
+                check_hashes(listed)
+            is_latest = False
+        except ArtifactError as error:
+            said.append(str(error).rstrip("; "))
+            (place / MARK).delete()
+    if said:
+        latest = find_latest(folder)
+        outcome = f"goes on from step {latest.step}" if latest else "begins anew, for there is no other"
+        print("\n".join(f"  {line}; the run {outcome}" for line in said), flush=True)
 
 
 def next_start(folder: Location) -> tuple[int, int]:

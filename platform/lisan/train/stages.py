@@ -11,7 +11,7 @@ from lisan.core.artifact import Draft, Kind, Ref
 from lisan.core.errors import TrainingError
 from lisan.core.stage import Run, SilentRun, Stage
 from lisan.tokens.chat import template_hash
-from lisan.train.checkpoint import LOSS, Checkpoint, find_best, find_latest
+from lisan.train.checkpoint import LOSS, Checkpoint, drop_damaged, find_best, find_latest
 from lisan.train.checks import check
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.history import leave_page
@@ -25,6 +25,7 @@ from lisan.vocabulary.tokenizer import open_tokenizer
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     """Start the workers that the cluster config asks for and return what they measured."""
     job = make_job(config, draft, run)
+    drop_damaged(job.checkpoints)
     metrics = launch(job)
     latest = check_outcome(job, draft.ref)
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
