@@ -13,11 +13,22 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "vocabulary"))  # bilingual.py
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("LISAN_CACHE", str(Path(tempfile.gettempdir()) / "lisan-tests"))
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
 
 if TYPE_CHECKING:
     from lisan.core.artifact import Store
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what starts Ray in one process and begin with it; elsewhere a file's tests share their fixtures."""
+    for item in items:
+        name = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")
