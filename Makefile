@@ -27,7 +27,7 @@ demo: $(READY)   ## raw text to an endpoint that answers, in eleven minutes on t
 	$(BIN)/python jobs/run_pipeline.py recipe=demo
 
 test: $(READY)   ## every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 slow: $(READY)   ## drills and compilers that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -22,13 +22,24 @@ if TYPE_CHECKING:
     from lisan.core.artifact import Store
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what starts Ray in one process and begin with it; elsewhere a file's tests share their fixtures."""
-    for item in items:
-        name = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """Begin with what starts Ray, which takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/ray/"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file, which share fixtures, in one process, and all that start Ray in the same one.
+
+    `--dist loadgroup` does not group under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith("tests/ray/") else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
