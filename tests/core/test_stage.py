@@ -120,6 +120,28 @@ def test_a_stage_that_fails_closes_its_run_with_the_failure(config: CountConfig,
     assert Store(config.storage.root).versions(Kind.corpus, "n") == []
 
 
+def test_what_is_being_built_is_not_begun_again(config: CountConfig, watcher: Watcher) -> None:
+    """The second would delete what the first has written."""
+
+    def build_twice(config: CountConfig, draft: Draft, run: Run) -> dict[str, Any]:
+        (draft.location / "half").write_bytes(b"1")
+        with pytest.raises(ArtifactError, match=r"corpus/n@v1 is being built by .* pid \d+ since"):
+            run_stage(STAGE, config, watcher.open)
+        assert (draft.location / "half").exists()
+        return count(config, draft, run)
+
+    run(replace(STAGE, build=build_twice), config, watcher)
+    assert watcher.events == ["open count_numbers []", "done"]
+    assert not list((Store(config.storage.root).root / "leases").walk())
+
+
+def test_what_another_process_has_just_finished_is_taken(config: CountConfig, watcher: Watcher) -> None:
+    finished = replace(STAGE, check=lambda config, _: run(STAGE, config, watcher))
+    made, said = run(finished, config, watcher)
+    assert said == ["corpus/n@v1 exists, nothing to do"]
+    assert made.facts["rows"] == 3
+
+
 def test_a_local_root_on_several_nodes_is_refused(config: CountConfig, watcher: Watcher) -> None:
     nodes = ClusterConfig(num_workers=4, num_nodes=2)
     with pytest.raises(ConfigError, match=r"storage\.root .* is a local path but cluster\.num_nodes is 2"):

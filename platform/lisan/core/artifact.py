@@ -160,6 +160,10 @@ class Store:
         """Where a model in training keeps its resumable state, outside of the artifact."""
         return self.root / "checkpoints" / ref.name / ref.version
 
+    def lease(self, ref: Ref) -> Location:
+        """The file of whoever is building an artifact."""
+        return self.root / "leases" / ref.kind / ref.name / f"{ref.version}.json"
+
     def versions(self, kind: Kind, name: str) -> list[str]:
         return [place.name for place in (self.root / kind / name).list() if (place / MANIFEST).exists()]
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
+from lisan.core.lease import Lease
 from lisan.core.peers import check_alone, check_together, first_speaks
 from lisan.core.storage import default_root
 
@@ -155,20 +156,27 @@ def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str],
     Raises ArtifactError when the ref exists with another config or a parent is missing.
     """
     store, ref, parents, existing = _resolve(stage, config)
-    if existing is not None:
-        say(f"{ref} exists, nothing to do")
-        return existing
-    draft = store.begin(ref, config, parents, stage.job)
-    say(f"{ref} building (fingerprint {draft.fingerprint[:12]})")
+    if existing is None:
+        with Lease(store.lease(ref), str(ref), say):
+            existing = store.find(ref, config, parents)  # another process may have finished it just now
+            if existing is None:
+                draft = store.begin(ref, config, parents, stage.job)
+                return _build(stage, config, draft, open_run, say)
+    say(f"{ref} exists, nothing to do")
+    return existing
+
+
+def _build(stage: Stage, config: Any, draft: Draft, open_run: OpenRun, say: Callable[[str], None]) -> Artifact:
+    say(f"{draft.ref} building (fingerprint {draft.fingerprint[:12]})")
     start = time.monotonic()
-    with open_run(stage, config, parents) as run:
+    with open_run(stage, config, draft.parents) as run:
         facts = dict(stage.build(config, draft, run))
         seconds = round(time.monotonic() - start, 1)
         artifact = draft.commit({**facts, "seconds": seconds})
         numbers = {key: float(value) for key, value in facts.items() if isinstance(value, int | float)}
         run.log_metrics({**numbers, "seconds": seconds})
         run.log_file("manifest.json", (artifact.location / "manifest.json").read_bytes())
-    say(f"{ref} done in {seconds:.1f} s")
+    say(f"{draft.ref} done in {seconds:.1f} s")
     return artifact
 
 
