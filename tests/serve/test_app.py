@@ -19,7 +19,6 @@ from lisan.serve.app import (
     deployment_options,
     find_model,
     is_serve_proxy,
-    last_reason,
     read_arguments,
     start,
 )
@@ -292,15 +291,3 @@ def test_compute_threads_override_what_ray_has_set_for_the_actor(monkeypatch):
 def test_a_log_level_that_somebody_has_set_stays(monkeypatch):
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
     assert engine_environment(EngineConfig(), use_gpu=False)["VLLM_LOGGING_LEVEL"] == "DEBUG"
-
-
-def test_the_reason_of_a_failed_start_is_the_innermost_error_of_its_trace():
-    trace = (
-        "Failed to start replica: Traceback (most recent call last):\n  File x, line 1\nValueError: outer\n"
-        "RuntimeError: 1 validation error\n  Value error, no kernel for this head size.\n"
-    )
-    assert last_reason(trace) == "RuntimeError: 1 validation error Value error, no kernel for this head size"
-
-
-def test_a_message_without_error_gives_its_last_line():
-    assert last_reason("Waiting for resources\n1 replica pending.\n") == "1 replica pending"

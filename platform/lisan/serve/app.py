@@ -9,7 +9,6 @@ which takes 6 s a process. `serve_apps/chat.py` builds with it for `serve run`; 
 import json
 import logging
 import os
-import re
 import socket
 import time
 import urllib.request
@@ -25,6 +24,7 @@ from lisan.core.errors import ConfigError, ServingError
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
 from lisan.core.storage import Location
 from lisan.serve.engine import EngineConfig, Replica, ServedModel
+from lisan.serve.start_error import last_reason
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -325,7 +325,7 @@ def _wait_until_ready(url: str, deadline: float, say: Callable[[str], None]) -> 
         app = serve.status().applications[APP_NAME]
         message = " ".join([app.message, *(deployment.message for deployment in app.deployments.values())])
         if app.status == ApplicationStatus.DEPLOY_FAILED:
-            raise ServingError(f"{url} does not start: {last_reason(message)}; check the model and the engine settings")
+            raise ServingError(f"{url} does not start: {last_reason(message)}")
         if app.status == ApplicationStatus.RUNNING and _answers(f"{url}/models"):
             return
         now = time.monotonic()
@@ -346,14 +346,6 @@ def _answers(url: str) -> bool:
             return bool(reply.status == 200)
     except (OSError, HTTPException):  # not up yet, or closed or slow between two states
         return False
-
-
-def last_reason(message: str) -> str:
-    """Return the innermost error of a Serve message, which holds a stack trace: from the last line that names one."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    named = [index for index, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception): ", line)]
-    reason = " ".join(lines[named[-1] :] if named else lines[-1:])
-    return reason[:300].rstrip(". ")
 
 
 @contextmanager

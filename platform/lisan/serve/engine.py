@@ -14,6 +14,7 @@ from lisan.core.errors import ConfigError
 from lisan.core.integrity import fetch_folder
 from lisan.core.storage import Location
 from lisan.serve.access import AllowedRoutes
+from lisan.serve.start_error import HeldErrors, explain
 
 
 class Dtype(StrEnum):
@@ -95,6 +96,7 @@ def engine_environment(engine: EngineConfig, use_gpu: bool) -> dict[str, str]:
     """Return what a replica and its engine process read from the environment; what somebody has set there stays."""
     environment = {
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # which is held back while the engine starts
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",
@@ -114,24 +116,34 @@ class Replica:
         self, model: ServedModel, engine: EngineConfig, use_gpu: bool
     ) -> None:
         os.environ.update(engine_environment(engine, use_gpu))
-        from ray.serve.llm import LLMConfig
-
-        config = LLMConfig(
-            model_loading_config={"model_id": model.name, "model_source": str(fetch_folder(model.place))},
-            accelerator_config={"kind": "gpu" if use_gpu else "cpu"},
-            engine_kwargs=engine_arguments(engine, use_gpu),
-        )
-        # The folder is here already; Ray would start one more process, with vLLM in it, to download it.
-        config.get_or_create_callback().ctx.run_init_node = False
-        one_process = not use_gpu and engine.tensor_parallel_size == 1
-        self._server = _server_class().sync_init(config, engine_cls=_one_process_engine() if one_process else None)
-        await self._server.start()
+        held = HeldErrors()
+        try:
+            self._server = _make_server(model, engine, use_gpu)
+            await self._server.start()
+        except Exception as error:
+            raise explain(error, held.release()) from None
+        held.release()
 
     async def __serve_build_asgi_app__(self) -> Any:
         return AllowedRoutes(await self._server.__serve_build_asgi_app__())
 
     async def check_health(self) -> None:
         await self._server.check_health()
+
+
+def _make_server(model: ServedModel, engine: EngineConfig, use_gpu: bool) -> Any:
+    """Return Ray's LLM server of the model, not yet started."""
+    from ray.serve.llm import LLMConfig
+
+    config = LLMConfig(
+        model_loading_config={"model_id": model.name, "model_source": str(fetch_folder(model.place))},
+        accelerator_config={"kind": "gpu" if use_gpu else "cpu"},
+        engine_kwargs=engine_arguments(engine, use_gpu),
+    )
+    # The folder is here already; Ray would start one more process, with vLLM in it, to download it.
+    config.get_or_create_callback().ctx.run_init_node = False
+    one_process = not use_gpu and engine.tensor_parallel_size == 1
+    return _server_class().sync_init(config, engine_cls=_one_process_engine() if one_process else None)
 
 
 def _server_class() -> type[Any]:
