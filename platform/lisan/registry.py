@@ -73,7 +73,13 @@ class _File:
     content: bytes
 
 
-_Entry = _Metric | Checkpoint | _File
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    key: str
+    value: str
+
+
+_Entry = _Metric | Checkpoint | _File | _Tag
 
 
 def tracking_uri(tracking: TrackingConfig, root: str) -> str:
@@ -190,6 +196,9 @@ class MlflowRun:
     def log_file(self, name: str, content: bytes) -> None:
         self._outbox.put(_File(name, content))
 
+    def log_tag(self, key: str, value: str) -> None:
+        self._outbox.put(_Tag(key, value[:MAX_TAG_CHARS]))
+
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until MLflow has everything recorded in this process; False when it does not by then."""
         return self._outbox.flush(timeout_s)
@@ -229,6 +238,8 @@ class _Sender:
                 self._accepted(self._send_checkpoint, client, entry)
             elif isinstance(entry, _File):
                 self._accepted(self._send_file, client, entry)
+            elif isinstance(entry, _Tag):
+                self._accepted(self._send_tag, client, entry)
 
     def _accepted(self, send: Any, client: Any, what: Any) -> None:
         """Send; drop with a warning what MLflow will never take, let everything else be tried again."""
@@ -270,6 +281,9 @@ class _Sender:
         client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, checkpoint.step)])
         if self._latest:
             client.log_batch(self.run_id, metrics=[self._entity(m, model.model_id) for m in self._latest.values()])
+
+    def _send_tag(self, client: Any, tag: _Tag) -> None:
+        client.set_tag(self.run_id, tag.key, tag.value)
 
     def _send_file(self, client: Any, file: _File) -> None:
         folder, _, name = file.name.rpartition("/")

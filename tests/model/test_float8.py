@@ -87,5 +87,5 @@ def test_float8_without_its_gpu_or_package_is_refused() -> None:
 
 
 def test_float8_in_fp32_is_refused(tiny_store: Store) -> None:
-    with pytest.raises(ConfigError, match="float8=true needs precision=bfloat16, got float32"):
+    with pytest.raises(ConfigError, match="float8=true needs precision=bfloat16 or auto, got float32"):
         train_config(tiny_store, float8=True)

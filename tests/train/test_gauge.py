@@ -6,6 +6,7 @@ import torch
 
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig
+from lisan.model.config import Precision
 from lisan.model.flops import ModelFlops, Work
 from lisan.model.nf4 import quantise_blocks
 from lisan.model.score import Scorer
@@ -72,10 +73,10 @@ def test_a_model_that_cannot_be_counted_has_no_mfu_and_says_so(
     scorer: Scorer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ProcessGroup(Worker()):
-        assert make_gauge(scorer, Worker(), torch.float32, 0) is None
-        assert make_gauge(scorer, Worker(), torch.float32, 3.0) is not None
+        assert make_gauge(scorer, Worker(precision=Precision.float32), 0) is None
+        assert make_gauge(scorer, Worker(precision=Precision.float32), 3.0) is not None
         scorer.model.get_decoder().experts = torch.nn.Parameter(torch.zeros(4, 8, 8))
-        assert make_gauge(scorer, Worker(), torch.float32, 3.0) is None
+        assert make_gauge(scorer, Worker(precision=Precision.float32), 3.0) is None
     assert capsys.readouterr().out.count("no MFU: the model multiplies with weights outside of linear layers") == 1
 
 

@@ -127,7 +127,9 @@ def test_without_ray_the_device_is_the_one_that_training_would_take(
 ) -> None:
     """`cluster=local` on a machine with a GPU: train_dpo takes it."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    job: Any = SimpleNamespace(config=SimpleNamespace(cluster=ClusterConfig(**cluster)))
+    job: Any = SimpleNamespace(
+        config=SimpleNamespace(cluster=ClusterConfig(**cluster)), precision=Precision.float32
+    )
     assert ReferenceModel(job).worker.device == device
 
 
@@ -146,11 +148,15 @@ def test_a_gpu_that_is_not_there_is_refused(store: Store, monkeypatch: pytest.Mo
             "scored with model/base@v1, not with this model/other@v1",
         ),
         ({"tokens": "tokens/again@v1"}, DataError, "scored with tokens/preferences@v1, not with this tokens/again@v1"),
-        ({"precision": Precision.bfloat16}, DataError, "precision: 'float32' -> 'bfloat16'"),
+        (
+            {"precision": Precision.bfloat16},
+            DataError,
+            "was scored in float32 and this run computes in bfloat16; set precision=float32",
+        ),
         (
             {"tuning": TuningConfig(method=Method.lora, quantise_base=Quantisation.nf4)},
             ConfigError,
-            "was scored with whole weights in float32; leave it out with tuning.quantise_base=nf4 or float8=true",
+            "was scored with whole weights and without float8; leave it out with tuning.quantise_base=nf4 or float8=true",
         ),
     ],
 )

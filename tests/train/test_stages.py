@@ -258,7 +258,7 @@ def test_another_tokenizer_is_refused_even_when_its_ids_fit_into_the_models_rows
         ({"tuning": TuningConfig(method=Method.lora)}, r"tuning\.method=lora adapts a model; set model\.path"),
         ({"tuning": TuningConfig(method=Method.embeddings)}, r"tuning\.method=embeddings adapts a model"),
         ({"tuning": TuningConfig(rows=Rows.new)}, r"tuning\.method=full with rows=new adapts a model"),
-        ({"float8": True, "precision": Precision.float32}, "float8=true needs precision=bfloat16, got float32"),
+        ({"float8": True, "precision": Precision.float32}, "float8=true needs precision=bfloat16 or auto, got float32"),
         (
             {"sharding": ShardingConfig(compile=True), "attention": Attention.flash},
             "sharding.compile=true with attention=flash would compile anew for every batch",

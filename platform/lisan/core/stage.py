@@ -113,6 +113,7 @@ class Run(Protocol):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
     def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None: ...
     def log_file(self, name: str, content: bytes) -> None: ...
+    def log_tag(self, key: str, value: str) -> None: ...
 
 
 class SilentRun:
@@ -125,6 +126,9 @@ class SilentRun:
         pass
 
     def log_file(self, name: str, content: bytes) -> None:
+        pass
+
+    def log_tag(self, key: str, value: str) -> None:
         pass
 
 

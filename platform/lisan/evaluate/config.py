@@ -17,7 +17,8 @@ class EvalConfig(StageConfig):
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     context_length: int = 512
     batch_rows: int = 8
-    precision: Precision = Precision.bfloat16
+    precision: Precision = Precision.auto
+    "Of the computation; auto takes bfloat16 where the device multiplies it natively and float32 elsewhere."
 
     def __post_init__(self) -> None:
         if not self.tasks:

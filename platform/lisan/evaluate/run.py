@@ -22,6 +22,7 @@ from lisan.corpus.reader import list_sources, read_records
 from lisan.evaluate.config import EvalConfig
 from lisan.evaluate.tasks import RECORDS, Item, Length, Result, aggregate, make_items
 from lisan.model.load import load_model
+from lisan.model.precision import find_precision, resolve_precision
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, fit, lay_out, pack
 from lisan.vocabulary.tokenizer import check_ids, load_tokenizer
@@ -33,7 +34,10 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     place = str(fetch_folder(models[0].location)) if models else config.candidate
     tokenizer = load_tokenizer(place)
     device = "cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu"
-    scorer = Scorer(load_model(place, config.precision.dtype).to(device).eval())
+    resolved = resolve_precision(config.precision, [find_precision(device)])
+    print(f"  {resolved}", flush=True)
+    run.log_tag("precision", str(resolved.precision))
+    scorer = Scorer(load_model(place, resolved.precision.dtype).to(device).eval())
     metrics: dict[str, float] = {}
     for name, task in config.tasks.items():
         start = time.monotonic()
@@ -53,7 +57,12 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
         run.log_metrics(found)
         shown = "  ".join(f"{key} {value:.4f}" for key, value in found.items())
         print(f"  {shown}  ({len(items):,} items, {time.monotonic() - start:.1f} s)", flush=True)
-    return {"metrics": metrics, "candidate": config.candidate, "corpus": config.corpus}
+    return {
+        "metrics": metrics,
+        "candidate": config.candidate,
+        "corpus": config.corpus,
+        "precision": resolved.precision.value,
+    }
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ import torch
 from lisan.core.errors import ConfigError, DataError
 from lisan.corpus.records import Turn
 from lisan.model.load import quiet_transformers
+from lisan.model.precision import find_precision
 
 
 def check_reward_model(folder: Path) -> None:
@@ -51,9 +52,8 @@ class RewardModel:
         self.batch_size = batch_size
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right", truncation_side="left")
-            model = AutoModelForSequenceClassification.from_pretrained(
-                place, dtype=torch.bfloat16 if use_gpu else "auto"
-            )
+            dtype = find_precision(self.device).precision.dtype
+            model = AutoModelForSequenceClassification.from_pretrained(place, dtype=dtype)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"judge.path={place} is not a reward model that transformers can load: {reason}") from error

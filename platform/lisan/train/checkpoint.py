@@ -11,6 +11,7 @@ from typing import Any
 from lisan.core.errors import ArtifactError, TrainingError
 from lisan.core.integrity import Listed, check_hashes, check_sizes
 from lisan.core.storage import Location
+from lisan.model.config import Precision
 
 MARK = "checkpoint.json"
 LOSS = "loss"
@@ -18,6 +19,8 @@ LOSS = "loss"
 the last steps."""
 METRICS = "metrics"
 "The last that were logged, which a run that goes on from its last step would not have."
+PRECISION = "precision"
+"That the steps were computed in; where a run went on on other machines, each with its last step."
 VALIDATION = "validation"
 "Losses that were measured while training went on."
 
@@ -39,6 +42,11 @@ class Checkpoint:
         if "position" not in self.facts:
             raise TrainingError(f"checkpoint {self.location} does not say what was read; delete it to begin anew")
         return int(self.facts["position"])
+
+    @property
+    def precision(self) -> Precision:
+        """The one that its last steps were computed in."""
+        return Precision(self.facts[PRECISION].split()[-1])
 
 
 def find_latest(folder: Location) -> Checkpoint | None:

@@ -10,6 +10,7 @@ from lisan.core.artifact import Artifact, Kind, Ref, Store, differing_keys
 from lisan.core.config import to_plain
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.peers import num_peers
+from lisan.model.config import Precision
 from lisan.model.parallel import check_sharding
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.job import plan_run
@@ -17,6 +18,7 @@ from lisan.train.loop import check_rows
 from lisan.train.optim import check_moments
 from lisan.train.options import PreferenceLoss, Quantisation
 from lisan.train.origin import check_context, check_vocabulary
+from lisan.train.reference import check_precision
 from lisan.train.split import check_model
 
 
@@ -88,7 +90,10 @@ def check_held_out(config: TrainConfig, tokens: Artifact, parents: Sequence[Arti
 
 
 def check_scores(config: DpoConfig, tokens: Artifact, parents: Sequence[Artifact]) -> None:
-    """Refuse scores of other rows, of another model, in another precision, or without what the loss needs."""
+    """Refuse scores of other rows, of another model, in another precision, or without what the loss needs.
+
+    What precision=auto comes to is known to the workers, who check it then.
+    """
     scores = next((parent for parent in parents if parent.ref.kind is Kind.scores), None)
     if scores is None:
         return
@@ -99,7 +104,9 @@ def check_scores(config: DpoConfig, tokens: Artifact, parents: Sequence[Artifact
             raise DataError(
                 f"reference={scores.ref} was scored with {names}, not with this {parent.ref}; score_preferences again with it"
             )
-    wanted = {"model": to_plain(config.model), "precision": config.precision.value}
+    if config.precision is not Precision.auto:
+        check_precision(scores, config.precision)
+    wanted = {"model": to_plain(config.model)}
     keys = differing_keys({key: scores.config[key] for key in wanted}, wanted)
     if keys:
         raise DataError(
@@ -107,7 +114,7 @@ def check_scores(config: DpoConfig, tokens: Artifact, parents: Sequence[Artifact
         )
     if config.float8 or config.tuning.quantise_base is not Quantisation.none:
         raise ConfigError(
-            f"reference={scores.ref} was scored with whole weights in {config.precision}; leave it out with "
+            f"reference={scores.ref} was scored with whole weights and without float8; leave it out with "
             "tuning.quantise_base=nf4 or float8=true"
         )
     if config.loss is PreferenceLoss.kto and not scores.config["mismatched"]:

@@ -36,13 +36,14 @@ class TrainConfig(StageConfig):
     loop: LoopConfig = field(default_factory=LoopConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     "Loss on held-out rows while training."
-    precision: Precision = Precision.bfloat16
-    "Of the computation; master weights, gradients' reductions and optimizer state are fp32."
+    precision: Precision = Precision.auto
+    """Of the computation; master weights, gradients' reductions and optimizer state are fp32. auto takes bfloat16 where every
+    worker's device multiplies it natively and float32 elsewhere, and says which."""
     float8: bool = False
-    """Whether the products inside the blocks are computed in float8: on an H100 or later, with precision=bfloat16 and best with
-    sharding.compile=true. Not yet run on a GPU."""
+    """Whether the products inside the blocks are computed in float8: on an H100 or later, with bfloat16 around them and best
+    with sharding.compile=true. Not yet run on a GPU."""
     save_precision: Precision = Precision.bfloat16
-    "Of the finished model's weights."
+    "Of the finished model's weights on disk; nothing is computed in it."
     sharding: ShardingConfig = field(default_factory=ShardingConfig, metadata=NOT_IDENTITY)
     "How the model lies on its workers, and what it computes again to save memory."
     attention: Attention = Attention.sdpa
@@ -50,9 +51,11 @@ class TrainConfig(StageConfig):
 
     def __post_init__(self) -> None:
         self.tuning.check_start(self.model.path)
-        if self.float8 and self.precision is not Precision.bfloat16:
+        if self.float8 and self.precision is Precision.float32:
+            raise ConfigError("float8=true needs precision=bfloat16 or auto, got float32; set it, or leave float8 out")
+        if self.save_precision is Precision.auto:
             raise ConfigError(
-                f"float8=true needs precision=bfloat16, got {self.precision}; set it, or leave float8 out"
+                "save_precision must be bfloat16 or float32: files do not depend on the machine; got auto"
             )
         if self.float8 and self.tuning.quantise_base is not Quantisation.none:
             raise ConfigError(
@@ -135,8 +138,8 @@ class ScoreConfig(StageConfig):
     "Also scores every prompt with the reply of another pair, which loss=kto measures its KL divergence with."
     micro_rows: int = 8
     "Rows that one worker computes at a time."
-    precision: Precision = Precision.bfloat16
-    "Of the computation; the same as in training."
+    precision: Precision = Precision.auto
+    "Of the computation; training has to come to the same one."
     attention: Attention = Attention.sdpa
 
     def __post_init__(self) -> None:

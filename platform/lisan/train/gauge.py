@@ -6,7 +6,6 @@ whole time that an interval took, waiting and checkpoints included.
 
 from dataclasses import dataclass
 
-import torch
 import torch.distributed as dist
 
 from lisan.model.flops import ModelFlops, Work, count_flops
@@ -35,9 +34,7 @@ class Gauge:
         return f"MFU of {self.peak.said}" + (f", each of {world_size} workers" if world_size > 1 else "")
 
 
-def make_gauge(
-    scorer: Scorer, worker: Worker, dtype: torch.dtype, given: float | None, extra_forwards: int = 0
-) -> Gauge | None:
+def make_gauge(scorer: Scorer, worker: Worker, given: float | None, extra_forwards: int = 0) -> Gauge | None:
     """Count the model and find the peak, on the first rank for all; None when nobody asks or the model cannot be counted."""
     if given == 0:
         return None
@@ -49,7 +46,7 @@ def make_gauge(
                 flush=True,
             )
         return None
-    found = [find_peak(worker.device, dtype, given) if worker.is_first else None]
+    found = [find_peak(worker.device, worker.precision.dtype, given) if worker.is_first else None]
     dist.broadcast_object_list(found)
     [peak] = found
     assert peak is not None

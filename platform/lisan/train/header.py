@@ -59,7 +59,7 @@ def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> d
         "weights": f"{format_count(num_weights)}, {format_count(num_trained)} trained ({config.tuning.method})",
         "step": f"{loop.step_rows} rows of {length:,} = {loop.step_rows * length:,} tokens with padding",
         "learning rate": f"{config.optim.peak_lr:g} at its peak, {config.optim.schedule}",
-        "workers": f"{worker.world_size} on {worker.device.split(':')[0]}{said}, {config.precision}",
+        "workers": f"{worker.world_size} on {worker.device.split(':')[0]}{said}, {worker.precision}",
         **({"MFU of": plan.gauge.said(worker.world_size).removeprefix("MFU of ")} if plan.gauge else {}),
         "config": fingerprint(config)[:12],
         "commit": code_commit(),

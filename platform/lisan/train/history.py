@@ -77,6 +77,9 @@ class History:
     def log_file(self, name: str, content: bytes) -> None:
         self.run.log_file(name, content)
 
+    def log_tag(self, key: str, value: str) -> None:
+        self.run.log_tag(key, value)
+
     def write(self) -> None:
         """Write lines and page, and decide when to do it again."""
         begun = time.monotonic()

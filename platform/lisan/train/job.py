@@ -38,12 +38,13 @@ from lisan.train.reference import (
     REFERENCE,
     Reference,
     attach_reference,
+    check_precision,
     check_reference,
     read_reference,
     score_reference,
 )
 from lisan.train.validation import measure_losses
-from lisan.train.worker import ProcessGroup, Worker
+from lisan.train.worker import ProcessGroup, Worker, agree_on_precision
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     check_compiler(config.sharding, worker.device)
     worker = replace(worker, tensor_workers=config.sharding.tensor_workers)
     with ProcessGroup(worker, config.cluster.collective_timeout_s):
+        resolved = agree_on_precision(config.precision, worker)
+        worker = replace(worker, precision=resolved.precision)
+        if worker.is_first:
+            print(f"  {resolved}", flush=True)
+            job.run.log_tag("precision", str(resolved.precision))
         places = open_places(config, job.parents)
         adapted, scorer = open_scorer(config, places, worker)
         optimizer = make_optimizer(scorer, config.optim, freeze_other_rows(scorer.model, adapted.rows))
@@ -87,16 +93,16 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
 
 def open_scorer(config: TrainConfig, places: Places, worker: Worker) -> tuple[Adapted, Scorer]:
     """Return the model that a run starts from, adapted, sharded and seen to keep documents apart."""
-    check_attention(config.attention, worker.device, config.precision.dtype)
+    check_attention(config.attention, worker.device, worker.precision.dtype)
     if config.float8:
         check_float8(worker.device)
     adapted = outline(config, places)
     if config.float8:
         use_float8(adapted.model)
     scorer = Scorer(adapted.model, config.attention)
-    shard(scorer, worker.device, config.precision, config.sharding, config.cluster.num_nodes)
+    shard(scorer, worker.device, worker.precision, config.sharding, config.cluster.num_nodes)
     fill(adapted.model, adapted.sources)
-    check_documents_apart(scorer, worker.device, config.precision.dtype)
+    check_documents_apart(scorer, worker.device, worker.precision.dtype)
     return adapted, scorer
 
 
@@ -112,7 +118,7 @@ def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
         count = objectives.count_pairs
         if config.loss is PreferenceLoss.kto:
             anchor = make_anchor(job, scorer, worker)
-    gauge = make_gauge(scorer, worker, config.precision.dtype, config.cluster.peak_tflops, extra_forwards=bool(anchor))
+    gauge = make_gauge(scorer, worker, config.cluster.peak_tflops, extra_forwards=bool(anchor))
     history = None
     if worker.is_first:
         history = History(
@@ -162,6 +168,7 @@ def find_reference(job: TrainJob, scorer: Scorer, reader: RowReader, folder: str
     given = next((parent for parent in job.parents if parent.ref.kind is Kind.scores), None)
     if given is None:
         return score_reference(scorer, reader, job.config.loop.micro_rows, job.checkpoints / folder, worker)
+    check_precision(given, worker.precision)
     reference = read_reference(given.location, f"{folder}/{REFERENCE}" if folder else REFERENCE)
     check_reference(scorer, reader, reference, given, worker.device)
     return reference

@@ -55,6 +55,7 @@ def take_steps(
     ledger, guard = books = Ledger(course.order, worker), Guard(course.config.guard)
     latest = resume(scorer, optimizer, course, worker, books)
     first = latest.step if latest else 0
+    precisions = go_on_in(latest, worker)
     meter = Meter(course, worker, first, guard.num_skipped)
     if latest is not None:
         meter.last = dict(latest.facts.get(checkpoint.METRICS, {}))
@@ -93,7 +94,8 @@ def take_steps(
         with watchdog.paused():
             validated = validate(scorer, done, is_kept, course, worker)
             if is_kept:
-                keeper.begin(done, {**meter.last, **validated}, close_books(books, meter, validated, course))
+                facts = close_books(books, meter, validated, course)
+                keeper.begin(done, {**meter.last, **validated}, {**facts, checkpoint.PRECISION: precisions})
         watchdog.beat(done)
     with watchdog.paused():
         keeper.finish()
@@ -113,6 +115,17 @@ def resume(
     if worker.is_first:
         print(f"  resumed at step {latest.step} of {course.num_steps}", flush=True)
     return latest
+
+
+def go_on_in(latest: checkpoint.Checkpoint | None, worker: Worker) -> str:
+    """Return the precision of the run, with those that its earlier steps were computed in; say a change."""
+    known: str = latest.facts.get(checkpoint.PRECISION, "") if latest else ""
+    if latest is None or not known or known.endswith(worker.precision):
+        return worker.precision.value
+    changed = f"{known} up to step {latest.step}, then {worker.precision}"
+    if worker.is_first:
+        print(f"  precision: {changed}", flush=True)
+    return changed
 
 
 def close_books(books: Books, meter: Meter, validated: Mapping[str, float], course: Course) -> dict[str, Any]:

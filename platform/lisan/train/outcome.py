@@ -18,13 +18,14 @@ import torch.distributed as dist
 
 from lisan.core.storage import Location, workspace, writing
 from lisan.model.adapter import note_base, write_adapter
-from lisan.model.config import InitMethod
+from lisan.model.config import InitMethod, Precision
 from lisan.model.donor import keep_donor_rows
 from lisan.model.embeddings import gather
 from lisan.model.load import load_model
 from lisan.model.new_rows import NewRows, check_new_rows, read_new_rows, write_new_rows
 from lisan.model.nf4 import is_quantised
 from lisan.model.parallel import reshard
+from lisan.model.precision import find_precision
 from lisan.model.score import Scorer, collate
 from lisan.model.trained_rows import write_trained_rows
 from lisan.model.write import write_config, write_weights
@@ -65,7 +66,10 @@ def write_model(
         if folder is not None:
             write_config(adapted.model, folder, config.save_precision.dtype)
             if trained is not None:
-                merged = score_probe(Scorer(load_model(str(folder), config.save_precision.dtype)), "cpu")
+                # The weights are those of the files; they are multiplied as in training, unless that is slow on this CPU.
+                is_slow = find_precision("cpu").precision is Precision.float32
+                dtype = torch.float32 if is_slow else worker.precision.dtype
+                merged = score_probe(Scorer(load_model(str(folder), dtype)), "cpu")
                 note_base(folder / "adapter", merged_nats=float((merged - trained).abs().mean()))
             before = read_new_rows(places.model) if places.model else ()
             write_new_rows(folder, [*before, *new_rows])

@@ -7,6 +7,7 @@ lies beside the checkpoints or, made by `score_preferences`, in an artifact of i
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
 from lisan.core.integrity import open_file
 from lisan.core.storage import Location
+from lisan.model.config import Precision
 from lisan.model.parallel import reshard
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.rows import RowReader, Rows
@@ -55,7 +57,8 @@ class Reference:
 def score_reference(scorer: Scorer, reader: RowReader, micro_rows: int, folder: Location, worker: Worker) -> Reference:
     """Return the log-probability of every document of every row and keep it in `folder`; all ranks return the same."""
     place = folder / REFERENCE
-    known = place.exists()
+    # A run that goes on on other machines may compute in another precision; the model has not moved yet and scores again.
+    known = place.exists() and _read_mark(place) == _mark(worker)
     dist.barrier()
     if known:
         return read_reference(folder, REFERENCE)
@@ -67,8 +70,16 @@ def score_reference(scorer: Scorer, reader: RowReader, micro_rows: int, folder: 
     dist.all_gather_object(shares, mine)
     table = join_scores(shares)
     if worker.is_first:
-        write_scores(table, place)
+        write_scores(table.replace_schema_metadata(_mark(worker)), place)
     return make_reference(table)
+
+
+def _mark(worker: Worker) -> dict[bytes, bytes]:
+    return {b"precision": worker.precision.encode()}
+
+
+def _read_mark(place: Location) -> Any:
+    return pq.read_schema(place.full_path, filesystem=place.file_system).metadata
 
 
 @torch.no_grad()
@@ -120,6 +131,16 @@ def make_reference(table: pa.Table) -> Reference:
 def attach_reference(rows: Rows, reference: Reference) -> torch.Tensor:
     """Return the reference's log-probabilities of the documents of these rows, in order."""
     return torch.from_numpy(np.concatenate([reference.of(row_id) for row_id in rows.row_ids.tolist()]))
+
+
+def check_precision(scores: Artifact, precision: Precision) -> None:
+    """Refuse scores that were computed in another precision than the one given; DataError."""
+    scored = scores.facts.get("precision", scores.config["precision"])  # before there was auto, the config said it
+    if scored != precision:
+        raise DataError(
+            f"reference={scores.ref} was scored in {scored} and this run computes in {precision}; set precision={scored}, "
+            "score_preferences again, or leave reference out"
+        )
 
 
 def check_reference(scorer: Scorer, reader: RowReader, reference: Reference, scores: Artifact, device: str) -> None:

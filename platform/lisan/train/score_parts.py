@@ -11,7 +11,10 @@ from functools import cached_property
 from typing import Any
 
 from lisan.core.artifact import Artifact
+from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
+from lisan.model.config import Precision
+from lisan.model.precision import Resolved, find_precision
 from lisan.model.score import Scorer
 from lisan.tokens.rows import RowReader
 from lisan.train.config import ScoreConfig, as_training
@@ -48,6 +51,8 @@ class ScoreJob:
     parents: tuple[Artifact, ...]
     parts: Location
     num_rows: int
+    precision: Precision
+    "Of all parts, never auto."
 
     def plan(self) -> list[Part]:
         num_parts = -(-self.num_rows // self.part_rows)
@@ -68,14 +73,12 @@ class ReferenceModel:
     def __init__(self, job: ScoreJob) -> None:
         self.job = job
         cluster = job.config.cluster
-        if cluster.num_workers:
-            device = "cuda:0" if cluster.use_gpu else "cpu"
-            self.worker = Worker(
-                device=device, threads=share_threads(cluster, cluster.num_workers // cluster.num_nodes)
-            )
-        else:
-            here = worker_here(cluster)
-            self.worker = Worker(device=here.device, threads=here.threads)
+        threads = (
+            share_threads(cluster, cluster.num_workers // cluster.num_nodes)
+            if cluster.num_workers
+            else worker_here(cluster).threads
+        )
+        self.worker = Worker(device=find_device(cluster), precision=job.precision, threads=threads)
         self.group = ProcessGroup(self.worker, cluster.collective_timeout_s)
 
     @cached_property
@@ -106,6 +109,37 @@ class ReferenceModel:
         from lisan.session import answer
 
         return answer(row, self.score)
+
+
+def find_device(cluster: ClusterConfig) -> str:
+    """Return what a process that scores computes on."""
+    if cluster.num_workers:
+        return "cuda:0" if cluster.use_gpu else "cpu"
+    return worker_here(cluster).device
+
+
+def find_precisions(cluster: ClusterConfig) -> list[Resolved]:
+    """Return the answer of the devices of every node that may score, this process's for its own node."""
+    device = find_device(cluster)
+    if not cluster.num_workers:
+        return [find_precision(device)]
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from lisan.session import connect, in_one_sentence
+
+    connect(cluster)
+    needs = "GPU" if cluster.use_gpu else "CPU"
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get(needs)]
+    here = ray.get_runtime_context().get_node_id()
+    ask = ray.remote(num_cpus=0, num_gpus=int(cluster.use_gpu))(find_precision)
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(device)
+        for node in nodes
+        if node != here
+    ]
+    with in_one_sentence():
+        return [*([find_precision(device)] if here in nodes else []), *ray.get(asked)]
 
 
 def score_here(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:

@@ -20,17 +20,23 @@ from lisan.core.errors import ConfigError
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
 from lisan.core.tally import Tally
+from lisan.model.precision import resolve_precision
 from lisan.tokens.rows import RowReader
 from lisan.train.config import ScoreConfig, as_training, parents_of
 from lisan.train.kto_anchor import MismatchedReader
 from lisan.train.origin import check_context, check_vocabulary
 from lisan.train.reference import REFERENCE, join_scores, read_scores, write_scores
-from lisan.train.score_parts import Part, ScoreJob, score_here, score_on_ray
+from lisan.train.score_parts import Part, ScoreJob, find_precisions, score_here, score_on_ray
 
 
 def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     tokens = draft.parent(Kind.tokens)
-    job = ScoreJob(config, tokens, draft.parents, draft.parts, len(RowReader(tokens)))
+    resolved = resolve_precision(config.precision, find_precisions(config.cluster))
+    print(f"  {resolved}", flush=True)
+    run.log_tag("precision", str(resolved.precision))
+    # Parts of a job that goes on on other machines are of one precision too.
+    parts = draft.parts / resolved.precision
+    job = ScoreJob(config, tokens, draft.parents, parts, len(RowReader(tokens)), resolved.precision)
     plan = job.plan()
     missing = [part for part in plan if not (job.parts / part.path).exists()]
     if len(missing) < len(plan):
@@ -40,7 +46,7 @@ def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[st
     with closing(score(job, missing)) as scored:
         for count in scored:
             tally.add(count)
-    return {"rows": job.num_rows, **_join(job, plan, draft.location)}
+    return {"rows": job.num_rows, "precision": resolved.precision.value, **_join(job, plan, draft.location)}
 
 
 def _join(job: ScoreJob, plan: Sequence[Part], target: Location) -> dict[str, Any]:

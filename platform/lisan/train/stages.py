@@ -11,7 +11,7 @@ from lisan.core.artifact import Draft, Kind, Ref
 from lisan.core.errors import TrainingError
 from lisan.core.stage import Run, SilentRun, Stage
 from lisan.tokens.chat import template_hash
-from lisan.train.checkpoint import LOSS, Checkpoint, drop_damaged, find_best, find_latest
+from lisan.train.checkpoint import LOSS, PRECISION, Checkpoint, drop_damaged, find_best, find_latest
 from lisan.train.checks import check
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.history import leave_page
@@ -34,6 +34,7 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     known: dict[str, Any] = {
         "tokenizer_hash": job.tokens.facts["tokenizer_hash"],
         "template_hash": template_hash(tokenizer),
+        "precision": latest.facts[PRECISION],
     }
     best = {found.step: found.facts[LOSS] for found in find_best(job.checkpoints, config.loop.keep_best)}
     if best:

@@ -8,6 +8,7 @@ rows, the model and the code are those of the workers; the whole model lies in t
 from dataclasses import replace
 
 from lisan.model.config import ShardingConfig
+from lisan.model.score import Scorer
 from lisan.train import checkpoint, shards
 from lisan.train.job import TrainJob, make_validation, open_scorer
 from lisan.train.origin import open_places
@@ -21,12 +22,18 @@ class Validator:
         self.checkpoints = job.checkpoints
         self.measure_losses = make_validation(job, worker)
         ProcessGroup(worker).__enter__()  # for as long as this process lasts
+        self.worker = worker
         cluster = replace(job.config.cluster, num_nodes=1)
-        config = replace(job.config, sharding=ShardingConfig(), cluster=cluster)
-        _, self.scorer = open_scorer(config, open_places(config, job.parents), worker)
+        self.config = replace(job.config, sharding=ShardingConfig(), cluster=cluster)
+        self.places = open_places(self.config, job.parents)
+        self.scorer: Scorer | None = None
 
     def measure(self, step: int) -> dict[str, float]:
-        """Return the losses of the checkpoint of a step."""
+        """Return the losses of the checkpoint of a step, in the precision of the workers that wrote it."""
         assert self.measure_losses is not None
-        shards.load_weights(self.scorer, checkpoint.open_step(self.checkpoints, step))
+        written = checkpoint.open_step(self.checkpoints, step)
+        if self.scorer is None or self.worker.precision is not written.precision:
+            self.worker = replace(self.worker, precision=written.precision)
+            _, self.scorer = open_scorer(self.config, self.places, self.worker)
+        shards.load_weights(self.scorer, written)
         return self.measure_losses(self.scorer)

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 
 from lisan.core.stage import ClusterConfig
+from lisan.model.config import Precision
+from lisan.model.precision import Resolved, find_precision, resolve_precision
 from lisan.tokens.rows import Rows
 
 Report = Callable[[Mapping[str, float], str | None], None]
@@ -32,6 +34,8 @@ class Worker:
     tensor_workers: int = 1
     "Neighbouring ranks that compute the same rows together."
     device: str = "cpu"
+    precision: Precision = Precision.auto
+    "Of this run, the same on all ranks; auto before it is resolved."
     threads: int = 0
     "Compute threads of this process; 0 leaves torch's choice."
     report: Report = silent
@@ -121,6 +125,16 @@ class ProcessGroup:
         if self._owned:
             self._owned = False
             dist.destroy_process_group()
+
+
+def agree_on_precision(asked: Precision, worker: Worker) -> Resolved:
+    """Return the precision of a run: bfloat16 for auto only if the devices of all ranks multiply it natively.
+
+    Every rank calls it, inside the process group.
+    """
+    found = [find_precision(worker.device)] * worker.world_size
+    dist.all_gather_object(found, found[0])
+    return resolve_precision(asked, found)
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
