@@ -41,6 +41,7 @@ class Template:
 
     def __init__(self, chat_template: str | None) -> None:
         self.chat_template = chat_template
+        self.added_tokens_decoder: dict[int, Any] = {}
 
     def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:  # noqa: ARG002
         from jinja2 import Template as Jinja

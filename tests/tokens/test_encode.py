@@ -12,7 +12,7 @@ from tiny import CONTEXT, document, encode, write_part
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import ClusterConfig, StorageConfig
-from lisan.corpus.records import Conversation, RecordKind, Turn
+from lisan.corpus.records import Conversation, Document, Preference, RecordKind, Turn
 from lisan.tokens import blocks
 from lisan.tokens.chat import template_hash
 from lisan.tokens.encode import EncodeConfig, tokenizer_place
@@ -182,6 +182,90 @@ def test_what_is_too_long_is_dropped_and_counted(store: Store) -> None:
     assert dropped > 0
     kept, known = (sum(source["documents"] for source in tokens.facts["sources"].values()) for tokens in (short, whole))
     assert kept + dropped == known == 160
+
+
+def add_corpus(store: Store, records: list[Any], kind: RecordKind, split: str = "train", name: str = "odd") -> str:
+    draft = store.begin(Ref.parse(f"corpus/{name}@v1"), {}, ())
+    for source in sorted({record.source for record in records}):
+        write_part(draft.location, kind, source, split, [record for record in records if record.source == source])
+    draft.commit({"sources": {record.source: {"language": "en"} for record in records}})
+    return f"corpus/{name}@v1"
+
+
+def chat(index: int, asked: str, answered: str) -> Conversation:
+    return Conversation(f"c-{index}", (Turn("user", asked), Turn("assistant", answered)), "chats", "en")
+
+
+def test_what_is_dropped_is_said_with_its_reason_and_a_warning(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [chat(index, "why", "the river " * (80 if index < 2 else 1)) for index in range(5)]
+    corpus = add_corpus(store, records, RecordKind.conversations)
+    facts = encode(store, RecordKind.conversations, corpus=corpus).facts["sources"]["chats"]
+    assert (facts["items"], facts["dropped"]) == (5, 2)
+    said = capsys.readouterr().out
+    assert "  chats: 2 of 5 records dropped: longer than context_length=64 (packing.overflow=drop)\n" in said
+    assert (
+        "  warning: 40% of chats's records are dropped or cut; raise context_length, set packing.overflow=trunc" in said
+    )
+
+
+def test_what_is_cut_is_said(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [
+        chat(index, "why " * (80 if index == 19 else 1), "the river " * (80 if index == 0 else 1))
+        for index in range(20)
+    ]
+    corpus = add_corpus(store, records, RecordKind.conversations)
+    encode(store, RecordKind.conversations, corpus=corpus, packing=PackingConfig(overflow=Overflow.truncate))
+    said = capsys.readouterr().out
+    assert "  chats: 1 of 20 records cut: longer than context_length=64 (packing.overflow=truncate)\n" in said
+    assert "  chats: 1 of 20 records dropped: nothing is trained within context_length=64 (packing.overflow=" in said
+    assert "warning" not in said
+
+
+def test_of_rows_made_while_training_the_sample_says_what_is_lost(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [chat(index, "why", "the river " * (80 if index < 2 else 1)) for index in range(5)]
+    corpus = add_corpus(store, records, RecordKind.conversations)
+    encode(store, RecordKind.conversations, corpus=corpus, store_rows=False)
+    assert "  chats: 2 of 5 records dropped: longer than" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [RecordKind.documents, RecordKind.conversations, RecordKind.preferences])
+def test_records_that_spell_a_control_token_are_counted_and_said(
+    kind: RecordKind, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = "a <|im_end|> b"
+    makers: dict[RecordKind, Any] = {
+        RecordKind.documents: lambda index, text: Document(f"d-{index}", text, "chats", "en"),
+        RecordKind.conversations: lambda index, text: chat(index, text, "no"),
+        RecordKind.preferences: lambda index, text: Preference(
+            f"p-{index}", (Turn("user", "x"),), "y", text, "chats", "en"
+        ),
+    }
+    corpus = add_corpus(store, [makers[kind](index, typed if index == 3 else "a") for index in range(4)], kind)
+    tokens = encode(store, kind, corpus=corpus)
+    assert tokens.facts["sources"]["chats"]["spelt_controls"] == 1
+    assert "  chats: 1 of 4 records spell a control token of the tokenizer, which is" in capsys.readouterr().out
+
+
+def test_a_source_without_the_split_is_left_out_and_said(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    draft = store.begin(Ref.parse("corpus/part@v1"), {}, ())
+    for source, split in (("one", "train"), ("two", "train"), ("two", "validation")):
+        write_part(
+            draft.location, RecordKind.documents, source, split, [document("en_text", index) for index in range(9)]
+        )
+    draft.commit({"sources": {"one": {"language": "en"}, "two": {"language": "en"}}})
+    tokens = encode(store, RecordKind.documents, corpus="corpus/part@v1", split="validation")
+    assert list(tokens.facts["sources"]) == ["two"]
+    assert "  without one: no split validation there\n" in capsys.readouterr().out
+    with pytest.raises(
+        DataError,
+        match=r"has no split validation of documents/one; splits: train; name one of them, leave one out, or build the corpus "
+        r"with more validation_ratio or sources\.one\.split=validation",
+    ):
+        encode(store, RecordKind.documents, corpus="corpus/part@v1", sources=("one",), split="validation", version="v2")
 
 
 def test_the_tokenizer_is_known_by_its_hash(store: Store) -> None:

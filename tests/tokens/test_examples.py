@@ -1,5 +1,6 @@
 """Records to examples."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from lisan.tokens.labels import IGNORE_INDEX, Example
 from lisan.vocabulary.tokenizer import load_tokenizer
 
 
-class WithoutBegin:
-    """The same tokenizer without a begin mark."""
-
-    def __init__(self, tokenizer: Any, has_end: bool = True) -> None:
-        self.bos_token_id, self.eos_token_id = None, tokenizer.eos_token_id if has_end else None
-        self._tokenizer = tokenizer._tokenizer
+def without(tokenizer: Any, *roles: str) -> Any:
+    """Return a copy of the tokenizer that declares none of these roles."""
+    changed = deepcopy(tokenizer)
+    for role in roles:
+        setattr(changed, role, None)
+    return changed
 
 
 def test_a_document_is_its_text_between_begin_and_end(tokenizer: Any) -> None:
@@ -36,7 +37,7 @@ def test_everything_after_the_first_token_is_trained(tokenizer: Any) -> None:
 
 
 def test_a_tokenizer_without_a_begin_mark_begins_with_the_text(tokenizer: Any) -> None:
-    [[example]] = encode_texts(WithoutBegin(tokenizer), ["one two"])
+    [[example]] = encode_texts(without(tokenizer, "bos_token"), ["one two"])
     assert tokenizer.decode(example.input_ids[:-1]) == "one two"
     assert example.labels[0] == IGNORE_INDEX
 
@@ -49,7 +50,7 @@ def test_special_tokens_in_a_text_do_not_end_it_twice(tokenizer: Any) -> None:
 
 def test_a_tokenizer_without_an_end_mark_is_refused(tokenizer: Any) -> None:
     with pytest.raises(DataError, match="declares no eos_token"):
-        list(encode_texts(WithoutBegin(tokenizer, has_end=False), ["one"]))
+        list(encode_texts(without(tokenizer, "eos_token"), ["one"]))
 
 
 @pytest.mark.parametrize("kind", [RecordKind.documents, RecordKind.conversations, RecordKind.preferences])

@@ -90,6 +90,9 @@ def _choose_sources(artifact: Artifact, kind: RecordKind, split: str, sources: I
 def _refuse(artifact: Artifact, kind: RecordKind, source: str, split: str) -> None:
     splits = list_splits(artifact, kind, source)
     if splits:
-        raise DataError(f"{artifact.ref} has no split {split} of {kind}/{source}; splits: {', '.join(splits)}")
+        raise DataError(
+            f"{artifact.ref} has no split {split} of {kind}/{source}; splits: {', '.join(splits)}; name one of them, leave "
+            f"{source} out, or build the corpus with more validation_ratio or sources.{source}.split={split}"
+        )
     names = ", ".join(list_sources(artifact, kind)) or "none"
     raise DataError(f"{artifact.ref} has no source {source} of {kind}; sources: {names}")

@@ -2,8 +2,8 @@
 
 In: turns and a tokenizer that carries its Jinja template. Out: text, or token ids with the assistant's part marked.
 Always: the ids of a training example begin with exactly the ids of the prompt that serving renders, whichever of its
-replies is asked for. Where a text begins is the template's to say: it writes `bos_token` where its original does, and
-nothing here adds one.
+replies is asked for. A control token that a turn spells is encoded as plain text (vocabulary/control.py). Where a text begins
+is the template's to say: it writes `bos_token` where its original does, and nothing here adds one.
 
 One case cannot have it both ways: a token that ends a prompt when it stands alone and another when the reply is known, as
 `\n\n` of the llama3 template under GPT-2's pre-tokenizer, or a reply whose white space a template does not trim. Then each
@@ -13,6 +13,7 @@ reply follows the end of its own prompt as served, and only the context of later
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, groupby, pairwise
 from typing import Any
@@ -23,6 +24,7 @@ from jinja2 import TemplateError
 from lisan.core.errors import DataError
 from lisan.corpus.records import ROLES, Turn
 from lisan.tokens.labels import IGNORE_INDEX, Example
+from lisan.vocabulary.control import controls_of
 
 Segment = tuple[str, bool]
 "A part of the rendered conversation, and whether the assistant says it."
@@ -36,20 +38,20 @@ def render_prompt(tokenizer: Any, turns: Sequence[Turn]) -> str:
 
 
 def encode_prompt(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
-    return _encode(tokenizer, render_prompt(tokenizer, turns))
+    return _encode(tokenizer, render_prompt(tokenizer, guard_turns(tokenizer, turns)))
 
 
 def encode_conversation(tokenizer: Any, turns: Sequence[Turn]) -> Example:
     """Encode a conversation with labels on what the assistant says, its end mark included."""
     check_turns(turns)
-    return _join(tokenizer, _segments(tokenizer, turns))
+    return _join(tokenizer, _segments(tokenizer, guard_turns(tokenizer, turns)))
 
 
 def encode_reply(tokenizer: Any, prompt: Sequence[Turn], reply: str) -> Example:
     """Encode a prompt and one reply with labels on that reply only; earlier replies are context."""
     turns = (*prompt, Turn("assistant", reply))
     check_turns(turns)
-    segments = _segments(tokenizer, turns)
+    segments = _segments(tokenizer, guard_turns(tokenizer, turns))
     last = max(index for index, (_, is_trained) in enumerate(segments) if is_trained)
     return _join(tokenizer, [(text, is_trained and index == last) for index, (text, is_trained) in enumerate(segments)])
 
@@ -157,8 +159,7 @@ def _segments(tokenizer: Any, turns: Sequence[Turn]) -> list[Segment]:
 def _join(tokenizer: Any, segments: Sequence[Segment]) -> Example:
     """Encode segments so that no token spans a seam: generation starts from the encoded prompt."""
     texts = [text for text, _ in segments]
-    encoded = tokenizer([*texts, "".join(texts)], add_special_tokens=False, return_attention_mask=False)
-    *pieces, whole = encoded["input_ids"]
+    *pieces, whole = controls_of(tokenizer).encode_rendered([*texts, "".join(texts)])
     if list(chain.from_iterable(pieces)) != whole:
         pieces = _encode_in_context(tokenizer, texts)
     ids: list[int] = []
@@ -179,8 +180,15 @@ def _encode_in_context(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
+    return controls_of(tokenizer).encode_rendered([text])[0]
+
+
+def guard_turns(tokenizer: Any, turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Mark the control tokens that the turns spell: only those of the template become ids of their own."""
+    controls = controls_of(tokenizer)
+    if not any(controls.occur_in(turn.content) for turn in turns):
+        return turns
+    return tuple(replace(turn, content=controls.guard(turn.content)) for turn in turns)
 
 
 def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:

@@ -16,12 +16,13 @@ from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import Run, Stage, StageConfig
 from lisan.core.storage import Location
-from lisan.corpus.reader import list_sources
+from lisan.corpus.reader import list_sources, list_splits, shard_paths
 from lisan.corpus.records import RecordKind
 from lisan.tokens.blocks import Block, plan_blocks, read_block
 from lisan.tokens.chat import template_hash
 from lisan.tokens.chunks import CHUNK_RECORDS, Chunks, list_parts
-from lisan.tokens.examples import encode_table
+from lisan.tokens.examples import count_spelt_controls_in, encode_table
+from lisan.tokens.losses import say_losses
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, Strategy, pack
 from lisan.tokens.rows import HIGHEST_ID, write_rows
 from lisan.tokens.segments import MAX_SOURCES, estimate_rows
@@ -79,11 +80,11 @@ def check_packing(kind: RecordKind, packing: PackingConfig) -> None:
 def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, Any]:  # noqa: ARG001  a stage is called with it
     corpus = draft.parent(Kind.corpus)
     languages = list_sources(corpus, config.kind)
-    chosen = config.sources or tuple(languages)
-    if not chosen:
-        raise DataError(f"{corpus.ref} holds no {config.kind}")
+    chosen = _choose_sources(config, corpus)
     job = _Job(config, tokenizer_place(config, draft.parents), corpus.location, draft.location)
     found = _store_rows(job, corpus, chosen) if config.store_rows else _estimate_rows(job, corpus, chosen)
+    for source, counts in found.items():
+        say_losses(source, counts, config.context_length, config.packing.overflow)
     tokenizer = open_tokenizer(job.tokenizer)
     highest = max(facts.get(HIGHEST_ID, 0) for facts in found.values())
     check_ids(str(draft.ref), highest, read_num_rows(job.tokenizer), tokenizer)
@@ -102,6 +103,21 @@ def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, 
         **({"template_hash": template_hash(tokenizer)} if is_chat else {}),
         **({HIGHEST_ID: highest} if config.store_rows else {"chunk_records": config.chunk_records}),
     }
+
+
+def _choose_sources(config: EncodeConfig, corpus: Artifact) -> tuple[str, ...]:
+    """Return the sources that have the split; the others are said, and DataError where none has it."""
+    named = config.sources or tuple(list_sources(corpus, config.kind))
+    if not named:
+        raise DataError(f"{corpus.ref} holds no {config.kind}; set kind to what it holds, or build another corpus")
+    chosen = tuple(name for name in named if config.split in list_splits(corpus, config.kind, name))
+    lacking = [name for name in named if name not in chosen]
+    if not chosen or not all(list_splits(corpus, config.kind, name) for name in lacking):
+        for name in lacking:
+            shard_paths(corpus, config.kind, name, config.split)
+    if lacking:
+        print(f"  without {', '.join(lacking)}: no split {config.split} there", flush=True)
+    return chosen
 
 
 def _store_rows(job: "_Job", corpus: Artifact, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -180,7 +196,9 @@ class _Job:
     def __call__(self, block: Block) -> dict[str, int]:
         tokenizer = open_tokenizer(self.tokenizer)
         counts = PackingCounts()
-        items = encode_table(tokenizer, read_block(self.corpus, block, self.config.kind), self.config.kind)
+        table = read_block(self.corpus, block, self.config.kind)
+        counts.spelt_controls = count_spelt_controls_in(tokenizer, table, self.config.kind)
+        items = encode_table(tokenizer, table, self.config.kind)
         rows = pack(items, self.config.context_length, self.config.packing, counts)
         place = self.out / "rows" / block.source / block.shard
         written = write_rows(place, rows, self.config.context_length)

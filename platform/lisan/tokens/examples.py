@@ -15,6 +15,7 @@ from lisan.core.errors import DataError
 from lisan.corpus.records import Conversation, Document, Preference, Record, RecordKind, from_table
 from lisan.tokens.chat import check_template, encode_conversation, encode_reply
 from lisan.tokens.labels import IGNORE_INDEX, Example, Item
+from lisan.vocabulary.control import controls_of
 
 BATCH_TEXTS = 64
 "Of documents that are tokenised at once: few enough for their ids to stay in the cache of a core."
@@ -49,6 +50,31 @@ def _encode_turns(tokenizer: Any, record: Record) -> Item:
         raise DataError(f"record {record.id} of {record.source}: {error}") from error
 
 
+def count_spelt_controls(tokenizer: Any, records: Iterable[Record]) -> int:
+    """Count the records that spell a control token of the tokenizer in their text."""
+    controls = controls_of(tokenizer)
+    return sum(any(map(controls.occur_in, texts_of(record))) for record in records)
+
+
+def texts_of(record: Record) -> list[str]:
+    """Return all that is said in a record."""
+    match record:
+        case Document():
+            return [record.text]
+        case Conversation():
+            return [turn.content for turn in record.turns]
+        case Preference():
+            return [*(turn.content for turn in record.prompt), record.chosen, record.rejected]
+    return [record.question, *record.choices]
+
+
+def count_spelt_controls_in(tokenizer: Any, table: pa.Table, kind: RecordKind) -> int:
+    """Count them in a table; of documents the column `text` alone is read."""
+    if kind is RecordKind.documents:
+        return sum(map(controls_of(tokenizer).occur_in, table["text"].to_pylist()))
+    return count_spelt_controls(tokenizer, from_table(table, kind))
+
+
 def encode_texts(tokenizer: Any, texts: Iterable[str]) -> Iterator[Item]:
     """Encode documents: begin mark (where the tokenizer has one), text, end mark; everything after the first is trained."""
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -58,8 +84,7 @@ def encode_texts(tokenizer: Any, texts: Iterable[str]) -> Iterator[Item]:
         )
     waiting = iter(texts)
     while batch := list(islice(waiting, BATCH_TEXTS)):
-        for encoding in tokenizer._tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-            pieces = encoding.ids
+        for pieces in controls_of(tokenizer).encode_texts(batch):
             pieces.append(end)
             if begin is not None:
                 pieces.insert(0, begin)
@@ -76,7 +101,7 @@ def encode_continuation(tokenizer: Any, prompt: str, text: str) -> Example:
     that holds the end of the prompt and the beginning of the text is labelled too.
     """
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    before, whole = (tokenizer.encode(part, add_special_tokens=False) for part in (prompt, f"{prompt} {text}"))
+    before, whole = controls_of(tokenizer).encode_texts([prompt, f"{prompt} {text}"])
     pairs = enumerate(zip(before, whole, strict=False))
     num_shared = next((place for place, (alone, inside) in pairs if alone != inside), len(before))
     ids = np.array(begin + whole, np.int32)

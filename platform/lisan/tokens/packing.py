@@ -77,6 +77,8 @@ class PackingCounts:
     dropped: int = 0
     truncated: int = 0
     split: int = 0
+    spelt_controls: int = 0
+    "Records that spell a control token of the tokenizer; those who encode them count it."
 
 
 def pack(items: Iterable[Item], context_length: int, config: PackingConfig, counts: PackingCounts) -> Iterator[Row]:

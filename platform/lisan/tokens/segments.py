@@ -10,7 +10,7 @@ resumed from the id alone.
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 from lisan.core.errors import DataError
 from lisan.core.seed import derive_seed, stream
 from lisan.tokens.chunks import ChunkReader, Chunks
-from lisan.tokens.examples import encode_table
+from lisan.tokens.examples import count_spelt_controls_in, encode_table
 from lisan.tokens.mix import MixConfig, MixStageConfig, Plan, make_plan
 from lisan.tokens.packing import PackingConfig, PackingCounts, Row, fit, pack
 from lisan.tokens.rows import lay_out_table
@@ -138,16 +138,20 @@ class SegmentMaker:
 def estimate_rows(
     chunks: Chunks, tokenizer: Any, context_length: int, packing: PackingConfig
 ) -> dict[str, dict[str, int]]:
-    """Return rows, tokens and targets of each source, as SAMPLE_CHUNKS chunks spread over it tell."""
+    """Estimate rows, tokens and targets of each source from SAMPLE_CHUNKS chunks spread over it.
+
+    The other counts, of records dropped and the like, are those of the sample.
+    """
     reader, first, found = chunks.reader(), 0, {}
     for source, num_chunks in chunks.num_chunks.items():
         numbers = np.unique(np.linspace(first, first + num_chunks - 1, SAMPLE_CHUNKS).astype(int))
         table = pa.concat_tables([reader.read(number)[1] for number in numbers.tolist()])
-        items = fit(encode_table(tokenizer, table, chunks.kind), context_length, packing.overflow, PackingCounts())
+        counts = PackingCounts(spelt_controls=count_spelt_controls_in(tokenizer, table, chunks.kind))
+        items = fit(encode_table(tokenizer, table, chunks.kind), context_length, packing.overflow, counts)
         sizes = [(len(example), int((example.labels >= 0).sum())) for item in items for example in item]
         share = chunks.num_records(source) / table.num_rows
         tokens, targets = (round(share * size) for size in map(sum, zip(*sizes, strict=True))) if sizes else (0, 0)
-        found[source] = {"rows": -(-tokens // context_length), "tokens": tokens, "targets": targets}
+        found[source] = {"rows": -(-tokens // context_length), "tokens": tokens, "targets": targets, **asdict(counts)}
         first += num_chunks
     return found
 
