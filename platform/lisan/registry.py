@@ -464,7 +464,7 @@ def _files_digest(artifact: Artifact) -> str:
 
 
 def _lineage(store: Store, artifact: Artifact) -> dict[str, str]:
-    """Return fingerprints of everything the artifact was made from, nearest first; what was deleted ends its branch."""
+    """Return the marks of everything the artifact was made from, nearest first; what was deleted ends its branch."""
     found: dict[str, str] = {}
     queue = [artifact]
     while queue:
@@ -478,14 +478,22 @@ def _lineage(store: Store, artifact: Artifact) -> dict[str, str]:
 
 def _chain(client: Any, store: Store, artifact: Artifact) -> list[dict[str, Any]]:
     """Return the last checkpoint of the model's own run and of each model it was trained from, newest first."""
-    marks = {str(artifact.ref): artifact.manifest["fingerprint"], **_lineage(store, artifact)}
+    marks = {str(artifact.ref): artifact.mark, **_lineage(store, artifact)}
     chain = []
     for ref, mark in marks.items():
         if Ref.parse(ref).kind in (Kind.model, Kind.adapter):
-            run_id = _find_run(client, ref, mark, str(store.location(Ref.parse(ref))))
+            run_id = _find_run(client, ref, _fingerprint(store, ref, mark), str(store.location(Ref.parse(ref))))
             last = _checkpoints(client, run_id)[-1:] if run_id else []
             chain.append({"ref": ref, "fingerprint": mark, "run_id": run_id, **(asdict(last[0]) if last else {})})
     return chain
+
+
+def _fingerprint(store: Store, ref: str, mark: str) -> str:
+    """Return the fingerprint of the config of an artifact with that mark, which its run has as a tag."""
+    with suppress(ArtifactError):
+        found = store.read(Ref.parse(ref))
+        return str(found.manifest["fingerprint"]) if found.mark == mark else mark
+    return mark
 
 
 def _find_run(client: Any, ref: str, mark: str, place: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lisan.core.artifact import Artifact
-from lisan.core.errors import DataError
+from lisan.core.errors import ArtifactError, DataError
 from lisan.corpus import build as stage
 from lisan.corpus import sources as cutting
 from lisan.corpus.dedup import DedupConfig
@@ -46,6 +46,14 @@ def test_duplicates_are_found_across_sources_and_the_longest_stays(build: Build,
         for record in read_records(build(sources, root="r2", dedup=DedupConfig(exact=False)), RecordKind.documents)
     ]
     assert len(kept) == 4
+
+
+def test_a_source_that_changed_in_place_is_noticed(build: Build, write: Write) -> None:
+    sources = {"a": text_source(write("a.jsonl", [{"text": "one"}, {"text": "two"}]))}
+    assert build(sources).facts["records"] == build(sources).facts["records"] == 2
+    write("a.jsonl", [{"text": "one"}, {"text": "six"}])
+    with pytest.raises(ArtifactError, match=r"was made before .*a\.jsonl became what it is now; bump the version"):
+        build(sources)
 
 
 def test_quarantine_names_file_line_and_reason(build: Build, write: Write) -> None:

@@ -151,6 +151,17 @@ def test_a_run_that_ended_early_goes_on_with_the_same_command(store: Store, monk
     assert run(CPT, small(store, name="early")).facts["steps"] == 2
 
 
+def test_a_base_that_changed_in_place_is_noticed(store: Store, trained: Artifact, tmp_path: Path) -> None:
+    base = copytree(str(trained.location), tmp_path / "base")
+    config = small(store, name="over", model=ModelConfig(path=str(base)))
+    assert f"{base}/model.safetensors" in run(CPT, config).manifest["inputs"]
+    weights = bytearray((base / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (base / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ArtifactError, match=r"model/over@v1 was made before .*/base/model\.safetensors became"):
+        run(CPT, config)
+
+
 def test_a_run_whose_checkpoint_is_cut_says_so_and_goes_on_without_it(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,13 +15,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any
 
 from lisan.core.config import fingerprint, flatten, hash_plain, keep_identity, to_plain
 from lisan.core.errors import ArtifactError, ConfigError
+from lisan.core.inputs import find_change
 from lisan.core.integrity import MANIFEST, check_sizes, hash_files, list_files, read_manifest
 from lisan.core.storage import Location
 
+NO_INPUTS: Mapping[str, str] = MappingProxyType({})
 DRAFT = "draft.json"
 METRICS = "metrics.jsonl"
 PAGE = "run.html"
@@ -91,6 +94,13 @@ class Artifact:
         return facts
 
     @property
+    def mark(self) -> str:
+        """Return what an artifact made from this one is held to: its config, and the folders and files that config named."""
+        made: str = self.manifest["fingerprint"]
+        inputs = self.manifest.get("inputs")
+        return hash_plain([made, inputs]) if inputs else made
+
+    @property
     def config(self) -> dict[str, Any]:
         config: dict[str, Any] = self.manifest["config"]
         return config
@@ -106,6 +116,8 @@ class Draft:
     config: dict[str, Any]
     parents: tuple[Artifact, ...]
     store: "Store"
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    "Digests of the files that the config names and no parent holds."
     job: str = ""
     "What makes it, for whoever must make it again."
 
@@ -118,8 +130,8 @@ class Draft:
     @property
     def parts(self) -> Location:
         """Where a stage keeps what it can go on with when it is run again: a folder for this config and these parents."""
-        parents = _fingerprints(self.parents)
-        mark = hashlib.sha256(f"{self.fingerprint} {sorted(parents.items())}".encode()).hexdigest()[:12]
+        made_of = sorted({**_marks(self.parents), **self.inputs}.items())
+        mark = hashlib.sha256(f"{self.fingerprint} {made_of}".encode()).hexdigest()[:12]
         return self.store.root / "parts" / self.ref.kind / self.ref.name / self.ref.version / mark
 
     def commit(self, facts: Mapping[str, Any]) -> Artifact:
@@ -134,7 +146,8 @@ class Draft:
             "job": self.job,
             "fingerprint": self.fingerprint,
             "config": self.config,
-            "parents": _fingerprints(self.parents),
+            "parents": _marks(self.parents),
+            "inputs": dict(self.inputs),
             "facts": dict(facts),
             "commit": code_commit(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -189,8 +202,10 @@ class Store:
             raise ArtifactError(f"{ref} does not exist; {known}")
         return Artifact(ref, location, read_manifest(location))
 
-    def find(self, ref: Ref, config: Any, parents: Iterable[Artifact]) -> Artifact | None:
-        """Return the artifact when it exists with this very config and these parents; refuse any other."""
+    def find(
+        self, ref: Ref, config: Any, parents: Iterable[Artifact], inputs: Mapping[str, str] = NO_INPUTS
+    ) -> Artifact | None:
+        """Return the artifact when it exists with this very config, these parents and inputs; refuse any other."""
         location = self.location(ref)
         if not (location / MANIFEST).exists():
             return None
@@ -199,23 +214,44 @@ class Store:
             raise ArtifactError(f"{ref} exists with another config ({keys}); bump the version to keep both")
         for parent in parents:
             recorded = artifact.manifest["parents"].get(str(parent.ref))
-            if recorded != parent.manifest["fingerprint"]:
+            if recorded != parent.mark:
                 raise ArtifactError(f"{ref} was made from another {parent.ref}; bump the version, or delete {location}")
+        if changed := find_change(artifact.manifest.get("inputs"), inputs):
+            raise ArtifactError(
+                f"{ref} was made before {changed} became what it is now; bump the version to keep both, or delete {location}"
+            )
         return artifact
 
-    def begin(self, ref: Ref, config: Any, parents: tuple[Artifact, ...], job: str = "") -> Draft:
+    def begin(
+        self,
+        ref: Ref,
+        config: Any,
+        parents: tuple[Artifact, ...],
+        inputs: Mapping[str, str] = NO_INPUTS,
+        job: str = "",
+    ) -> Draft:
         """Start an artifact. Leftovers of an interrupted run go, except the checkpoints of the same config."""
-        draft = replace(self.check_begun(ref, config, parents), job=job)
+        draft = replace(self.check_begun(ref, config, parents, inputs), job=job)
         started = {"fingerprint": draft.fingerprint, "config": draft.config}
         if ref.kind in (Kind.model, Kind.adapter):
-            (self.checkpoints(ref) / DRAFT).write_json({**started, "parents": _fingerprints(parents)})
+            (self.checkpoints(ref) / DRAFT).write_json({**started, "parents": _marks(parents), "inputs": dict(inputs)})
         draft.location.delete()
         (draft.location / DRAFT).write_json(started)
         return draft
 
-    def check_begun(self, ref: Ref, config: Any, parents: tuple[Artifact, ...]) -> Draft:
+    def check_begun(
+        self, ref: Ref, config: Any, parents: tuple[Artifact, ...], inputs: Mapping[str, str] = NO_INPUTS
+    ) -> Draft:
         """Return the draft that `begin` would start, and write nothing; ArtifactError where there are checkpoints of another."""
-        draft = Draft(ref, self.location(ref), fingerprint(config), to_plain(config, identity_only=True), parents, self)
+        draft = Draft(
+            ref,
+            self.location(ref),
+            fingerprint(config),
+            to_plain(config, identity_only=True),
+            parents,
+            self,
+            dict(inputs),
+        )
         checkpoints = self.checkpoints(ref)
         if ref.kind in (Kind.model, Kind.adapter) and (checkpoints / DRAFT).exists() and _has_progress(checkpoints):
             started = read_draft(checkpoints)
@@ -224,11 +260,11 @@ class Store:
                     f"{ref} is unfinished, with checkpoints of another config ({keys}); "
                     f"finish it, bump the version, or delete {checkpoints}"
                 )
-            made_of = _fingerprints(parents)
-            begun_with = started.get("parents", made_of)
-            if changed := [name for name in made_of if begun_with.get(name) != made_of[name]]:
+            marks = _marks(parents)
+            changed = find_change(started.get("parents"), marks) or find_change(started.get("inputs"), inputs)
+            if changed is not None:
                 raise ArtifactError(
-                    f"{ref} is unfinished, with checkpoints made from another {changed[0]}; bump the version, or delete "
+                    f"{ref} is unfinished, with checkpoints made from another {changed}; bump the version, or delete "
                     f"{checkpoints}"
                 )
         return draft
@@ -262,8 +298,8 @@ def _has_progress(checkpoints: Location) -> bool:
     return any(place.name.removesuffix(".part") not in NO_PROGRESS for place in checkpoints.list())
 
 
-def _fingerprints(parents: Iterable[Artifact]) -> dict[str, str]:
-    return {str(parent.ref): parent.manifest["fingerprint"] for parent in parents}
+def _marks(parents: Iterable[Artifact]) -> dict[str, str]:
+    return {str(parent.ref): parent.mark for parent in parents}
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ under the same name@version is refused; a run that dies leaves nothing visible. 
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
+from lisan.core.inputs import digest_inputs
 from lisan.core.lease import Lease
 from lisan.core.peers import check_alone, check_together, first_speaks
 from lisan.core.storage import default_root
@@ -149,6 +150,8 @@ class Stage:
     join: Callable[[Any, Draft], None] | None = None
     """What the other processes do while the first builds, where torchrun started several; None for a stage that is built by
     one."""
+    inputs: Callable[[Any], Iterable[str | None]] = lambda _: ()
+    "What the config names beside artifacts: folders, files, hub ids. What lies there is part of the artifact's identity."
 
 
 OpenRun = Callable[[Stage, Any, tuple[Artifact, ...]], AbstractContextManager[Run]]
@@ -159,14 +162,16 @@ def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str],
 
     Raises ArtifactError when the ref exists with another config or a parent is missing.
     """
-    store, ref, parents, existing = _resolve(stage, config)
+    store, ref, (parents, inputs), existing = _resolve(stage, config)
     if existing is None:
         with Lease(store.lease(ref), str(ref), say):
-            existing = store.find(ref, config, parents)  # another process may have finished it just now
+            existing = store.find(ref, config, parents, inputs)  # another process may have finished it just now
             if existing is None:
-                draft = store.begin(ref, config, parents, stage.job)
+                draft = store.begin(ref, config, parents, inputs, stage.job)
                 return _build(stage, config, draft, open_run, say)
-    say(f"{ref} exists, nothing to do")
+    gone = [file for file in existing.manifest.get("inputs", ()) if file not in inputs]
+    are = f"{len(gone)} {'is' if len(gone) == 1 else 'are'} gone, first {gone[0]}" if gone else ""
+    say(f"{ref} exists, nothing to do" + (f"; of the files that it was made from {are}" if gone else ""))
     return existing
 
 
@@ -187,16 +192,20 @@ def _build(stage: Stage, config: Any, draft: Draft, open_run: OpenRun, say: Call
 def join_stage(stage: Stage, config: Any) -> None:
     """Be one of the other processes that torchrun started: check what the first does, share its work, write and track nothing."""
     with first_speaks():
-        store, ref, parents, existing = _resolve(stage, config)
+        store, ref, origin, existing = _resolve(stage, config)
         if existing is not None:
             return
-        draft = store.check_begun(ref, config, parents)
+        draft = store.check_begun(ref, config, *origin)
     assert stage.join is not None  # `_resolve` has seen to it
     stage.join(config, draft)
 
 
-def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, tuple[Artifact, ...], Artifact | None]:
-    """Return where an artifact is to be, its parents, and itself when it exists; refuse what cannot be built."""
+Origin = tuple[tuple[Artifact, ...], dict[str, str]]
+"The parents of an artifact and the digests of its inputs."
+
+
+def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, Origin, Artifact | None]:
+    """Return where an artifact is to be, what it is made from, and itself when it exists; refuse what cannot be built."""
     if stage.join is None:
         check_alone(stage.job)
     check_together(config.cluster.num_workers, config.cluster.num_nodes)
@@ -204,10 +213,11 @@ def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, tuple[Artifact, ...
     store = Store(config.storage.root)
     ref = Ref(stage.kind, config.name, config.version)
     parents = tuple(store.open(parent) for parent in stage.parents(config))
-    existing = store.find(ref, config, parents)
+    inputs = digest_inputs(place for place in stage.inputs(config) if place and not Ref.looks_like(place))
+    existing = store.find(ref, config, parents, inputs)
     if existing is None and stage.check is not None:
         stage.check(config, store)
-    return store, ref, parents, existing
+    return store, ref, (parents, inputs), existing
 
 
 def check_reachable(config: Any) -> None:

@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from lisan.core.artifact import Draft, Kind, Ref
-from lisan.core.errors import DataError
+from lisan.core.errors import DataError, LisanError
 from lisan.core.stage import ClusterConfig, Run, Stage
 from lisan.core.storage import Location
 from lisan.corpus.chain import CorpusConfig, read_piece
@@ -26,7 +27,7 @@ from lisan.corpus.dedup import KEYS, REMOVALS, find_removals, keep_survivors
 from lisan.corpus.microworld import SOURCES
 from lisan.corpus.parts import Part, read_keys, write_part
 from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Piece, SourceConfig, SourceFormat, TextUnit, plan_pieces
+from lisan.corpus.sources import Piece, SourceConfig, SourceFormat, TextUnit, find_files, plan_pieces
 
 __all__ = ["CORPUS", "CorpusConfig", "build_corpus", "check"]
 
@@ -284,4 +285,12 @@ def _parents(config: CorpusConfig) -> tuple[Ref, ...]:  # noqa: ARG001  the sign
     return ()
 
 
-CORPUS = Stage("build_corpus", Kind.corpus, CorpusConfig, _parents, build_corpus, check)
+def _inputs(config: CorpusConfig) -> Iterator[str]:
+    """Yield the files of all sources; `check` refuses those that are not there, where a corpus is to be built."""
+    for source in config.sources.values():
+        for pattern in (*source.path, *source.pair_path):
+            with suppress(LisanError, OSError):
+                yield from find_files("", (pattern,))
+
+
+CORPUS = Stage("build_corpus", Kind.corpus, CorpusConfig, _parents, build_corpus, check, inputs=_inputs)

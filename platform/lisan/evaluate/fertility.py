@@ -7,7 +7,7 @@ which it is read, and all of them open before the first is measured. Jobs run it
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,4 +231,8 @@ def _check(config: FertilityConfig, store: Store) -> None:
     open_tokenizers(config, parents)
 
 
-FERTILITY = Stage("report_fertility", Kind.report, FertilityConfig, _parents, report_fertility, _check)
+def _inputs(config: FertilityConfig) -> Iterable[str]:
+    return config.tokenizers.values()
+
+
+FERTILITY = Stage("report_fertility", Kind.report, FertilityConfig, _parents, report_fertility, _check, inputs=_inputs)

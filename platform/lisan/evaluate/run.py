@@ -128,4 +128,6 @@ def _check(config: EvalConfig, store: Store) -> None:
             )
 
 
-EVALS = Stage("run_evals", Kind.report, EvalConfig, _parents, run_evals, _check)
+EVALS = Stage(
+    "run_evals", Kind.report, EvalConfig, _parents, run_evals, _check, inputs=lambda config: (config.candidate,)
+)

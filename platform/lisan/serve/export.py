@@ -83,7 +83,7 @@ def find_subject(config: ExportConfig, store: Store) -> Subject:
 
 def _open_base(artifact: Artifact, name: str, store: Store) -> str:
     base = store.open(Ref.parse(name, Kind.model))
-    if base.manifest["fingerprint"] != artifact.manifest["parents"].get(name):
+    if base.mark != artifact.manifest["parents"].get(name):
         raise ArtifactError(
             f"the adapter of {artifact.ref} was trained over another {name}; export hf, which needs no base"
         )
@@ -164,4 +164,12 @@ def _parents(config: ExportConfig) -> tuple[Ref, ...]:
     return (Ref.parse(config.candidate, Kind.model),) if Ref.looks_like(config.candidate) else ()
 
 
-EXPORT = Stage("export_model", Kind.export, ExportConfig, _parents, export_model, check_export)
+EXPORT = Stage(
+    "export_model",
+    Kind.export,
+    ExportConfig,
+    _parents,
+    export_model,
+    check_export,
+    inputs=lambda config: (config.candidate,),
+)

@@ -207,4 +207,12 @@ def _check(config: SampleConfig, store: Store) -> None:
     check_judge(config.judge, config.traffic, config.cluster.use_gpu)
 
 
-SAMPLE = Stage("sample_preferences", Kind.corpus, SampleConfig, _parents, sample_preferences, _check)
+SAMPLE = Stage(
+    "sample_preferences",
+    Kind.corpus,
+    SampleConfig,
+    _parents,
+    sample_preferences,
+    _check,
+    inputs=lambda config: (config.policy, config.judge.path),
+)

@@ -262,4 +262,12 @@ def _check(config: EncodeConfig, store: Store) -> None:  # noqa: ARG001  the sig
         )
 
 
-TOKENS = Stage("encode_tokens", Kind.tokens, EncodeConfig, _parents, encode_tokens, _check)
+TOKENS = Stage(
+    "encode_tokens",
+    Kind.tokens,
+    EncodeConfig,
+    _parents,
+    encode_tokens,
+    _check,
+    inputs=lambda config: (config.tokenizer,),
+)

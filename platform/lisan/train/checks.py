@@ -99,7 +99,7 @@ def check_scores(config: DpoConfig, tokens: Artifact, parents: Sequence[Artifact
         return
     known = scores.manifest["parents"]
     for parent in (tokens, *(parent for parent in parents if parent.ref.kind in (Kind.model, Kind.tokenizer))):
-        if known.get(str(parent.ref)) != parent.manifest["fingerprint"]:
+        if known.get(str(parent.ref)) != parent.mark:
             names = ", ".join(ref for ref in known if ref.split("/")[0] == parent.ref.kind) or f"no {parent.ref.kind}"
             raise DataError(
                 f"reference={scores.ref} was scored with {names}, not with this {parent.ref}; score_preferences again with it"

@@ -116,13 +116,17 @@ class DpoConfig(TrainConfig):
             raise ConfigError("train_dpo needs model.path: preferences are learned against a reference model")
 
 
+def inputs_of(config: TrainConfig) -> tuple[str | None, ...]:
+    """Return the fields that may name a folder or a hub id as well as an artifact."""
+    return config.model.path, config.model.tokenizer, config.model.new_rows.donor
+
+
 def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
     """Return the artifacts that a run is made from, its tokens first."""
     refs = [Ref.parse(config.tokens, Kind.tokens)]
     if config.validation.tokens is not None:
         refs.append(Ref.parse(config.validation.tokens, Kind.tokens))
-    named = (config.model.path, config.model.tokenizer, config.model.new_rows.donor)
-    refs += [Ref.parse(text) for text in named if text and Ref.looks_like(text)]
+    refs += [Ref.parse(text) for text in inputs_of(config) if text and Ref.looks_like(text)]
     if isinstance(config, DpoConfig) and config.reference is not None:
         refs.append(Ref.parse(config.reference, Kind.scores))
     return tuple(refs)

@@ -22,7 +22,7 @@ from lisan.core.storage import Location
 from lisan.core.tally import Tally
 from lisan.model.precision import resolve_precision
 from lisan.tokens.rows import RowReader
-from lisan.train.config import ScoreConfig, as_training, parents_of
+from lisan.train.config import ScoreConfig, as_training, inputs_of, parents_of
 from lisan.train.kto_anchor import MismatchedReader
 from lisan.train.origin import check_context, check_vocabulary
 from lisan.train.reference import REFERENCE, join_scores, read_scores, write_scores
@@ -76,4 +76,12 @@ def _check(config: ScoreConfig, store: Store) -> None:
         MismatchedReader(tokens)
 
 
-SCORES = Stage("score_preferences", Kind.scores, ScoreConfig, _parents, score_preferences, _check)
+SCORES = Stage(
+    "score_preferences",
+    Kind.scores,
+    ScoreConfig,
+    _parents,
+    score_preferences,
+    _check,
+    inputs=lambda config: inputs_of(as_training(config)),
+)

@@ -13,7 +13,7 @@ from lisan.core.stage import Run, SilentRun, Stage
 from lisan.tokens.chat import template_hash
 from lisan.train.checkpoint import LOSS, PRECISION, Checkpoint, drop_damaged, find_best, find_latest
 from lisan.train.checks import check
-from lisan.train.config import DpoConfig, TrainConfig, parents_of
+from lisan.train.config import DpoConfig, TrainConfig, inputs_of, parents_of
 from lisan.train.history import leave_page
 from lisan.train.job import TrainJob, plan_run
 from lisan.train.launch import launch
@@ -78,6 +78,6 @@ def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
     return latest
 
 
-CPT = Stage("train_cpt", Kind.model, TrainConfig, parents_of, build, check, join)
-SFT = Stage("train_sft", Kind.model, TrainConfig, parents_of, build, check, join)
-DPO = Stage("train_dpo", Kind.model, DpoConfig, parents_of, build, check, join)
+CPT = Stage("train_cpt", Kind.model, TrainConfig, parents_of, build, check, join, inputs_of)
+SFT = Stage("train_sft", Kind.model, TrainConfig, parents_of, build, check, join, inputs_of)
+DPO = Stage("train_dpo", Kind.model, DpoConfig, parents_of, build, check, join, inputs_of)

@@ -275,4 +275,10 @@ def _parents(config: TokenizerConfig) -> tuple[Ref, ...]:
     return (Ref.parse(config.corpus, Kind.corpus), *base)
 
 
-TOKENIZER = Stage("expand_tokenizer", Kind.tokenizer, TokenizerConfig, _parents, expand_tokenizer, check)
+def _inputs(config: TokenizerConfig) -> tuple[str | None, ...]:
+    return config.base, config.chat_template if config.chat_template.endswith(template.SUFFIX) else None
+
+
+TOKENIZER = Stage(
+    "expand_tokenizer", Kind.tokenizer, TokenizerConfig, _parents, expand_tokenizer, check, inputs=_inputs
+)
