@@ -341,7 +341,7 @@ def test_a_root_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = run_job("build_corpus", "data=world", "name=t", LISAN_HOME=str(tmp_path / "file"))
     assert_is_one_sentence(
-        done, "ArtifactError", "cannot write .*/file/corpus/t/v1.*Not a directory; .*set storage.root elsewhere"
+        done, "ArtifactError", "cannot write .*/file/leases/corpus/t.*Not a directory; .*set storage.root elsewhere"
     )
 
 

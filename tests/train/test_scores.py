@@ -109,11 +109,11 @@ def test_a_killed_job_goes_on_where_it_was(
 def test_a_job_that_is_killed_before_its_manifest_scores_nothing_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def be_killed(_: Any) -> str:
+    def be_killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lisan.core.integrity.hash_file", be_killed)
+        patch.setattr("lisan.core.artifact.hash_files", be_killed)
         with pytest.raises(KeyboardInterrupt):
             score(store, name="late")
     monkeypatch.setattr(ReferenceModel, "score", lambda *_: pytest.fail("scored again"))
@@ -127,9 +127,7 @@ def test_without_ray_the_device_is_the_one_that_training_would_take(
 ) -> None:
     """`cluster=local` on a machine with a GPU: train_dpo takes it."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    job: Any = SimpleNamespace(
-        config=SimpleNamespace(cluster=ClusterConfig(**cluster)), precision=Precision.float32
-    )
+    job: Any = SimpleNamespace(config=SimpleNamespace(cluster=ClusterConfig(**cluster)), precision=Precision.float32)
     assert ReferenceModel(job).worker.device == device
 
 

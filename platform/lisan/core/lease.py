@@ -105,7 +105,7 @@ class Lease:
         try:
             held: Holder = self.file.read_json()
             return held if self._own.keys() <= held.keys() else None
-        except (FileNotFoundError, ValueError, AttributeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
             return None
 
     def _refused(self, holder: Holder) -> ArtifactError:
