@@ -10,6 +10,8 @@ import pytest
 from lisan.core.errors import ArtifactError, ConfigError, ServingError
 from lisan.core.stage import StorageConfig
 from lisan.core.storage import Location
+from lisan.model.config import Precision
+from lisan.model.precision import Resolved
 from lisan.serve.app import (
     AutoscalingConfig,
     ServeConfig,
@@ -22,7 +24,7 @@ from lisan.serve.app import (
     read_arguments,
     start,
 )
-from lisan.serve.engine import Dtype, EngineConfig, engine_arguments, engine_environment
+from lisan.serve.engine import Dtype, EngineConfig, choose_dtype, engine_arguments, engine_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -268,6 +270,22 @@ def test_without_gpu_the_cache_is_sized_in_bytes_and_compilation_is_skipped():
     assert arguments["enforce_eager"] is True
     assert "gpu_memory_utilization" not in arguments
     assert "max_model_len" not in arguments
+
+
+@pytest.mark.parametrize(
+    ("native", "asked", "config", "chosen"),
+    [
+        (Precision.float32, Dtype.auto, {}, Dtype.float32),
+        (Precision.bfloat16, Dtype.auto, {}, Dtype.auto),
+        (Precision.float32, Dtype.bfloat16, {}, Dtype.bfloat16),
+        (Precision.float32, Dtype.auto, {"quantization_config": {}}, Dtype.auto),
+    ],
+)
+def test_a_cpu_without_bf16_instructions_computes_in_float32(native, asked, config, chosen, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("lisan.model.precision.find_precision", lambda _: Resolved(native, "as this test says"))
+    assert choose_dtype(EngineConfig(dtype=asked), tmp_path, use_gpu=False) is chosen
+    assert choose_dtype(EngineConfig(dtype=asked), tmp_path, use_gpu=True) is asked
 
 
 @pytest.mark.parametrize("use_gpu", [False, True])
