@@ -37,7 +37,9 @@ def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
 
 
 def left_behind(folder: Path) -> list[str]:
-    return [str(file) for name in ("temporary", "cache") for file in (folder / name).rglob("*")]
+    """List what lies in the folders for temporary and cached files, without the marks of files whose hashes were compared."""
+    files = [file for name in ("temporary", "cache") for file in (folder / name).rglob("*")]
+    return [str(file) for file in files if "hashed" not in file.parts]
 
 
 def test_a_run_that_is_over_still_tells_how_it_ended(tiny_store: Store, tmp_path: Path) -> None:
