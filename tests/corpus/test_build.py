@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,30 @@ def test_quarantine_names_file_line_and_reason(build: Build, write: Write) -> No
     assert faults[1] == {**faults[1], "reason": reason, "text": '{"body": "y"}'}
 
 
+def test_the_rest_of_a_damaged_file_is_said_and_counted(
+    build: Build, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(json.dumps({"text": f"text {n} {n * n}"}) + "\n" for n in range(500))
+    artifact = build({"a": text_source(write("a.jsonl", gzip.compress(rows.encode())[:-400]))})
+    facts = artifact.facts["sources"]["a"]
+    assert (facts["read"], facts["quarantined"], facts["damaged_files"]) == (facts["kept"] + 1, 1, 1)
+    said = capsys.readouterr().out
+    assert "warning: a has lost the rest of " in said
+    assert "a.jsonl: the gzip data is damaged: Compressed file ended before" in said
+    assert f"the {facts['kept']} lines before are read; fetch the file again" in said
+
+
+def test_quarantine_keeps_what_only_looks_like_a_line_end(build: Build, write: Write) -> None:
+    artifact = build({"a": text_source(write("a.jsonl", '{"text": "x"}\n{"no": "a\u2028b\u0085c"}\n'))})
+    (line,) = (artifact.location / "quarantine/a.jsonl").read_bytes().splitlines()
+    assert "a\u2028b\u0085c" in json.loads(line)["text"]
+
+
+def test_shares_of_faults_are_of_what_was_read(build: Build, write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    build({"a": text_source(write("a.jsonl", [{"text": "سلام"}] * 7 + [{"text": "x y"}] * 3))})
+    assert "warning: 70% of a's documents are not in the script of en" in capsys.readouterr().out
+
+
 def test_line_numbers_and_content_do_not_depend_on_how_files_are_cut(
     build: Build, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +143,7 @@ def test_heavy_losses_are_said_aloud(build: Build, write: Write, capsys: pytest.
     build({"a": text_source(write("a.jsonl", [{"text": "x"}] * 3 + [{"text": "سلام"}]))})
     said = capsys.readouterr().out
     assert "a: 4 rows, 2 documents, 0.0 MB (0 quarantined, 0 dropped, 2 duplicates)" in said
-    assert "warning: 50% of a's documents are not in the script of en" in said
+    assert "warning: 25% of a's documents are not in the script of en" in said
     assert "duplicates; look" not in said
     build({"a": text_source(write("b.jsonl", [{"text": "x"}] * 3))}, root="r2")
     assert "warning: 67% of a's documents are duplicates" in capsys.readouterr().out

@@ -1,7 +1,10 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lisan.core.errors import ConfigError
@@ -93,3 +96,14 @@ def test_a_source_may_put_all_its_records_in_one_split_and_questions_are_held_ou
 def test_the_validation_ratio_is_below_one() -> None:
     with pytest.raises(ConfigError, match="validation_ratio must be in"):
         config(SourceConfig(), validation_ratio=1.0)
+
+
+def test_a_parquet_column_that_no_layout_reads_costs_nothing_and_is_said(tmp_path: Path) -> None:
+    far = pa.array([10**7, 1], pa.int32()).cast(pa.date32())
+    pq.write_table(pa.table({"text": ["one", "two"], "date": far}), tmp_path / "f.parquet")
+    source = SourceConfig(format=SourceFormat.parquet, path=(str(tmp_path / "f.parquet"),), language="en")
+    facts = read(source, tmp_path)
+    assert (facts["records"], facts["unused"], facts["faults"]) == (2, {"date": 2}, [])
+    facts = read(replace(source, fields={"text": "date"}), tmp_path)
+    assert facts["quarantined"] == 2
+    assert facts["faults"][0]["reason"].startswith("column date cannot be read: ")

@@ -4,8 +4,8 @@ import pytest
 
 from lisan.corpus.fields import BadRowError, DroppedRowError
 from lisan.corpus.layouts import LAYOUTS, contrast, make_records
+from lisan.corpus.lines import Row
 from lisan.corpus.records import Conversation, Document, Turn
-from lisan.corpus.rows import Row
 from lisan.corpus.sources import Layout, SourceConfig
 
 

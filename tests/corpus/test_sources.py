@@ -1,4 +1,3 @@
-import gzip
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +8,6 @@ from lisan.corpus.sources import (
     SourceFormat,
     TextUnit,
     find_files,
-    open_file,
     plan_pieces,
 )
 
@@ -69,8 +67,3 @@ def test_pairs_must_have_counterparts(write: Write) -> None:
     source = SourceConfig(format=SourceFormat.aligned, path=(one, two), pair_path=(one,))
     with pytest.raises(DataError, match="path matches 2 files and pair_path 1"):
         plan_pieces("s", source)
-
-
-def test_gzip_is_transparent(write: Write) -> None:
-    with open_file(write("t.txt.gz", gzip.compress(b"one\ntwo\n"))) as stream:
-        assert stream.readlines() == [b"one\n", b"two\n"]

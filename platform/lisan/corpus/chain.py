@@ -23,6 +23,7 @@ from lisan.corpus.dedup import DedupConfig, document_key
 from lisan.corpus.fields import BadRowError, DroppedRowError
 from lisan.corpus.language import fits_script
 from lisan.corpus.layouts import contrast, make_records
+from lisan.corpus.lines import Fault, Row, SpanEnd, excerpt
 from lisan.corpus.messages import unused_fields
 from lisan.corpus.microworld import SOURCES, WorldConfig, generate
 from lisan.corpus.normalise import NormaliseConfig, normalise, strip_diacritics
@@ -37,7 +38,7 @@ from lisan.corpus.records import (
     Turn,
     to_table,
 )
-from lisan.corpus.rows import Fault, Row, SpanEnd, excerpt, read_span
+from lisan.corpus.rows import read_span
 from lisan.corpus.sources import Piece, SourceConfig, SourceFormat, Span
 
 CHUNK_RECORDS = 1024
@@ -73,11 +74,14 @@ class Tally:
         self.unused: Counter[str] = Counter()
         self.faults: list[dict[str, Any]] = []
         self.spans: list[tuple[str, int, int]] = []
+        self.damaged: list[str] = []
 
     def add_fault(self, span: Span, fault: Fault) -> None:
         self.counts["quarantined"] += 1
         place = {"file": span.path, "start": span.start, "line": fault.line}
         self.faults.append({**place, "reason": fault.reason, "text": fault.text})
+        if fault.is_damage:
+            self.damaged.append(f"{span.path}: {fault.reason}")
 
 
 def read_piece(piece: Piece, config: CorpusConfig, staging: Location) -> dict[str, Any]:
@@ -107,6 +111,7 @@ def read_piece(piece: Piece, config: CorpusConfig, staging: Location) -> dict[st
         "unused": dict(tally.unused),
         "spans": tally.spans,
         "faults": tally.faults[:1],
+        "damaged": tally.damaged,
         **tally.counts,
     }
 
@@ -141,13 +146,14 @@ def _contrast(chunk: list[Record], seed: int, tally: Tally) -> list[Record]:
 def _lay_out(row: Row, span: Span, name: str, source: SourceConfig, tally: Tally) -> Iterator[Record]:
     try:
         records = list(make_records(row, name, source, tally.notes))
+        unused = list(unused_fields(row.value, source))
     except BadRowError as error:
         value = row.value if isinstance(row.value, str) else json.dumps(row.value, ensure_ascii=False, default=str)
         tally.add_fault(span, Fault(row.line, str(error), excerpt(value)))
     except DroppedRowError as error:
         tally.dropped[str(error)] += 1
     else:
-        tally.unused.update(unused_fields(row.value, source))
+        tally.unused.update(unused)
         yield from records
 
 

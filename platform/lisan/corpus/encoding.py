@@ -6,7 +6,8 @@ calls it.
 """
 
 from lisan.core.errors import DataError
-from lisan.corpus.sources import SourceConfig, SourceFormat, find_files, open_file
+from lisan.corpus.lines import Lines
+from lisan.corpus.sources import SourceConfig, SourceFormat, Span, find_files
 
 TEXT_FORMATS = (
     SourceFormat.jsonl,
@@ -27,8 +28,7 @@ def check_encoding(name: str, source: SourceConfig) -> None:
         return
     paths = find_files(f"sources.{name}.path", source.path)
     for path in paths[:: 1 + len(paths) // SNIFF_FILES]:
-        with open_file(path) as stream:
-            lines = stream.readlines(SNIFF_BYTES)
+        lines = _first_lines(path)
         bad = _first_bad_byte(lines, source.encoding)
         if bad is not None:
             likely = guess_encoding(b"".join(lines))
@@ -37,6 +37,17 @@ def check_encoding(name: str, source: SourceConfig) -> None:
                 f"{path} is not {source.encoding}: byte {bad} cannot be decoded, nor can most lines that leave ASCII; "
                 f"it looks like {likely}: {remedy}"
             )
+
+
+def _first_lines(path: str) -> list[bytes]:
+    lines: list[bytes] = []
+    num_bytes = 0
+    for _, _, line in Lines(Span(path, path)):
+        lines.append(line)
+        num_bytes += len(line)
+        if num_bytes > SNIFF_BYTES:
+            break
+    return lines
 
 
 def _first_bad_byte(lines: list[bytes], encoding: str) -> int | None:

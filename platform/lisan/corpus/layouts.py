@@ -13,8 +13,8 @@ from typing import Any
 from lisan.core.seed import stream
 from lisan.corpus import exchanges
 from lisan.corpus.fields import BadRowError, DroppedRowError, Fields, Lay, filled, plain
+from lisan.corpus.lines import Row
 from lisan.corpus.records import CLASSES, Conversation, Preference, Record, RecordKind, record_id
-from lisan.corpus.rows import Row
 from lisan.corpus.sources import Layout, SourceConfig
 
 

@@ -117,12 +117,20 @@ def unused_fields(row: Any, source: SourceConfig) -> Iterator[str]:
     if not isinstance(row, Mapping):
         return
     known = columns_of(source)
-    for name, value in row.items():
+    for name in row:
         if name not in known:
-            if value not in (None, "", [], {}):
+            if not isinstance(row, dict) or row[name] not in (
+                None,
+                "",
+                [],
+                {},
+            ):  # a parquet column is not read for this
                 yield str(name)
         elif (
-            isinstance(value, list | tuple) and value and isinstance(value[0], Mapping) and ROLE_KEYS & value[0].keys()
+            isinstance(value := row[name], list | tuple)
+            and value
+            and isinstance(value[0], Mapping)
+            and ROLE_KEYS & value[0].keys()
         ):
             keys = {key for message in value for key in message if message[key] not in (None, "", [], {})}
             yield from (f"{name}[].{key}" for key in sorted(keys - MESSAGE_KEYS))

@@ -7,18 +7,17 @@ file in another encoding) is one DataError here. `build` is the caller.
 
 import fnmatch
 import glob
-import io
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import IO, cast
 
 import pyarrow.fs as pafs
 
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
+from lisan.corpus.compressed import compression_of
 from lisan.corpus.records import RecordKind
 
 PIECE_BYTES = 32 << 20
@@ -26,7 +25,7 @@ PIECE_BYTES = 32 << 20
 
 
 class SourceFormat(StrEnum):
-    """How rows lie in a file. Any may be gzipped (`.gz`)."""
+    """How rows lie in a file. All but parquet may be compressed: gzip, bz2, xz, zstd, lz4."""
 
     jsonl = "jsonl"
     parquet = "parquet"
@@ -171,7 +170,7 @@ def _cut(span: Span, size: int, source: SourceConfig, piece_bytes: int) -> Itera
     lines = source.format in (SourceFormat.jsonl, SourceFormat.tsv) or (
         source.format is SourceFormat.text and source.unit is TextUnit.line
     )
-    if not lines or span.path.endswith(".gz") or source.max_records is not None or size <= piece_bytes:
+    if not lines or source.max_records is not None or size <= piece_bytes or compression_of(span.path):
         yield span, size
         return
     for start in range(0, size, piece_bytes):
@@ -205,14 +204,3 @@ def _glob(pattern: str) -> list[str]:
 def file_size(path: str) -> int:
     place = Location(path)
     return int(place.file_system.get_file_info(place.full_path).size)
-
-
-def open_file(path: str) -> IO[bytes]:
-    """Open a local path or a URI for buffered reading, gunzipped when its name ends in .gz."""
-    place = Location(path)
-    raw = io.BufferedReader(place.file_system.open_input_file(place.full_path), buffer_size=1 << 20)
-    if path.endswith(".gz"):
-        import gzip
-
-        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
-    return cast(IO[bytes], raw)
