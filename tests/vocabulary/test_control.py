@@ -71,7 +71,7 @@ def test_a_continuation_holds_no_control_token(opened: Any) -> None:
 def test_one_text_of_a_batch_changes_no_other(opened: Any) -> None:
     texts = [*ENGLISH, TYPED, *ARABIC, *DIVERSE]
     alone = [opened.encode(text, add_special_tokens=False) for text in texts]
-    together = controls_of(opened).encode_texts(texts)
+    together = [*controls_of(opened).encode_texts(texts)]
     assert [ids for ids, text in zip(together, texts, strict=True) if text != TYPED] == [
         ids for ids, text in zip(alone, texts, strict=True) if text != TYPED
     ]

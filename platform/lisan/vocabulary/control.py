@@ -9,7 +9,7 @@ never assigns. What a template wrote is renamed before it is encoded with the co
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -49,12 +49,13 @@ class Controls:
         spelt = [_TYPED.sub(lambda found: self.contents[int(found[1])], text) for text in named]
         return [encoding.ids for encoding in self._renamed.encode_batch(spelt, add_special_tokens=False)]
 
-    def encode_texts(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of texts without a template, none of them a control token."""
+    def encode_texts(self, texts: list[str]) -> Iterator[list[int]]:
+        """Yield the ids of texts without a template, none of them a control token."""
         backend = self.tokenizer._tokenizer
         if any(map(self.occur_in, texts)):
             backend, texts = self._renamed, [text.replace(WRITTEN, UNKNOWN) for text in texts]
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        for encoding in backend.encode_batch_fast(texts, add_special_tokens=False):
+            yield encoding.ids
 
     def split(self, text: str) -> str:
         """Return the text with an invisible character within each control token that it spells, so that an engine reads none.
