@@ -52,6 +52,17 @@ def test_arabic_lines_of_protected_text_may_change() -> None:
     assert facts["fertility_protected_after"] < facts["fertility_protected_before"]
 
 
+def test_a_protected_source_in_the_targets_script_is_measured_and_said() -> None:
+    shared = f"{ENGLISH[0]}\n{ARABIC[0]}\nكوكب\n{ENGLISH[1]}"
+    facts = compare(opened(), opened("المغرب"), held_out([shared]), TARGET)
+    assert facts["protected_lines"] == {"en": {"lines": 4, "with_target_script": 2, "changed": 1}}
+    assert summarise(facts).endswith(
+        "1 of 4 lines of en changed, which shares the target's script; protected text without that script unchanged"
+    )
+    alone = compare(opened(), opened("المغرب"), held_out(ENGLISH), TARGET)
+    assert summarise(alone).endswith("protected text unchanged")
+
+
 def test_too_small_a_gain_breaks_its_gate() -> None:
     facts = compare(opened(), opened("المغرب"), held_out(ENGLISH), TARGET)
     with pytest.raises(DataError, match=r"gates.min_factor is 9 but the target takes only 1\.\d\d times fewer"):

@@ -20,7 +20,8 @@ from lisan.vocabulary.spec import unknown_id
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gates:
     max_changed_ratio: float = 1e-5
-    "Share of the tokens of protected text (lines without the target scripts) whose encoding may change."
+    """Share of the tokens of protected text whose encoding may change, on its lines without a character of the target scripts: the
+    others are meant to change, and are counted and said."""
     max_changed_code_ratio: float = 1e-5
     "The same for source code: some of our own writing, and that of `code_sources`."
     max_lost_ratio: float = 0.0
@@ -78,9 +79,22 @@ def compare(before: Any, after: Any, held_out: Sequence[HeldOut], script: Script
     facts["changed_code_ratio"] = changed_ratio(before, after, code)
     if texts.get("protected"):
         facts["changed_ratio"] = changed_ratio(before, after, _passages_without(script, texts["protected"]))
+        facts["protected_lines"] = {
+            part.source: _count_lines(before, after, part.texts, script)
+            for part in held_out
+            if part.group == "protected"
+        }
     return facts | try_round_trips(
         before, after, [*ROUND_TRIP, *CODE, *(text for part in texts.values() for text in part)]
     )
+
+
+def _count_lines(before: Any, after: Any, texts: Sequence[str], script: Script) -> dict[str, int]:
+    """Count the lines of a protected source, those with a character of the target scripts, and of these the ones that changed."""
+    lines = [line for text in texts for line in text.splitlines()]
+    shared = [line for line in lines if script.occurs_in(line)]
+    changed = sum(changed_ratio(before, after, [line]) > 0 for line in shared)
+    return {"lines": len(lines), "with_target_script": len(shared), "changed": changed}
 
 
 def try_round_trips(before: Any, after: Any, texts: Sequence[str]) -> dict[str, Any]:
@@ -165,11 +179,25 @@ def check_gates(gates: Gates, facts: Mapping[str, Any]) -> None:
 def summarise(facts: Mapping[str, Any]) -> str:
     """Return the line that the stage ends with."""
     before, after = facts["fertility_target_before"], facts["fertility_target_after"]
-    kept = {None: "nothing protected was measured", 0.0: "protected text unchanged"}
-    changed = facts.get("changed_ratio")
     return (
         f"target: {before:.2f} -> {after:.2f} tokens per word ({facts['factor']:.2f}x fewer), "
-        f"effective context x{facts['context_factor']:.2f}, {kept.get(changed) or f'{changed:.2g} of protected tokens changed'}"
+        f"effective context x{facts['context_factor']:.2f}, {_summarise_protected(facts)}"
+    )
+
+
+def _summarise_protected(facts: Mapping[str, Any]) -> str:
+    changed = facts.get("changed_ratio")
+    if changed is None:
+        return "nothing protected was measured"
+    if changed:
+        return f"{changed:.2g} of protected tokens changed"
+    shared = [
+        f"{counts['changed']:,} of {counts['lines']:,} lines of {source} changed, which shares the target's script"
+        for source, counts in facts["protected_lines"].items()
+        if counts["changed"]
+    ]
+    return (
+        "; ".join([*shared, "protected text without that script unchanged"]) if shared else "protected text unchanged"
     )
 
 
