@@ -7,7 +7,6 @@ from lisan.corpus.sources import (
     SourceConfig,
     SourceFormat,
     TextUnit,
-    find_files,
     plan_pieces,
 )
 
@@ -55,11 +54,6 @@ def test_names_do_not_depend_on_where_the_data_lies(write: Write) -> None:
         (piece,) = plan_pieces("s", SourceConfig(format=SourceFormat.csv, path=(pattern,)))
         names.append([span.name for span in piece.spans])
     assert names == [["x/1.csv", "y/1.csv"]] * 2
-
-
-def test_a_pattern_without_a_file_names_its_key() -> None:
-    with pytest.raises(DataError, match=r"sources\.s\.path: no file matches /nowhere/\*\.txt; .* ~sources\.s"):
-        find_files("sources.s.path", ("/nowhere/*.txt",))
 
 
 def test_pairs_must_have_counterparts(write: Write) -> None:

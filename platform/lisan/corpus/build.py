@@ -24,9 +24,10 @@ from lisan.corpus.chain import CorpusConfig, read_piece
 from lisan.corpus.checks import check
 from lisan.corpus.counts import Facts, report, sum_read, write_quarantine
 from lisan.corpus.dedup import KEYS, REMOVALS, find_removals, keep_survivors
+from lisan.corpus.files import describe_folders, find_files
 from lisan.corpus.parts import Part, read_keys, write_part
 from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Piece, find_files, plan_pieces
+from lisan.corpus.sources import Piece, plan_pieces
 
 __all__ = ["CORPUS", "CorpusConfig", "build_corpus", "check"]
 
@@ -42,6 +43,9 @@ def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, A
     """Run the three passes and return the counts of the manifest."""
     staging = draft.location / "staging"
     each = _map_on_ray if config.cluster.num_workers else _map_here
+    for name, source in config.sources.items():
+        for sentence in describe_folders((*source.path, *source.pair_path), source.format):
+            print(f"  {name}: {sentence}", flush=True)
     pieces = [piece for name, source in config.sources.items() for piece in plan_pieces(name, source)]
     read = _watch(each(partial(read_piece, config=config, staging=staging), pieces, config.cluster), pieces)
     facts = sum_read(config.sources, read)
@@ -185,7 +189,7 @@ def _inputs(config: CorpusConfig) -> Iterator[str]:
     for source in config.sources.values():
         for pattern in (*source.path, *source.pair_path):
             with suppress(LisanError, OSError):
-                yield from find_files("", (pattern,))
+                yield from find_files("", (pattern,), source.format)
 
 
 CORPUS = Stage("build_corpus", Kind.corpus, CorpusConfig, _parents, build_corpus, check, inputs=_inputs)

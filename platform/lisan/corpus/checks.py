@@ -10,10 +10,11 @@ from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
 from lisan.corpus.chain import CorpusConfig
 from lisan.corpus.encoding import check_encoding
+from lisan.corpus.files import find_files
 from lisan.corpus.layouts import LAYOUTS
 from lisan.corpus.microworld import SOURCES
 from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Layout, SourceConfig, SourceFormat, find_files
+from lisan.corpus.sources import Layout, SourceConfig, SourceFormat
 
 
 def check(config: CorpusConfig, store: Store) -> None:  # noqa: ARG001  the signature of every stage
@@ -24,7 +25,7 @@ def check(config: CorpusConfig, store: Store) -> None:  # noqa: ARG001  the sign
         _check_options(name, source)
         if source.format is not SourceFormat.microworld:
             check_encoding(name, source)
-            find_files(f"sources.{name}.pair_path", source.pair_path)
+            find_files(f"sources.{name}.pair_path", source.pair_path, source.format)
 
 
 OPTIONS = {

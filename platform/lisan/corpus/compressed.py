@@ -14,7 +14,7 @@ from typing import IO, cast
 import pyarrow as pa
 
 from lisan.core.errors import DataError
-from lisan.core.storage import Location
+from lisan.corpus.files import place_of
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -24,13 +24,11 @@ _MAGIC = {
     b"\x04\x22\x4d\x18": "lz4",
     b"PK\x03\x04": "zip",
 }
-SUFFIXES = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd", ".lz4")
-"What compressed files are commonly called; read by `list_files` alone."
 
 
 def compression_of(path: str) -> str:
     """Return gzip, bz2, xz, zstd, lz4, zip or '' by the first bytes of a file."""
-    place = Location(path)
+    place = place_of(path)
     with place.file_system.open_input_file(place.full_path) as stream:
         head = stream.read(6)
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
@@ -38,7 +36,7 @@ def compression_of(path: str) -> str:
 
 def open_file(path: str) -> IO[bytes]:
     """Open a local path or a URI for buffered reading, decompressed."""
-    place, compression = Location(path), compression_of(path)
+    place, compression = place_of(path), compression_of(path)
     if compression == "zip":
         raise DataError(f"{path} is a zip archive; unpack it")
     native = place.file_system.open_input_file(place.full_path)

@@ -6,8 +6,9 @@ calls it.
 """
 
 from lisan.core.errors import DataError
+from lisan.corpus.files import find_files
 from lisan.corpus.lines import Lines
-from lisan.corpus.sources import SourceConfig, SourceFormat, Span, find_files
+from lisan.corpus.sources import SourceConfig, SourceFormat, Span
 
 TEXT_FORMATS = (
     SourceFormat.jsonl,
@@ -26,7 +27,7 @@ def check_encoding(name: str, source: SourceConfig) -> None:
     """Refuse a file whose first lines, or those that leave ASCII, are mostly not in the encoding of the config."""
     if source.format not in TEXT_FORMATS:
         return
-    paths = find_files(f"sources.{name}.path", source.path)
+    paths = find_files(f"sources.{name}.path", source.path, source.format)
     for path in paths[:: 1 + len(paths) // SNIFF_FILES]:
         lines = _first_lines(path)
         bad = _first_bad_byte(lines, source.encoding)

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lisan.core.errors import DataError
-from lisan.core.storage import Location
 from lisan.corpus.fields import BadRowError
+from lisan.corpus.files import place_of
 from lisan.corpus.lines import Item, Lines, Row
 from lisan.corpus.sources import SourceConfig
 
@@ -17,7 +17,7 @@ BATCH_ROWS = 1024
 
 def read_parquet(lines: Lines, source: SourceConfig) -> Iterator[Item]:  # noqa: ARG001  the signature of every reader
     path, name = lines.span.path, lines.span.name
-    place = Location(path)
+    place = place_of(path)
     try:
         file = pq.ParquetFile(place.file_system.open_input_file(place.full_path))
     except pa.ArrowInvalid as error:

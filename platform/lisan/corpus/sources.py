@@ -5,19 +5,14 @@ machine and for any number of workers. Always: what can be known to be wrong bef
 file in another encoding) is one DataError here. `build` is the caller.
 """
 
-import fnmatch
-import glob
-import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import pyarrow.fs as pafs
-
 from lisan.core.errors import DataError
-from lisan.core.storage import Location
 from lisan.corpus.compressed import compression_of
+from lisan.corpus.files import file_size, find_files, plain_path, shared_folder
 from lisan.corpus.records import RecordKind
 
 PIECE_BYTES = 32 << 20
@@ -72,7 +67,7 @@ class Layout(StrEnum):
 class SourceConfig:
     format: SourceFormat = SourceFormat.jsonl
     path: tuple[str, ...] = ()
-    "Files or glob patterns, local or URIs; read in the order of their names."
+    "Files, folders or glob patterns, local or URIs; read in the order of their names."
     pair_path: tuple[str, ...] = ()
     "The same number of files in `pair_language`, line for line (format aligned)."
     kind: RecordKind = RecordKind.documents
@@ -142,28 +137,16 @@ def plan_pieces(name: str, source: SourceConfig, piece_bytes: int = PIECE_BYTES)
 
 
 def _list_spans(name: str, source: SourceConfig) -> list[tuple[Span, int]]:
-    paths = find_files(f"sources.{name}.path", source.path)
-    pairs = find_files(f"sources.{name}.pair_path", source.pair_path) if source.pair_path else [""] * len(paths)
+    paths = find_files(f"sources.{name}.path", source.path, source.format)
+    pairs = find_files(f"sources.{name}.pair_path", source.pair_path, source.format) or [""] * len(paths)
     if len(pairs) != len(paths):
         raise DataError(
             f"sources.{name}: path matches {len(paths)} files and pair_path {len(pairs)}; each needs its counterpart"
         )
-    folder = posixpath.commonpath([_folder_of(pattern) for pattern in source.path])
-    names = [posixpath.relpath(_plain_path(path), folder) for path in paths]
+    folder = shared_folder(source.path)
+    names = [posixpath.relpath(plain_path(path), folder) for path in paths]
     whole = [Span(path, below, pair_path=pair) for path, below, pair in zip(paths, names, pairs, strict=True)]
     return [(span, file_size(span.path)) for span in whole]
-
-
-def _plain_path(path: str) -> str:
-    """Return the path without the scheme of a URI, absolute."""
-    return "/" + path.split("://", 1)[1].lstrip("/") if "://" in path else os.path.abspath(path)
-
-
-def _folder_of(pattern: str) -> str:
-    """Return the part of a pattern before its first wildcard, as a folder."""
-    parts = _plain_path(pattern).split("/")[:-1]
-    wild = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return "/".join(parts[:wild]) or "/"
 
 
 def _cut(span: Span, size: int, source: SourceConfig, piece_bytes: int) -> Iterator[tuple[Span, int]]:
@@ -176,31 +159,3 @@ def _cut(span: Span, size: int, source: SourceConfig, piece_bytes: int) -> Itera
     for start in range(0, size, piece_bytes):
         end = min(start + piece_bytes, size)
         yield Span(span.path, span.name, start, end if end < size else None), end - start
-
-
-def find_files(key: str, patterns: Sequence[str]) -> list[str]:
-    """Return the files that match, each pattern's by name; DataError naming the key when one matches none."""
-    found: list[str] = []
-    for pattern in patterns:
-        matches = _glob(pattern)
-        if not matches:
-            source = key.rpartition(".")[0]
-            raise DataError(f"{key}: no file matches {pattern}; correct it, or leave the source out with ~{source}")
-        found += [path for path in matches if path not in found]
-    return found
-
-
-def _glob(pattern: str) -> list[str]:
-    if "://" not in pattern:
-        return sorted(path for path in glob.glob(os.path.abspath(pattern), recursive=True) if os.path.isfile(path))
-    scheme, rest = pattern.split("://", 1)
-    folder = posixpath.dirname(rest.split("*")[0])
-    place = Location(f"{scheme}://{folder}")
-    selector = pafs.FileSelector(place.full_path, recursive=True, allow_not_found=True)
-    paths = [info.path for info in place.file_system.get_file_info(selector) if info.type == pafs.FileType.File]
-    return [f"{scheme}://{path}" for path in sorted(paths) if fnmatch.fnmatch(path, rest)]
-
-
-def file_size(path: str) -> int:
-    place = Location(path)
-    return int(place.file_system.get_file_info(place.full_path).size)
