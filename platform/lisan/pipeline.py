@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lisan.comparison import ComparisonConfig, Place, compare
-from lisan.core.config import compose, to_plain
+from lisan.core.config import NOT_IDENTITY, SIGNED, compose, to_plain
 from lisan.core.errors import ConfigError
 from lisan.core.peers import check_alone, first_speaks
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
@@ -24,7 +24,7 @@ class StepConfig:
     "Name of a job: build_corpus, train_cpt, ..."
     use: dict[str, str] = field(default_factory=dict)
     "Group choices, as on the job's command line: {model: tiny, cluster: cpu2}."
-    set: dict[str, Any] = field(default_factory=dict)
+    set: dict[str, Any] = field(default_factory=dict, metadata=SIGNED)
     "Fields of the job's config."
 
 
@@ -34,9 +34,9 @@ class PipelineConfig:
     "Run in this order."
     only: tuple[str, ...] = ()
     "Names of the steps to run; empty runs all."
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    cluster: ClusterConfig | None = None
+    storage: StorageConfig = field(default_factory=StorageConfig, metadata=NOT_IDENTITY)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=NOT_IDENTITY)
+    cluster: ClusterConfig | None = field(default=None, metadata=NOT_IDENTITY)
     "Where every step runs; null leaves each step's own choice."
     name: str = "recipe"
     "What the comparison is called."

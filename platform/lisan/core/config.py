@@ -6,26 +6,32 @@ naming the key.
 """
 
 import dataclasses
-import difflib
 import errno
 import hashlib
 import json
-import re
+import math
+import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lisan.core.choices import check_recipe
 from lisan.core.errors import ConfigError, LisanError
+from lisan.core.explain import explain
+from lisan.core.overrides import bare, nearest, quote_text
 from lisan.core.peers import first_speaks
 
 T = TypeVar("T")
 NOT_IDENTITY = types.MappingProxyType({"identity": False})
 "Metadata of a dataclass field that says where or how a stage runs, not what it makes: `field(default=10, metadata=NOT_IDENTITY)`."
+SIGNED = types.MappingProxyType({"signed": True})
+"Metadata of a dataclass field whose numbers may be below 0."
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 "What the operating system says of a disk that is full, a root that is read-only or no folder."
 
@@ -41,10 +47,20 @@ def _schema_node(schema: type[Any]) -> Any:
     from omegaconf import OmegaConf
 
     node = OmegaConf.structured(_thaw(schema))
-    for name, hint in typing.get_type_hints(schema).items():
-        if hint == dict[str, str]:  # labels are the user's: they take no + on the command line
-            OmegaConf.set_struct(node._get_node(name), False)
+    _open_mappings(node, schema)
     return node
+
+
+def _open_mappings(node: Any, schema: Any) -> None:
+    """Let dictionaries take new keys without a + on the command line: their keys are the user's."""
+    from omegaconf import OmegaConf
+
+    for name, hint in typing.get_type_hints(schema).items():
+        kind, inner = bare(hint), node._get_node(name)
+        if typing.get_origin(kind) is dict:
+            OmegaConf.set_struct(inner, False)
+        elif dataclasses.is_dataclass(kind) and not (inner._is_none() or inner._is_missing()):
+            _open_mappings(inner, kind)
 
 
 @cache
@@ -90,33 +106,68 @@ def compose(
     conf_dir: Path, job: str, schema: type[T], overrides: Sequence[str], values: Mapping[str, Any] | None = None
 ) -> T:
     """Compose `conf/<job>.yaml` with overrides, lay `values` over it and load it; ConfigError in one sentence."""
+    return load(schema, compose_raw(conf_dir, job, schema, overrides, values))
+
+
+def compose_raw(
+    conf_dir: Path, job: str, schema: type[Any], overrides: Sequence[str], values: Mapping[str, Any] | None = None
+) -> Any:
+    """Return what `compose` loads: a config in which fields may still be missing."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     register(job, schema)
+    check_recipe(conf_dir, job, schema, overrides)
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir), version_base="1.3"):
-            raw = hydra_compose(job, overrides=list(overrides))
-        OmegaConf.set_struct(raw, False)  # `load` refuses unknown fields; dictionaries take new keys
-        raw = OmegaConf.merge(raw, values or {})
+        with _composing(job, schema, overrides):
+            with initialize_config_dir(str(conf_dir), version_base="1.3"):
+                raw = hydra_compose(job, overrides=quote_text(schema, overrides))
+            OmegaConf.set_struct(raw, False)  # `load` refuses unknown fields; dictionaries take new keys
+            return OmegaConf.merge(raw, values or {})
+    finally:
+        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = before
+
+
+@contextmanager
+def _composing(job: str, schema: type[Any], overrides: Sequence[str]) -> Iterator[None]:
+    """Read YAML's text as text, and turn what Hydra, OmegaConf and YAML say into one ConfigError sentence."""
+    from hydra.errors import HydraException
+    from omegaconf import _utils as reader
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    standard = reader.get_yaml_loader
+    reader.get_yaml_loader = lambda: _keep_text(standard())
+    try:
+        yield
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"{job}: {_one_sentence(error)}{_suggest(str(error), schema)}") from error
+        raise ConfigError(f"{job}: {explain(error, schema)}") from error
     except (AssertionError, AttributeError) as error:  # all that OmegaConf says of a typed node that is null or missing
         raise ConfigError(
             f"{job}: one of {' '.join(overrides)} sets something below a field that is null or not set yet; set the whole "
             "field in a recipe or another group's YAML"
         ) from error
     finally:
-        GlobalHydra.instance().clear()
-        GlobalHydra.instance().hydra = before
-    return load(schema, raw)
+        reader.get_yaml_loader = standard
+
+
+def _keep_text(loader: Any) -> Any:
+    """Make a YAML loader leave `1e3`, `1.10`, `1_000` and `on` as they are written; fields convert them to their type."""
+
+    def construct(self: Any, node: Any) -> Any:
+        value = standard[node.tag](self, node)
+        return value if not isinstance(value, bool) and str(value) == node.value else node.value
+
+    tags = [f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool")]
+    standard = {tag: loader.yaml_constructors[tag] for tag in tags}
+    for tag in tags:
+        loader.add_constructor(tag, construct)
+    return loader
 
 
 def load(schema: type[T], raw: Any) -> T:
@@ -131,7 +182,7 @@ def load(schema: type[T], raw: Any) -> T:
             raise ConfigError(f"{missing[0]} must be set: add {missing[0]}=... to the command line or the recipe")
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(_one_sentence(error)) from error
+        raise ConfigError(explain(error, schema)) from error
     return typing.cast(T, _freeze(plain, schema, ""))
 
 
@@ -139,71 +190,50 @@ def _freeze(value: Any, hint: Any, key: str) -> Any:
     """Build what the hint declares from plain containers: frozen dataclasses, tuples, dicts, scalars."""
     if value is None:
         return None
+    hint = bare(hint)
     if dataclasses.is_dataclass(hint):
-        kind = typing.cast(type[Any], hint)
-        hints = typing.get_type_hints(kind)
-        _refuse_unknown(value, tuple(hints), key)
-        return kind(
-            **{f.name: _freeze(value[f.name], hints[f.name], f"{key}{f.name}.") for f in dataclasses.fields(kind)}
-        )
+        return _make(value, typing.cast(type[Any], hint), key)
     arguments = typing.get_args(hint)
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return _freeze(value, next(argument for argument in arguments if argument is not type(None)), key)
     if isinstance(value, list):
         items = [_freeze(element, arguments[0] if arguments else Any, key) for element in value]
         return tuple(items) if typing.get_origin(hint) is tuple else items
     if isinstance(value, dict):
         item = arguments[1] if len(arguments) == 2 else Any
         return {name: _freeze(element, item, f"{key}{name}.") for name, element in value.items()}
-    return value
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
+def _make(value: Mapping[str, Any], kind: type[Any], key: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    _refuse_unknown(value, tuple(hints), key)
+    made = kind(**{f.name: _freeze(value[f.name], hints[f.name], f"{key}{f.name}.") for f in dataclasses.fields(kind)})
+    for field in dataclasses.fields(kind):
+        _check_number(getattr(made, field.name), f"{key}{field.name}", field.metadata.get("signed", False))
+    return made
+
+
+def _check_number(value: Any, key: str, is_signed: bool) -> None:
+    """Refuse what no field means: a float that is not finite, and a number below 0 unless the field is SIGNED."""
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            _check_number(one, f"{key}.{name}", is_signed)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} must be a finite number, got {value}")
+    if isinstance(value, int | float) and value < 0 and not is_signed:
+        raise ConfigError(f"{key} must be >= 0, got {value}")
 
 
 def _refuse_unknown(value: Mapping[str, Any], known: tuple[str, ...], key: str) -> None:
     """Refuse a field that the schema does not have, with the nearest that it has."""
     for name in value:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {key}{near[0]}?" if near else f"there are {', '.join(known)}"
-            raise ConfigError(f"{key}{name} is not a field; {hint}")
-
-
-def _one_sentence(error: BaseException) -> str:
-    """Keep what names the key and the reason of a Hydra or OmegaConf message, without its layout."""
-    variable = re.search(r"Environment variable '(\w+)' not found", str(error))
-    if variable is not None:
-        key = re.search(r"full_key: (\S+)", str(error))
-        return f"the environment variable {variable[1]} must be set: {key[1] if key else 'the config'} reads it"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("object_type=", "Set the environment", "See https"))]
-    text = "; ".join(lines).split("; Config search path:")[0].replace("full_key: ", "key ").replace(".;", ";")
-    cause = error.__cause__
-    if cause is not None and str(cause).splitlines()[:1] and str(cause).splitlines()[0] not in text:
-        text += f" ({str(cause).splitlines()[0]})"
-    return text or type(error).__name__
-
-
-def _suggest(message: str, schema: type[Any]) -> str:
-    """Name the field nearest to one that does not exist."""
-    unknown = re.search(r"Could not override '([^']+)'", message)
-    if unknown is None:
-        return ""
-    near = difflib.get_close_matches(unknown[1], _field_names(schema, ""), 1)
-    return (f"; did you mean {near[0]}?" if near else "") + "; --cfg job prints every key"
-
-
-def _field_names(schema: Any, key: str) -> list[str]:
-    """Return every dotted key that the schema knows."""
-    names: list[str] = []
-    for name, hint in typing.get_type_hints(schema).items():
-        inner = next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
-        names += [f"{key}{name}"] if inner is None else _field_names(inner, f"{key}{name}.")
-    return names
+            raise ConfigError(f"{key}{name} is not a field; {nearest(name, known, key)}")
 
 
 def to_plain(config: Any, identity_only: bool = False) -> Any:
     """Return nested dicts, lists and scalars; `identity_only` leaves out the fields that are NOT_IDENTITY."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        names = [f.name for f in dataclasses.fields(config) if not identity_only or _is_identity(f)]
+        names = [f.name for f in dataclasses.fields(config) if not identity_only or is_identity(f)]
         return {name: to_plain(getattr(config, name), identity_only) for name in names}
     if isinstance(config, Mapping):
         return {str(key): to_plain(value, identity_only) for key, value in config.items()}
@@ -214,7 +244,7 @@ def to_plain(config: Any, identity_only: bool = False) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
-def _is_identity(field: "dataclasses.Field[Any]") -> bool:
+def is_identity(field: "dataclasses.Field[Any]") -> bool:
     return bool(field.metadata.get("identity", True))
 
 
@@ -222,7 +252,7 @@ def keep_identity(recorded: Any, config: Any) -> Any:
     """Leave out of a plain config, which an older version may have recorded, the fields that are NOT_IDENTITY in `config`."""
     if not dataclasses.is_dataclass(config) or not isinstance(recorded, Mapping):
         return recorded
-    dropped = {field.name for field in dataclasses.fields(config) if not _is_identity(field)}
+    dropped = {field.name for field in dataclasses.fields(config) if not is_identity(field)}
     return {
         name: keep_identity(value, getattr(config, name, None))
         for name, value in recorded.items()
@@ -248,26 +278,49 @@ def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def run_job(job_file: str, schema: type[T], action: Callable[[T], object]) -> None:
-    """Be the front door of a job: Hydra's command line around `action`, sentences instead of stack traces.
+    """Be the front door of a job: the command line to a config, the config to `action`, sentences instead of stack traces.
 
     The job is named by its file: `jobs/train_cpt.py` reads `conf/train_cpt.yaml`. Exits 1 on any LisanError.
     """
+    path, arguments = Path(job_file).resolve(), sys.argv[1:]
+    conf_dir, job = path.parents[1] / "conf", path.stem
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    with sentences():
+        if {"--help", "-h"} & set(flags):
+            print(_help(path, schema, [argument for argument in arguments if argument not in flags]))
+        elif flags:
+            _run_hydra(conf_dir, job, schema, action)
+        else:
+            with first_speaks():
+                config = compose(conf_dir, job, schema, arguments)
+            action(config)
+
+
+def _help(job_file: Path, schema: type[Any], overrides: Sequence[str]) -> str:
+    from omegaconf import OmegaConf
+
+    from lisan.core.help_page import render_help
+
+    raw = compose_raw(job_file.parents[1] / "conf", job_file.stem, schema, overrides)
+    return render_help(job_file, schema, OmegaConf.to_container(raw, enum_to_str=True))
+
+
+def _run_hydra(conf_dir: Path, job: str, schema: type[T], action: Callable[[T], object]) -> None:
+    """Give the command line to Hydra, whose flags print a config or run a sweep."""
     import hydra
 
-    path = Path(job_file).resolve()
-    conf_dir, job = path.parents[1] / "conf", path.stem
     register(job, schema)
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    check_recipe(conf_dir, job, schema, overrides)
+    sys.argv[1:] = quote_text(schema, sys.argv[1:])
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are raised, so that they become a sentence here
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir), config_name=job)
     def main(raw: Any) -> None:
-        with sentences():
-            action(load(schema, raw))
+        action(load(schema, raw))
 
-    flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-    if not flags:
-        with sentences(), first_speaks():
-            compose(conf_dir, job, schema, sys.argv[1:])
-    main()
+    with _composing(job, schema, overrides):
+        main()
 
 
 class sentences:  # noqa: N801  reads as a word where it is used

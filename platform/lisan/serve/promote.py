@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from lisan.core.artifact import Artifact, Kind, Ref, Store
-from lisan.core.config import NOT_IDENTITY
+from lisan.core.config import NOT_IDENTITY, SIGNED
 from lisan.core.errors import ConfigError, ServingError
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig, check_reachable
 from lisan.registry import RegisteredVersion, move_alias, open_job, register_model
@@ -24,8 +24,8 @@ CANDIDATE = "candidate"
 class GateConfig:
     """Bounds on one metric of the report; each that is set must hold."""
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = field(default=None, metadata=SIGNED)
+    max: float | None = field(default=None, metadata=SIGNED)
     max_drop_ratio: float | None = None
     "How far the metric may fall below the baseline's, as a share of it: 0.03 lets 0.50 fall to 0.485."
     max_rise_ratio: float | None = None

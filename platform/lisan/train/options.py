@@ -97,6 +97,8 @@ class OptimConfig:
                 "optim needs warmup_steps >= 0, final_lr_ratio in 0..1 and decay_ratio in 0..1, got "
                 f"{self.warmup_steps}, {self.final_lr_ratio}, {self.decay_ratio}"
             )
+        if not 0 <= self.beta1 < 1 or not 0 <= self.beta2 < 1:
+            raise ConfigError(f"optim.beta1 and beta2 must be in 0..1, below 1, got {self.beta1} and {self.beta2}")
         if not self.max_grad_norm > 0:
             raise ConfigError(f"optim.max_grad_norm must be > 0, got {self.max_grad_norm}")
         if not 0 <= self.z_loss < math.inf:
