@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import shutil
@@ -140,6 +141,10 @@ def test_a_stage_leaves_one_finished_run_that_says_everything(root):
     assert len(runs) == 2
     assert run.info.status == "FINISHED"
     assert (tags["job"], tags["kind"], tags["parents"]) == ("train_cpt", "model", "model/base@v1")
+    parent = next(run.info for run in runs if run.info.run_name == "model/base@v1")
+    assert json.loads(tags["parent_runs"]) == {"model/base@v1": parent.run_id}
+    link = f"#/experiments/{parent.experiment_id}/runs/{parent.run_id}"
+    assert tags["mlflow.note.content"] == f"made from [model/base@v1]({link})"
     assert tags["mlflow.source.git.commit"] == "abc123"
     assert tags["artifact"] == str(base.location).replace("base", "cpt")
     assert run.data.params["peak_lr"] == "0.1"

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -306,7 +306,7 @@ def open_run(stage: Stage, config: Any, parents: tuple[Artifact, ...]) -> Iterat
 
 
 @contextmanager
-def open_job(job: str, name: str, config: Any, parents: Iterable[Artifact], **tags: str) -> Iterator[MlflowRun]:
+def open_job(job: str, name: str, config: Any, parents: Collection[Artifact], **tags: str) -> Iterator[MlflowRun]:
     """Open a run for anything with a config that says where it is tracked; it ends as FINISHED, FAILED or KILLED."""
     uri = tracking_uri(config.tracking, config.storage.root)
     if config.cluster.num_nodes > 1 and uri.startswith("sqlite"):
@@ -328,7 +328,7 @@ def open_job(job: str, name: str, config: Any, parents: Iterable[Artifact], **ta
         run_id = _unfinished(client, experiment_id, tags)
         if run_id is None:
             run_id = client.create_run(experiment_id, run_name=name, tags=_cut(tags)).info.run_id
-        _describe(client, run_id, config, _cut(tags))
+        _describe(client, run_id, config, _cut({**tags, **_link_parents(client, parents)}))
         begun = client.get_run(run_id).info.start_time / 1000
     run = MlflowRun(uri, run_id, experiment_id)
     try:
@@ -373,10 +373,22 @@ def _describe(client: Any, run_id: str, config: Any, tags: Mapping[str, str]) ->
     params = [Param(_allowed_key(key), _without_password(str(value))[:MAX_PARAM_CHARS]) for key, value in flat.items()]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
-    note = f"made from {tags['parents']}" if tags["parents"] else ""
-    rest = {"error": "", "mlflow.note.content": note, **tags}
+    rest = {"error": "", **tags}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in rest.items()])
     client.log_dict(run_id, json.loads(_without_password(json.dumps(to_plain(config)))), "config.yaml")
+
+
+def _link_parents(client: Any, parents: Collection[Artifact]) -> dict[str, str]:
+    """Return the tags that lead to the runs of parents: their ids, and links in the description that MLflow shows."""
+    ids, links = {}, []
+    for parent in parents:
+        mark = parent.manifest["fingerprint"]
+        run = _find_run(client, str(parent.ref), mark, str(parent.location))
+        ids[str(parent.ref)] = run.run_id if run else ""
+        link = f"[{parent.ref}](#/experiments/{run.experiment_id}/runs/{run.run_id})" if run else str(parent.ref)
+        links.append(link)
+    note = f"made from {', '.join(links)}" if links else ""
+    return {"parent_runs": json.dumps(ids), "mlflow.note.content": note}
 
 
 def _end(run: MlflowRun, status: str, error: str) -> None:
@@ -482,7 +494,8 @@ def _chain(client: Any, store: Store, artifact: Artifact) -> list[dict[str, Any]
     chain = []
     for ref, mark in marks.items():
         if Ref.parse(ref).kind in (Kind.model, Kind.adapter):
-            run_id = _find_run(client, ref, _fingerprint(store, ref, mark), str(store.location(Ref.parse(ref))))
+            run = _find_run(client, ref, _fingerprint(store, ref, mark), str(store.location(Ref.parse(ref))))
+            run_id = run.run_id if run else None
             last = _checkpoints(client, run_id)[-1:] if run_id else []
             chain.append({"ref": ref, "fingerprint": mark, "run_id": run_id, **(asdict(last[0]) if last else {})})
     return chain
@@ -496,20 +509,20 @@ def _fingerprint(store: Store, ref: str, mark: str) -> str:
     return mark
 
 
-def _find_run(client: Any, ref: str, mark: str, place: str) -> str | None:
-    """Return the latest run that made this artifact there; None when it was made under another tracking store."""
+def _find_run(client: Any, ref: str, mark: str, place: str) -> Any:
+    """Return `run_id` and `experiment_id` of the latest run that made this artifact there; None under another tracking store."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.ref = '{ref}' and tags.fingerprint = '{mark}'"
     runs = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"])
-    return next((str(run.info.run_id) for run in runs if run.data.tags.get("artifact") == place), None)
+    return next((run.info for run in runs if run.data.tags.get("artifact") == place), None)
 
 
 def metric_history(tracking: TrackingConfig, root: str, artifact: Artifact, key: str) -> list[tuple[int, float]]:
     """Return (step, value) of a metric from the run that made the artifact, by step; empty when nothing recorded it."""
     with _reaching(tracking_uri(tracking, root)) as client:
         mark = artifact.manifest["fingerprint"]
-        run_id = _find_run(client, str(artifact.ref), mark, str(artifact.location))
-        points = client.get_metric_history(run_id, key) if run_id else []
+        run = _find_run(client, str(artifact.ref), mark, str(artifact.location))
+        points = client.get_metric_history(run.run_id, key) if run else []
         return sorted({point.step: point.value for point in points}.items())
 
 

@@ -55,4 +55,4 @@ def test_a_models_own_answers_become_the_preferences_it_is_trained_on(tiny_store
     loop = {"num_steps": 3, "step_rows": 4, "checkpoint_every": 3}
     trained = run_stage(DPO, train_config(store, "preferences", name="aligned", loop=loop, **values), no_run, silent)
     assert trained.facts["steps"] == 3
-    assert trained.facts["loss"] < math.log(2)
+    assert trained.facts["metrics"]["loss"] < math.log(2)

@@ -1,6 +1,7 @@
 """The training stages: what is refused before a worker starts, and what the manifest tells."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import SHAPE, encode, no_run, train_config
+from tiny import SHAPE, Recorder, encode, no_run, train_config
 
 from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError, TrainingError
@@ -70,7 +71,7 @@ def test_the_manifest_tells_what_was_trained(trained: Artifact, store: Store) ->
     assert facts["mix"] == dict(zip(("ar_text", "en_text"), tokens, strict=True))
     assert (facts["steps"], facts["tokens_seen"]) == (2, sum(tokens))
     assert sum(epochs * reader.num_rows[source] for source, epochs in facts["epochs"].items()) == pytest.approx(16)
-    assert facts["loss"] > 0
+    assert facts["metrics"]["loss"] > 0
     assert facts["checkpoint"]["step"] == 2
     assert facts["checkpoint"]["uri"] == str(store.checkpoints(trained.ref) / "step_00000002")
     assert facts["template_hash"] == template_hash(load_tokenizer(trained))
@@ -160,6 +161,14 @@ def test_a_base_that_changed_in_place_is_noticed(store: Store, trained: Artifact
     (base / "model.safetensors").write_bytes(weights)
     with pytest.raises(ArtifactError, match=r"model/over@v1 was made before .*/base/model\.safetensors became"):
         run(CPT, config)
+
+
+def test_a_metric_is_one_series_of_the_run(store: Store) -> None:
+    recorder = Recorder()
+    run_stage(CPT, small(store, name="series"), lambda *_: nullcontext(recorder), lambda _: None)
+    names = {name for metrics in recorder.steps.values() for name in metrics}
+    assert {"train/loss", "train/lr", "tokens_seen", "seconds"} <= names
+    assert not [name for name in names if f"train/{name}" in names]
 
 
 def test_a_run_whose_checkpoint_is_cut_says_so_and_goes_on_without_it(

@@ -7,7 +7,7 @@ Called by `jobs/promote_model.py` and the pipeline.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 
 from lisan.core.artifact import Artifact, Kind, Ref, Store
@@ -123,7 +123,7 @@ def _move(
     config: PromoteConfig,
     version: RegisteredVersion,
     results: list[GateResult],
-    parents: Iterable[Artifact],
+    parents: Collection[Artifact],
     say: Callable[[str], None],
 ) -> RegisteredVersion:
     """Make the version the candidate, then what the alias names; both in a run that keeps the gate table."""

@@ -39,7 +39,8 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     best = {found.step: found.facts[LOSS] for found in find_best(job.checkpoints, config.loop.keep_best)}
     if best:
         known["best_checkpoints"] = best
-    return {**metrics, "steps": latest.step, **realised(latest.facts), **known, "checkpoint": where}
+    # By a name of its own: the tracker has these as series already, under train/.
+    return {"metrics": metrics, "steps": latest.step, **realised(latest.facts), **known, "checkpoint": where}
 
 
 def join(config: TrainConfig, draft: Draft) -> None:
