@@ -17,7 +17,10 @@ from lisan.core.integrity import fetch_folder
 from lisan.core.storage import Location
 from lisan.model.config import Precision
 from lisan.serve.access import AllowedRoutes
+from lisan.serve.plain_content import PlainContent
 from lisan.serve.start_error import HeldErrors, explain
+from lisan.vocabulary.control import controls_of
+from lisan.vocabulary.tokenizer import load_tokenizer
 
 
 class Dtype(StrEnum):
@@ -143,9 +146,11 @@ class Replica:
         except Exception as error:
             raise explain(error, held.release()) from None
         held.release()
+        self._controls = controls_of(load_tokenizer(fetch_folder(model.place)))
 
     async def __serve_build_asgi_app__(self) -> Any:
-        return AllowedRoutes(await self._server.__serve_build_asgi_app__())
+        app = await self._server.__serve_build_asgi_app__()
+        return AllowedRoutes(PlainContent(app, self._controls))
 
     async def check_health(self) -> None:
         await self._server.check_health()
