@@ -122,9 +122,9 @@ def test_the_same_config_makes_the_same_files(build: Build) -> None:
 
 def test_an_empty_source_stops_the_stage_with_its_first_fault(build: Build, write: Write, tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"sources\.a has 0 records left of 2 rows: 2 quarantined.*a\.jsonl line 1: broken JSON"
+        DataError, match=r"sources\.a has 0 records left of 2 rows: 1 quarantined.*a\.jsonl line 2: broken JSON"
     ):
-        build({"a": text_source(write("a.jsonl", "{\n{\n"))})
+        build({"a": text_source(write("a.jsonl", '{"text": ""}\n{\n'))})
     assert not (tmp_path / "root/corpus/test/v1/manifest.json").exists()
 
 

@@ -67,3 +67,40 @@ def test_missing_files_and_encodings_are_found_before_anything_is_read(folder: P
     (folder / "g.jsonl").write_bytes(b"\xc7\xe1\xd3\n" * 5)
     with pytest.raises(DataError, match="is not utf-8: byte 0"):
         look(folder, path=(str(folder / "g.jsonl"),))
+
+
+def test_rows_that_are_all_of_another_shape_are_found_before_anything_is_read(folder: Path) -> None:
+    (folder / "g.jsonl").write_text('{"body": "a", "url": "b"}\n' * 300)
+    with pytest.raises(
+        DataError,
+        match=r"sources.s: none of the first 100 rows can be used; .*g.jsonl line 1: no field text; the row has body, url; ",
+    ):
+        look(folder, path=(str(folder / "g.jsonl"),))
+    (folder / "h.jsonl").write_text('{"body": "a"}\n' * 99 + '{"text": "a"}\n')
+    look(folder, path=(str(folder / "h.jsonl"),))
+
+
+def test_a_first_line_of_data_is_no_header(folder: Path) -> None:
+    (folder / "g.csv").write_text("hello there,1\nand again,2\n")
+    with pytest.raises(
+        DataError, match=r"the row has hello there, 1; .*; the first line is taken for column names: if it is data"
+    ):
+        look(folder, path=(str(folder / "g.csv"),), format=SourceFormat.csv)
+
+
+def test_the_faults_of_all_sources_are_said_at_once(folder: Path) -> None:
+    sources = {
+        "good": SourceConfig(path=(str(folder / "f.jsonl"),), language="en"),
+        "gone": SourceConfig(path=("/nowhere",), language="en"),
+        "wrong": SourceConfig(path=(str(folder / "f.jsonl"),), language="en", fields={"text": "body"}),
+        "nameless": SourceConfig(path=(str(folder / "f.jsonl"),)),
+    }
+    with pytest.raises(DataError) as caught:
+        check(CorpusConfig(name="test", sources=sources), Store(str(folder)))
+    first, *faults = str(caught.value).splitlines()
+    assert first == "3 of 4 sources cannot be read:"
+    assert [fault.split(":")[0].strip() for fault in faults] == [
+        "sources.gone.path",
+        "sources.wrong",
+        "sources.nameless.language must be set",
+    ]

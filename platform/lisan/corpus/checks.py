@@ -7,25 +7,39 @@ In: a `CorpusConfig`. Out: nothing, or one ConfigError or DataError sentence nam
 import re
 
 from lisan.core.artifact import Store
-from lisan.core.errors import ConfigError
+from lisan.core.errors import ConfigError, LisanError
 from lisan.corpus.chain import CorpusConfig
 from lisan.corpus.encoding import check_encoding
-from lisan.corpus.files import find_files
 from lisan.corpus.layouts import LAYOUTS
 from lisan.corpus.microworld import SOURCES
 from lisan.corpus.records import RecordKind
 from lisan.corpus.sources import Layout, SourceConfig, SourceFormat
+from lisan.corpus.trial import try_first_rows
 
 
 def check(config: CorpusConfig, store: Store) -> None:  # noqa: ARG001  the signature of every stage
-    """Refuse what cannot work before anything is read: options without effect, missing files, other encodings."""
+    """Refuse what cannot work before anything is read: options without effect, missing files, other encodings,
+    rows of another shape. All sources are looked at before the first fault is said."""
     if not config.sources:
         raise ConfigError("sources is empty; choose corpus=world, corpus=real, or set sources.NAME.path")
-    for name, source in config.sources.items():
+    faults = [fault for name, source in config.sources.items() if (fault := _find_fault(name, source)) is not None]
+    if len(faults) > 1:
+        said = "".join(f"\n  {fault}" for fault in faults)
+        raise type(faults[0])(f"{len(faults)} of {len(config.sources)} sources cannot be read:{said}")
+    if faults:
+        raise faults[0]
+
+
+def _find_fault(name: str, source: SourceConfig) -> LisanError | None:
+    """Return what is wrong with a source, as far as its options, names of files and first rows tell."""
+    try:
         _check_options(name, source)
         if source.format is not SourceFormat.microworld:
             check_encoding(name, source)
-            find_files(f"sources.{name}.pair_path", source.pair_path, source.format)
+            try_first_rows(name, source)
+    except LisanError as error:
+        return error
+    return None
 
 
 OPTIONS = {
