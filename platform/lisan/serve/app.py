@@ -204,11 +204,13 @@ def listen(config: ServeConfig) -> None:
     Joins the Ray of RAY_ADDRESS or of this machine, or starts one, as `serve run` does.
     """
     from ray import serve
+    from ray.serve.context import _get_global_client
 
     serve.start("EveryNode", {"host": config.host, "port": config.port})
-    if not is_serve_proxy(config):
+    found = _get_global_client().http_config
+    if (found.host, found.port) != (config.host, config.port):
         raise ServingError(
-            f"Ray Serve runs on this cluster already and does not listen at {config.host}:{config.port}; "
+            f"Ray Serve runs on this cluster already and listens at {found.host}:{found.port}, not at {config.host}:{config.port}; "
             "leave out host and port to deploy to it, or end it with `serve shutdown`"
         )
 
