@@ -7,14 +7,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tiny import Recorder, document, no_run
+from tiny import Recorder, document, no_run, question
 
 from lisan.core.artifact import Artifact, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.evaluate.config import EvalConfig
 from lisan.evaluate.run import EVALS, score_items
-from lisan.evaluate.tasks import TaskConfig, TaskKind, make_items
+from lisan.evaluate.tasks import Prompt, TaskConfig, TaskKind, make_items
 from lisan.model.config import Precision
 from lisan.model.score import Scorer
 
@@ -83,14 +83,66 @@ def test_metrics_can_be_computed_again_from_the_stored_items(report: Artifact) -
     for task in ("questions", "pairs"):
         rows = pq.read_table(f"{report.location}/results/{task}.parquet").to_pylist()
         assert len(rows) == {"questions": 40, "pairs": 20}[task]
-        assert sum(row["choice"] == row["answer"] for row in rows) / len(rows) == pytest.approx(
-            metrics[f"{task}/accuracy"]
-        )
+        assert sum(row["credit"] for row in rows) / len(rows) == pytest.approx(metrics[f"{task}/accuracy"])
+        assert all(row["credit"] == (row["answer"] in row["chosen"]) / len(row["chosen"]) for row in rows)
 
 
 def test_the_report_names_its_model_and_corpus(report: Artifact, base_model: str) -> None:
     assert (report.facts["candidate"], report.facts["corpus"]) == (base_model, "corpus/tiny@v1")
     assert set(report.manifest["parents"]) == {"corpus/tiny@v1"}
+
+
+def test_counts_stand_beside_the_metrics(report: Artifact) -> None:
+    counts = report.facts["counts"]
+    assert counts["arabic"] == {"items": 20, "matched": 20, "left_out": 0}
+    assert counts["questions"] == {"items": 40, "matched": 40, "left_out": 0, "truncated": 0, "ties": 0, "chance": 0.25}
+    assert counts["pairs"]["chance"] == 0.5
+
+
+def test_the_report_has_a_page_of_its_own(report: Artifact) -> None:
+    page = (report.location / "report.html").read_bytes().decode()
+    for said in ("questions", "bits per byte", "chance", "report/r@v1", question("ar_questions", 81).question):
+        assert said in page
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def test_what_is_not_scored_whole_is_said(
+    config: EvalConfig, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(replace(config, name="short", context_length=9))
+    counts, said = made.facts["counts"]["pairs"], capsys.readouterr().out
+    assert counts["truncated"] + counts["left_out"] == 20
+    assert f"    {counts['truncated']} prompts lost their beginning to fit context_length 9; raise it" in said
+    assert (
+        f"{counts['left_out']} records are left out: {counts['left_out']} with an answer longer than context_length"
+        in said
+    )
+    page = (made.location / "report.html").read_bytes().decode()
+    assert f"pairs: {counts['truncated']} prompts lost their beginning to fit 9 tokens" in page
+    assert f"  page: {made.location / 'report.html'}" in said
+
+
+def test_a_model_with_damaged_weights_is_refused(config: EvalConfig, base_model: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = copytree(base_model, tmp_path / "damaged")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "down_proj" in name)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=r"tasks\.questions: .*damaged gives item .* the log-probability nan"):
+        run(replace(config, name="damaged", candidate=str(folder), tasks={"questions": TASKS["questions"]}))
+
+
+def test_a_chat_task_needs_a_chat_template(config: EvalConfig, base_model: str, tmp_path: Path) -> None:
+    folder = Path(copytree(base_model, tmp_path / "plain"))
+    (folder / "chat_template.jinja").unlink()
+    chat = {"questions": replace(TASKS["questions"], prompt=Prompt.chat)}
+    with pytest.raises(
+        ConfigError, match=r"tasks\.questions\.prompt is chat and the tokenizer of .*plain has no chat template"
+    ):
+        run(replace(config, name="chat", candidate=str(folder), tasks=chat))
 
 
 def test_evaluating_again_gives_the_same_numbers(report: Artifact, config: EvalConfig) -> None:
@@ -152,8 +204,8 @@ def test_a_text_longer_than_a_row_is_scored_part_by_part(config: EvalConfig, tok
     assert parts.logps[0] != whole.logps[0]
     # Every part but the first begins with a token that has no context and is not scored.
     num_parts = -(-len(item.candidates[0]) // 64)
-    assert parts.num_tokens == whole.num_tokens == len(item.candidates[0]) - 1
-    assert abs(parts.logps[0] / (whole.num_tokens - num_parts + 1) - whole.logps[0] / whole.num_tokens) < 3
+    assert parts.num_tokens == whole.num_tokens == (len(item.candidates[0]) - 1,)
+    assert abs(parts.logps[0] / (whole.num_tokens[0] - num_parts + 1) - whole.logps[0] / whole.num_tokens[0]) < 3
 
 
 def test_a_document_is_charged_for_every_token_that_it_counts(
@@ -163,4 +215,4 @@ def test_a_document_is_charged_for_every_token_that_it_counts(
     [item] = make_items(TASKS["arabic"], [document("ar_text", 2)], tokenizer)
     assert len(item.candidates[0]) <= config.context_length
     [found] = score_items(scorer, [item], config)
-    assert found.num_tokens == len(item.candidates[0]) - 1
+    assert found.num_tokens == (len(item.candidates[0]) - 1,)

@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 from tiny import document, preference, question
 
-from lisan.core.errors import ConfigError
+from lisan.core.errors import ConfigError, DataError
 from lisan.corpus.records import Question, Turn
 from lisan.evaluate.tasks import (
-    Length,
+    Counts,
+    Item,
     Prompt,
-    Result,
     TaskConfig,
     TaskKind,
-    aggregate,
+    choose_records,
+    fit_items,
     keeps,
     make_items,
     preference_text,
@@ -23,12 +24,6 @@ from lisan.evaluate.tasks import (
 
 CAPITAL = Question("q1", "What is the capital of Morocco?", ("Rabat", "Fes"), 0, "s", "en", meta={"told_in": "ar"})
 CHOICE = TaskConfig(kind=TaskKind.multiple_choice, sources=("s",))
-
-
-def result(
-    *logps: float, num_bytes: tuple[int, ...] | None = None, answer: int = 0, words: int = 1, tokens: int = 1
-) -> Result:
-    return Result("r", logps, num_bytes or (1,) * len(logps), answer, words, tokens)
 
 
 @pytest.mark.parametrize(
@@ -80,50 +75,72 @@ def test_a_chat_prompt_is_what_serving_renders(tokenizer: Any) -> None:
     assert [candidate.input_ids[: len(prompt)].tolist() for candidate in item.candidates] == [prompt, prompt]
 
 
-def test_items_carry_bytes_answers_and_words(tokenizer: Any) -> None:
-    [item] = make_items(CHOICE, [replace(CAPITAL, choices=("الرباط", "Fes"), answer=1)], tokenizer)
-    assert (item.num_bytes, item.answer) == ((12, 3), 1)
-    [text] = make_items(TaskConfig(kind=TaskKind.bits_per_byte, sources=("s",)), [document("ar_text", 1)], tokenizer)
-    assert text.num_words == len(document("ar_text", 1).text.split())
+def test_a_chat_answer_is_labelled_without_the_mark_that_ends_it(tokenizer: Any) -> None:
+    """The mark says that the reply is over, which is no part of the answer and of its length."""
+    [item] = make_items(replace(CHOICE, prompt=Prompt.chat), [CAPITAL], tokenizer)
+    labelled = [candidate.input_ids[candidate.labels >= 0].tolist() for candidate in item.candidates]
+    assert [tokenizer.decode(ids) for ids in labelled] == list(CAPITAL.choices)
+
+
+def test_items_carry_texts_answers_and_groups(tokenizer: Any) -> None:
+    [item] = make_items(CHOICE, [replace(CAPITAL, answer=1)], tokenizer)
+    assert (item.texts, item.answer, item.prompt, item.group) == (("Rabat", "Fes"), 1, CAPITAL.question, "s")
+    [item] = make_items(CHOICE, [replace(CAPITAL, subject="geography")], tokenizer)
+    assert item.group == "geography"
     [pair] = make_items(TaskConfig(kind=TaskKind.preference, sources=("s",)), [preference("en_pairs", 1)], tokenizer)
-    assert pair.answer == 0
+    assert (pair.answer, pair.texts[0]) == (0, preference("en_pairs", 1).chosen)
 
 
-def test_an_empty_choice_has_a_byte_to_divide_by(tokenizer: Any) -> None:
-    [item] = make_items(CHOICE, [replace(CAPITAL, choices=("", "Fes"))], tokenizer)
-    assert item.num_bytes == (1, 3)
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        (replace(CAPITAL, choices=("", "Fes")), "an empty choice"),
+        (replace(CAPITAL, choices=("Rabat",)), "fewer than two choices"),
+        (replace(CAPITAL, answer=2), "an answer that is none of the choices"),
+        (replace(CAPITAL, answer=-1), "an answer that is none of the choices"),
+        (replace(preference("en_pairs", 1), chosen=" "), "an empty reply"),
+        (replace(preference("en_pairs", 1), chosen="a", rejected="a"), "a chosen reply that is the rejected one"),
+        (replace(document("en_text", 1), text=""), "no text"),
+    ],
+)
+def test_a_record_that_cannot_be_scored_is_left_out_and_counted(record: Any, fault: str) -> None:
+    counts = Counts()
+    whole = [replace(CAPITAL, id=f"{index}") for index in range(3)]
+    assert len(choose_records(CHOICE, [*whole, record], counts)) == 3
+    assert (counts.matched, dict(counts.left_out)) == (4, {fault: 1})
 
 
-def test_a_choice_is_made_by_the_byte_or_by_the_whole() -> None:
-    long_and_short = result(-6.0, -4.0, num_bytes=(12, 4))
-    assert long_and_short.choose(Length.bytes) == 0
-    assert long_and_short.choose(Length.none) == 1
+def test_a_prompt_that_is_too_long_loses_its_beginning_alike_for_every_choice(tokenizer: Any) -> None:
+    asked = replace(CAPITAL, question="word " * 60 + "last?", choices=("Rabat", "Fes and Meknes"))
+    [item] = make_items(CHOICE, [asked], tokenizer)
+    longest = max(map(len, item.candidates))
+    counts = Counts()
+    [short] = fit_items([item], longest - 20, tokenizer.bos_token_id, counts)
+    assert (short.is_truncated, counts.truncated) == (True, 1)
+    for before, after in zip(item.candidates, short.candidates, strict=True):
+        assert len(after) == len(before) - 20 <= longest - 20
+        assert after.input_ids[0] == tokenizer.bos_token_id
+        assert after.input_ids[1:].tolist() == before.input_ids[21:].tolist()
+        assert after.labels[after.labels >= 0].tolist() == before.labels[before.labels >= 0].tolist()
 
 
-def test_accuracy_is_the_share_of_right_choices() -> None:
-    results = [result(-1, -2, answer=0), result(-1, -2, answer=1), result(-2, -1, answer=1), result(-3, -1, answer=1)]
-    metrics = aggregate(CHOICE, results)
-    assert metrics["accuracy"] == 0.75
-    assert metrics["accuracy_stderr"] == pytest.approx(0.25)
+def test_an_answer_that_leaves_no_room_for_its_prompt_is_left_out_and_counted(tokenizer: Any) -> None:
+    items = make_items(CHOICE, [CAPITAL, replace(CAPITAL, id="q2", choices=("Rabat", "word " * 60))], tokenizer)
+    counts = Counts()
+    assert [item.id for item in fit_items(items, 40, tokenizer.bos_token_id, counts)] == ["q1"]
+    assert dict(counts.left_out) == {"an answer longer than context_length": 1}
 
 
-def test_the_task_says_how_choices_are_compared() -> None:
-    results = [result(-6.0, -4.0, num_bytes=(12, 4))]
-    assert aggregate(CHOICE, results)["accuracy"] == 1
-    assert aggregate(replace(CHOICE, length=Length.none), results)["accuracy"] == 0
-
-
-def test_bits_per_byte_weigh_every_byte_the_same() -> None:
-    import math
-
+def test_a_document_stays_whole(tokenizer: Any) -> None:
     task = TaskConfig(kind=TaskKind.bits_per_byte, sources=("s",))
-    results = [
-        result(-8 * math.log(2), num_bytes=(4,), words=2, tokens=3),
-        result(-2 * math.log(2), num_bytes=(16,), words=2, tokens=5),
-    ]
-    assert aggregate(task, results) == pytest.approx(
-        {"bits_per_byte": 0.5, "tokens_per_word": 2.0, "bytes_per_token": 2.5}
-    )
+    items: list[Item] = make_items(task, [replace(document("en_text", 0), text="word " * 60)], tokenizer)
+    assert fit_items(items, 16, tokenizer.bos_token_id, Counts()) == items
+
+
+def test_a_record_that_the_template_does_not_render_is_named(tokenizer: Any) -> None:
+    pair = replace(preference("en_pairs", 1), prompt=(Turn("user", "a"), Turn("user", "b")))
+    with pytest.raises(DataError, match="record en_pairs-1 of en_pairs: turn 2: two user turns in a row"):
+        make_items(TaskConfig(kind=TaskKind.preference, sources=("s",), prompt=Prompt.chat), [pair], tokenizer)
 
 
 def test_what_is_no_record_is_refused(tokenizer: Any) -> None:
@@ -142,4 +159,4 @@ def test_a_task_without_sources_or_records_is_refused(values: dict[str, Any]) ->
 
 def test_every_choice_of_a_tiny_question_is_a_candidate(tokenizer: Any) -> None:
     [item] = make_items(CHOICE, [question("ar_questions", 2)], tokenizer)
-    assert len(item.candidates) == len(item.num_bytes) == 4
+    assert len(item.candidates) == len(item.texts) == 4

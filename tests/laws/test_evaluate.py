@@ -11,8 +11,9 @@ from tiny import SHAPE, document, preference, question
 from lisan.core.artifact import Ref, Store
 from lisan.evaluate.config import EvalConfig
 from lisan.evaluate.metrics import bits_per_byte
+from lisan.evaluate.results import Result, aggregate
 from lisan.evaluate.run import score_items
-from lisan.evaluate.tasks import Item, Length, Prompt, Result, TaskConfig, TaskKind, aggregate, make_items
+from lisan.evaluate.tasks import Item, Length, Prompt, TaskConfig, TaskKind, make_items
 from lisan.model.config import ModelConfig
 from lisan.model.load import make_model
 from lisan.model.score import Batch, Scorer, collate
@@ -60,7 +61,9 @@ def test_an_oracle_scores_1(kind: TaskKind, prompt: Prompt, length: Length, toke
 def test_a_uniform_model_scores_chance_within_three_standard_errors() -> None:
     generator = torch.Generator().manual_seed(0)
     logps = torch.randn(2000, 4, generator=generator).tolist()
-    results = [Result(str(index), tuple(row), (9, 9, 9, 9), index % 4, 0, 4) for index, row in enumerate(logps)]
+    results = [
+        Result(str(index), tuple(row), (9,) * 4, (9,) * 4, (9,) * 4, index % 4) for index, row in enumerate(logps)
+    ]
     metrics = aggregate(CHOICE, results)
     assert metrics["accuracy_stderr"] == pytest.approx(math.sqrt(0.25 * 0.75 / 2000), rel=0.05)
     assert abs(metrics["accuracy"] - 0.25) < 3 * metrics["accuracy_stderr"]
@@ -142,7 +145,7 @@ def test_shuffled_choices_move_with_their_answer(tokenizer: Any, scorer: Scorer)
     shuffled = replace(record, choices=record.choices[::-1], answer=3 - record.answer)
     [forth], [back] = (score_items(scorer, make_items(CHOICE, [one], tokenizer), SETTING) for one in (record, shuffled))
     assert back.logps[::-1] == pytest.approx(forth.logps, abs=1e-4)
-    assert back.choose(Length.bytes) == 3 - forth.choose(Length.bytes)
+    assert back.choose(Length.bytes) == tuple(3 - place for place in forth.choose(Length.bytes))
 
 
 def test_encoding_for_evaluation_is_encoding_for_training(tokenizer: Any) -> None:

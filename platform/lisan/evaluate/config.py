@@ -16,6 +16,7 @@ class EvalConfig(StageConfig):
     "corpus/name@version with the records that the tasks name"
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     context_length: int = 512
+    "Tokens of a row. Prompts lose their beginning to fit, counted; longer documents are scored in parts, as in training."
     batch_rows: int = 8
     precision: Precision = Precision.auto
     "Of the computation; auto takes bfloat16 where the device multiplies it natively and float32 elsewhere."
@@ -24,4 +25,8 @@ class EvalConfig(StageConfig):
         if not self.tasks:
             raise ConfigError(
                 "run_evals needs tasks: choose a suite, such as suite=world, or set tasks.NAME.kind and sources"
+            )
+        if self.context_length < 2 or self.batch_rows < 1:
+            raise ConfigError(
+                f"run_evals needs context_length >= 2 and batch_rows >= 1, got {self.context_length} and {self.batch_rows}"
             )

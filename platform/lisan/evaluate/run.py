@@ -1,7 +1,7 @@
 """The `run_evals` stage: a model and a suite of tasks to a report.
 
-In: a model and a corpus with held-out records. Out: a `report` artifact: metrics in the manifest, every item's result
-in `results/<task>.parquet`. Always: the same `score` as training, so a report and a loss cannot disagree.
+Writes a `report` artifact: metrics and counts in the manifest, every item's result in `results/<task>.parquet`, and a page,
+`report.html`. Scores are those of training's `score`, so a report and a loss cannot disagree.
 """
 
 import time
@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from lisan.core.artifact import Draft, Kind, Ref, Store
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.integrity import fetch_folder
 from lisan.core.stage import Run, Stage
 from lisan.corpus.reader import list_sources, read_records
 from lisan.evaluate.config import EvalConfig
-from lisan.evaluate.tasks import RECORDS, Item, Length, Result, aggregate, make_items
+from lisan.evaluate.eval_page import render_page
+from lisan.evaluate.results import Result, TaskReport, check_finite, describe, make_result, say_task
+from lisan.evaluate.tasks import RECORDS, Counts, Item, Prompt, TaskConfig, choose_records, fit_items, make_item
 from lisan.model.load import load_model
 from lisan.model.precision import find_precision, resolve_precision
 from lisan.model.score import Scorer, collate, sum_by_document
@@ -30,52 +32,86 @@ from lisan.vocabulary.tokenizer import check_ids, load_tokenizer
 
 def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     corpus = draft.parent(Kind.corpus)
+    tokenizer, scorer, precision = _open_candidate(config, draft)
+    run.log_tag("precision", precision)
+    done: list[TaskReport] = []
+    for name in config.tasks:
+        start = time.monotonic()
+        report = score_task(config, name, corpus, tokenizer, scorer)
+        _write_results(draft, report)
+        run.log_metrics({f"{name}/{metric}": value for metric, value in report.metrics.items()})
+        say_task(report, config.context_length, time.monotonic() - start)
+        done.append(report)
+    html = render_page(config, done, precision).encode()
+    (draft.location / "report.html").write_bytes(html)
+    run.log_file("report.html", html)
+    print(f"  page: {draft.location / 'report.html'}", flush=True)
+    return {
+        "metrics": {f"{one.name}/{metric}": value for one in done for metric, value in one.metrics.items()},
+        "counts": {one.name: one.numbers for one in done},
+        "candidate": config.candidate,
+        "corpus": config.corpus,
+        "precision": precision,
+    }
+
+
+def _open_candidate(config: EvalConfig, draft: Draft) -> tuple[Any, Scorer, str]:
+    """Return the tokenizer, the model and the precision that it computes in."""
     models = [parent for parent in draft.parents if parent.ref.kind is Kind.model]
     place = str(fetch_folder(models[0].location)) if models else config.candidate
     tokenizer = load_tokenizer(place)
+    _check_template(config, tokenizer)
     device = "cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu"
     resolved = resolve_precision(config.precision, [find_precision(device)])
     print(f"  {resolved}", flush=True)
-    run.log_tag("precision", str(resolved.precision))
-    scorer = Scorer(load_model(place, resolved.precision.dtype).to(device).eval())
-    metrics: dict[str, float] = {}
-    for name, task in config.tasks.items():
-        start = time.monotonic()
-        records = read_records(corpus, RECORDS[task.kind], task.split, task.sources)
-        items = make_items(task, records, tokenizer)
-        if not items:
-            raise DataError(
-                f"tasks.{name} finds no records in {corpus.ref}: sources {', '.join(task.sources)}, split {task.split}, "
-                f"where {dict(task.where)}"
-            )
-        highest = max(int(example.input_ids.max()) for item in items for example in item.candidates)
-        check_ids(f"tasks.{name}", highest, len(scorer.model.get_input_embeddings().weight), tokenizer)
-        results = score_items(scorer, items, config)
-        _write_results(draft, name, results, task.length)
-        found = {f"{name}/{metric}": value for metric, value in aggregate(task, results).items()}
-        metrics |= found
-        run.log_metrics(found)
-        shown = "  ".join(f"{key} {value:.4f}" for key, value in found.items())
-        print(f"  {shown}  ({len(items):,} items, {time.monotonic() - start:.1f} s)", flush=True)
-    return {
-        "metrics": metrics,
-        "candidate": config.candidate,
-        "corpus": config.corpus,
-        "precision": resolved.precision.value,
-    }
+    return tokenizer, Scorer(load_model(place, resolved.precision.dtype).to(device).eval()), resolved.precision.value
+
+
+def score_task(config: EvalConfig, name: str, corpus: Artifact, tokenizer: Any, scorer: Scorer) -> TaskReport:
+    """Score one task; DataError when none of its records can be, or when a log-probability is no number."""
+    task, counts = config.tasks[name], Counts()
+    records = choose_records(task, read_records(corpus, RECORDS[task.kind], task.split, task.sources), counts)
+    items = [make_item(task, record, tokenizer) for record in records]
+    items = fit_items(items, config.context_length, tokenizer.bos_token_id, counts)
+    if not items:
+        raise DataError(_nothing_to_score(name, task, corpus.ref, counts))
+    highest = max(int(example.input_ids.max()) for item in items for example in item.candidates)
+    check_ids(f"tasks.{name}", highest, len(scorer.model.get_input_embeddings().weight), tokenizer)
+    results = score_items(scorer, items, config)
+    check_finite(name, results, config.candidate)
+    return TaskReport(name, task, counts, items, results)
+
+
+def _check_template(config: EvalConfig, tokenizer: Any) -> None:
+    chats = [name for name, task in config.tasks.items() if task.prompt is Prompt.chat and not task.is_text]
+    if chats and tokenizer.chat_template is None:
+        raise ConfigError(
+            f"tasks.{chats[0]}.prompt is chat and the tokenizer of {config.candidate} has no chat template; set it to plain, "
+            "choose a tuned model, or give the tokenizer a template with expand_tokenizer chat_template=chatml"
+        )
+
+
+def _nothing_to_score(name: str, task: TaskConfig, corpus: Ref, counts: Counts) -> str:
+    if counts.left_out:
+        return f"tasks.{name} can score none of the {counts.left_out.total():,} records that it found: {describe(counts.left_out)}"
+    return (
+        f"tasks.{name} finds no records in {corpus}: sources {', '.join(task.sources)}, split {task.split}, "
+        f"where {dict(task.where)}"
+    )
 
 
 @torch.no_grad()
 def score_items(scorer: Scorer, items: Sequence[Item], config: EvalConfig) -> list[Result]:
-    """Score every candidate of every item, many to a row; candidates do not see each other."""
+    """Score every candidate of every item, many to a row; candidates do not see each other.
+
+    A document that is longer than a row is scored in parts, as it is trained; candidates with a prompt must fit.
+    """
     length = config.context_length
     examples = [(index, example) for index, item in enumerate(items) for example in item.candidates]
-    # Parts of a long candidate are scored on their own and summed.
-    parts = [
-        (place, part[0])
-        for place, (_, example) in enumerate(examples)
-        for part in fit([(example,)], length, Overflow.split, PackingCounts())
-    ]
+    parts = []
+    for place, (index, example) in enumerate(examples):
+        assert len(example) <= length or len(items[index].candidates) == 1  # fit_items has seen to it
+        parts += [(place, part[0]) for part in fit([(example,)], length, Overflow.split, PackingCounts())]
     owner = {id(part): place for place, part in parts}
     rows = list(pack(((part,) for _, part in parts), length, PackingConfig(), PackingCounts()))
     logps = [0.0] * len(examples)
@@ -89,26 +125,21 @@ def score_items(scorer: Scorer, items: Sequence[Item], config: EvalConfig) -> li
         sums = sum_by_document(scorer(batch), batch).tolist()
         for part, logp in zip((example for row in some for example in row.examples), sums, strict=True):
             logps[owner[id(part)]] += logp
-    return _results(items, examples, logps)
-
-
-def _results(items: Sequence[Item], examples: Sequence[tuple[int, Any]], logps: Sequence[float]) -> list[Result]:
     by_item: list[list[float]] = [[] for _ in items]
     for (index, _), logp in zip(examples, logps, strict=True):
         by_item[index].append(logp)
-    return [_result(item, found) for item, found in zip(items, by_item, strict=True)]
+    return [make_result(item, found) for item, found in zip(items, by_item, strict=True)]
 
 
-def _result(item: Item, logps: Sequence[float]) -> Result:
-    num_tokens = sum(int((example.labels >= 0).sum()) for example in item.candidates)
-    return Result(item.id, tuple(logps), item.num_bytes, item.answer, item.num_words, num_tokens)
-
-
-def _write_results(draft: Draft, name: str, results: Sequence[Result], length: Length) -> None:
-    table = pa.Table.from_pylist([{**asdict(result), "choice": result.choose(length)} for result in results])
-    place = draft.location / "results" / f"{name}.parquet"
+def _write_results(draft: Draft, report: TaskReport) -> None:
+    length = report.task.length
+    rows = [
+        {**asdict(result), "chosen": result.choose(length), "credit": result.credit(length)}
+        for result in report.results
+    ]
+    place = draft.location / "results" / f"{report.name}.parquet"
     place.file_system.create_dir(place.full_path.rpartition("/")[0], recursive=True)
-    pq.write_table(table, place.full_path, filesystem=place.file_system)
+    pq.write_table(pa.Table.from_pylist(rows), place.full_path, filesystem=place.file_system)
 
 
 def _parents(config: EvalConfig) -> tuple[Ref, ...]:

@@ -1,22 +1,21 @@
-"""Tasks: what is asked of a model, and how its log-probabilities become scores.
+"""Tasks: records to items, whose answers a model scores.
 
-In: records of a corpus and a tokenizer. Out: items of one or more candidate texts to score, and from their
-log-probabilities a result per item. Always: everything goes through `score`, a candidate's log-probability covers the
-candidate alone, and each aggregate is computed from the stored results of its items.
+Records of a corpus become items of one or more candidates to score. A candidate's labels cover its answer alone, it is never
+cut in two, and records or prompts that do not go in whole are counted.
 """
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from lisan.core.errors import ConfigError
+from lisan.core.errors import ConfigError, DataError
 from lisan.corpus.records import Document, Preference, Question, RecordKind, Turn
-from lisan.evaluate.metrics import bits_per_byte, mean, standard_error
-from lisan.tokens.chat import encode_reply
+from lisan.tokens.chat import encode_answer
 from lisan.tokens.examples import encode_continuation, encode_texts
 from lisan.tokens.labels import Example
 
@@ -29,9 +28,13 @@ class TaskKind(StrEnum):
 
 class Length(StrEnum):
     bytes = "bytes"
-    "Log-probability per byte: long answers are not punished, as in lm-eval's acc_norm."
+    "UTF-8 bytes of the answer, as lm-eval's acc_bytes."
+    characters = "characters"
+    "Characters of the answer, as lm-eval's acc_norm."
+    tokens = "tokens"
+    "Tokens of the answer; no measure between models of different tokenizers."
     none = "none"
-    "The whole answer's log-probability: right where choices are names that the model has read."
+    "One: the whole answer's log-probability, as lm-eval's acc. Right where choices are names that the model has read."
 
 
 class Prompt(StrEnum):
@@ -68,63 +71,134 @@ class TaskConfig:
         if not self.sources or self.max_records < 1:
             raise ConfigError(f"a task needs sources and max_records >= 1, got {self.sources} and {self.max_records}")
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it scores documents, which have no prompt and no choices."""
+        return self.kind is TaskKind.bits_per_byte
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to score: the candidates of a record."""
+    """One thing to score: the candidates of a record, each its prompt and its answer with labels on the answer."""
 
     id: str
     candidates: tuple[Example, ...]
-    num_bytes: tuple[int, ...]
-    "UTF-8 bytes of each candidate."
+    texts: tuple[str, ...]
+    "The answer of each candidate, or the document."
     answer: int
-    num_words: int = 0
+    prompt: str = ""
+    group: str = ""
+    "Subject of a question, or else the source."
+    is_truncated: bool = False
+    "Whether the beginning of the prompt was cut to fit the context length."
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a model made of an item."""
+@dataclass(slots=True)
+class Counts:
+    """Numbers of records and items of a task that are not scored, or not whole."""
 
-    id: str
-    logps: tuple[float, ...]
-    num_bytes: tuple[int, ...]
-    answer: int
-    num_words: int
-    num_tokens: int
-
-    def choose(self, length: Length) -> int:
-        """Return the candidate that the model prefers."""
-        if length is Length.none:
-            return int(np.argmax(self.logps))
-        return int(np.argmax([logp / size for logp, size in zip(self.logps, self.num_bytes, strict=True)]))
+    matched: int = 0
+    "Records that `where` keeps, of which `max_records` are taken."
+    left_out: Counter[str] = field(default_factory=Counter)
+    "Records that cannot be scored, by reason."
+    truncated: int = 0
 
 
 def keeps(config: TaskConfig, meta: Mapping[str, str]) -> bool:
     return all(meta.get(key) in values.split("|") for key, values in config.where.items())
 
 
-def make_items(config: TaskConfig, records: Iterable[Any], tokenizer: Any) -> list[Item]:
-    """Turn records into items: those that match, or of too many the `max_records` smallest ids, which are hashes: a fair sample."""
-    kept = heapq.nsmallest(
-        config.max_records, (r for r in records if keeps(config, r.meta)), key=lambda record: record.id
-    )
-    return [_make_item(config, record, tokenizer) for record in kept]
+def choose_records(config: TaskConfig, records: Iterable[Any], counts: Counts) -> list[Any]:
+    """Return the records to score: those that match, or of too many the `max_records` smallest ids.
+
+    Ids are hashes, so that these are a fair sample.
+    """
+
+    def matching() -> Iterator[Any]:
+        for record in records:
+            if keeps(config, record.meta):
+                counts.matched += 1
+                yield record
+
+    chosen = heapq.nsmallest(config.max_records, matching(), key=lambda record: record.id)
+    faults = [find_fault(record) for record in chosen]
+    counts.left_out.update(fault for fault in faults if fault is not None)
+    return [record for record, fault in zip(chosen, faults, strict=True) if fault is None]
 
 
-def _make_item(config: TaskConfig, record: Any, tokenizer: Any) -> Item:
+def find_fault(record: Any) -> str | None:
+    """Say why a record cannot be scored; None when it can."""
     match record:
         case Document():
-            [(example,)] = encode_texts(tokenizer, [record.text])
-            return Item(record.id, (example,), (len(record.text.encode()),), 0, len(record.text.split()))
+            return None if record.text else "no text"
         case Question():
-            prompt = question_turns(record) if config.prompt is Prompt.chat else question_text(record)
-            texts = record.choices
-            return Item(record.id, _candidates(tokenizer, prompt, texts), _sizes(texts), record.answer)
+            if len(record.choices) < 2:
+                return "fewer than two choices"
+            if not 0 <= record.answer < len(record.choices):
+                return "an answer that is none of the choices"
+            return None if all(choice.strip() for choice in record.choices) else "an empty choice"
         case Preference():
-            texts = (record.chosen, record.rejected)
-            prompt = record.prompt if config.prompt is Prompt.chat else preference_text(record)
-            return Item(record.id, _candidates(tokenizer, prompt, texts), _sizes(texts), 0)
+            if record.chosen == record.rejected:
+                return "a chosen reply that is the rejected one"
+            return None if record.chosen.strip() and record.rejected.strip() else "an empty reply"
     raise TypeError(type(record).__name__)
+
+
+def make_items(config: TaskConfig, records: Iterable[Any], tokenizer: Any) -> list[Item]:
+    """Turn the records that are to be scored into items."""
+    return [make_item(config, record, tokenizer) for record in choose_records(config, records, Counts())]
+
+
+def make_item(config: TaskConfig, record: Any, tokenizer: Any) -> Item:
+    """Encode a record that has no fault; DataError names the one that the chat template does not render."""
+    if isinstance(record, Document):
+        [(example,)] = encode_texts(tokenizer, [record.text])
+        return Item(record.id, (example,), (record.text,), 0, group=record.source)
+    if isinstance(record, Question):
+        texts, answer, turns, plain = record.choices, record.answer, question_turns(record), question_text(record)
+    else:
+        texts, answer, turns, plain = (record.chosen, record.rejected), 0, record.prompt, preference_text(record)
+    try:
+        if config.prompt is Prompt.chat:
+            candidates = tuple(encode_answer(tokenizer, turns, text) for text in texts)
+        else:
+            candidates = tuple(encode_continuation(tokenizer, plain, text) for text in texts)
+    except DataError as error:
+        raise DataError(f"record {record.id} of {record.source}: {error}") from error
+    shown = "\n\n".join(turn.content for turn in turns)
+    return Item(record.id, candidates, texts, answer, shown, getattr(record, "subject", "") or record.source)
+
+
+def fit_items(items: Iterable[Item], context_length: int, begin_id: int | None, counts: Counts) -> list[Item]:
+    """Shorten prompts until every candidate fits; items of which an answer does not fit with any of its prompt are left out.
+
+    Documents stay whole: their parts are scored one by one.
+    """
+    fitting = []
+    for item in items:
+        short = item if len(item.candidates) == 1 else _shorten(item, context_length, begin_id)
+        if short is None:
+            counts.left_out["an answer longer than context_length"] += 1
+            continue
+        counts.truncated += short.is_truncated
+        fitting.append(short)
+    return fitting
+
+
+def _shorten(item: Item, context_length: int, begin_id: int | None) -> Item | None:
+    """Cut as many tokens as the longest candidate has too many from the beginning of every candidate's prompt.
+
+    The begin mark stays. None when nothing of a prompt would be left.
+    """
+    num_cut = max(len(example) for example in item.candidates) - context_length
+    if num_cut <= 0:
+        return item
+    first = int(item.candidates[0].input_ids[0] == begin_id)
+    if any(int((example.labels >= 0).argmax()) <= first + num_cut for example in item.candidates):
+        return None
+    cut = slice(first, first + num_cut)
+    candidates = (Example(np.delete(one.input_ids, cut), np.delete(one.labels, cut)) for one in item.candidates)
+    return replace(item, candidates=tuple(candidates), is_truncated=True)
 
 
 def question_text(question: Question) -> str:
@@ -142,26 +216,3 @@ def preference_text(preference: Preference) -> str:
         "\n".join(f"{ask if turn.role == 'user' else answer} {turn.content}" for turn in preference.prompt)
         + f"\n{answer}"
     )
-
-
-def _candidates(tokenizer: Any, prompt: str | tuple[Turn, ...], texts: Sequence[str]) -> tuple[Example, ...]:
-    if isinstance(prompt, str):
-        return tuple(encode_continuation(tokenizer, prompt, text) for text in texts)
-    return tuple(encode_reply(tokenizer, prompt, text) for text in texts)
-
-
-def _sizes(texts: Sequence[str]) -> tuple[int, ...]:
-    return tuple(max(1, len(text.encode())) for text in texts)
-
-
-def aggregate(config: TaskConfig, results: Sequence[Result]) -> dict[str, float]:
-    """Return the metrics of a task."""
-    if config.kind is TaskKind.bits_per_byte:
-        num_bytes = sum(result.num_bytes[0] for result in results)
-        return {
-            "bits_per_byte": bits_per_byte(-sum(result.logps[0] for result in results), num_bytes),
-            "tokens_per_word": sum(r.num_tokens for r in results) / max(1, sum(r.num_words for r in results)),
-            "bytes_per_token": num_bytes / max(1, sum(r.num_tokens for r in results)),
-        }
-    right = [float(result.choose(config.length) == result.answer) for result in results]
-    return {"accuracy": mean(right), "accuracy_stderr": standard_error(right)}

@@ -56,6 +56,24 @@ def encode_reply(tokenizer: Any, prompt: Sequence[Turn], reply: str) -> Example:
     return _join(tokenizer, [(text, is_trained and index == last) for index, (text, is_trained) in enumerate(segments)])
 
 
+def encode_answer(tokenizer: Any, prompt: Sequence[Turn], answer: str) -> Example:
+    """Encode a prompt and a reply up to the end of its text, with labels on that text: the mark that ends a reply is left out.
+
+    What a template writes before the text, such as an empty thought, belongs to the prompt.
+    """
+    turns = (*prompt, Turn("assistant", answer))
+    check_turns(turns)
+    *before, (spoken, _) = _segments(tokenizer, turns)
+    start = spoken.rfind(answer.strip())
+    if start < 0:
+        raise DataError(
+            f"the chat template changes the reply {answer[:40]!r}; its log-probability cannot be told apart"
+        )
+    lead = spoken[:start].rstrip()
+    text = spoken[len(lead) : start + len(answer.strip())]
+    return _join(tokenizer, [*((part, False) for part, _ in before), *([(lead, False)] if lead else []), (text, True)])
+
+
 def check_turns(turns: Sequence[Turn]) -> None:
     """Refuse what no template renders faithfully: unknown roles, two turns of one side in a row, nothing to train on."""
     previous = ""
