@@ -167,7 +167,7 @@ def test_metrics_that_are_missing_or_nan_do_not_break_the_page():
 
 def test_a_source_keeps_its_colour_in_every_mix():
     html = render_page(make_page(mixes=[Mix(name="a", parts={"en": 1.0, "ar": 3.0}), Mix(name="b", parts={"ar": 1.0})]))
-    assert set(re.findall(r'var\(--s(\d)\)" title="ar ', html)) == {"1"}
+    assert set(re.findall(r'--colour:var\(--s(\d)\);[^"]*" title="ar ', html)) == {"1"}
     assert "75.0 %" in html
 
 

@@ -15,6 +15,7 @@ from lisan.pages.charts import (
     bar_chart,
     colour,
     curve_chart,
+    format_number,
     line_chart,
     thin,
     ticks,
@@ -136,6 +137,31 @@ def test_numbers_stand_above_bars_that_have_room_for_them():
 
     assert numbers(2) == ["1.23", "2", "1.23", "2"]
     assert numbers(20) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1690.4, "1,690"),
+        (999.7, "1,000"),
+        (123_456, "123,456"),
+        (12_345_678, "12.3M"),
+        (0.0424, "0.0424"),
+        (-2, "-2"),
+        (0, "0"),
+        (1.5e-9, "1.5e-9"),
+    ],
+)
+def test_numbers_on_bars_are_readable(value, text):
+    assert format_number(value) == text
+
+
+def test_bars_of_groups_that_have_a_colour_elsewhere_have_it_here():
+    svg = bar_chart(["ar", "en"], {"planned": [1, 2], "read": [2, 1]}, "x", {"en": 0, "ar": 3})
+    styles = [group.get("style") for group in ET.fromstring(svg).findall("g/g")]
+    assert styles == [colour(3, is_pale=True), colour(0, is_pale=True), colour(3), colour(0)]
+    svg = curve_chart({"ar": [(1, 1), (2, 2)], "en": [(1, 2), (2, 1)]}, "x", colours={"en": 0, "ar": 3})
+    assert [group.get("style") for group in ET.fromstring(svg).findall("g")] == [colour(3), colour(0)]
 
 
 def test_every_bar_says_its_series_group_and_value():

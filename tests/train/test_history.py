@@ -169,6 +169,18 @@ def test_the_page_shows_what_was_logged_and_needs_nothing_from_anywhere() -> Non
     assert "unread" not in page
 
 
+def test_a_source_has_one_colour_on_all_charts_of_the_page() -> None:
+    lines = [{**line, "train/loss/en_web": 1.0, "validation/loss/en_web": 1.0} for line in lines_of(30)]
+    page = render_run(HEADER, lines)
+    for name, style in (
+        ("ar_كتب", "--colour:var(--s0)"),
+        ("en_web", "--colour:var(--s1)"),
+        ("ar", "--colour:var(--s3)"),
+    ):
+        assert set(re.findall(rf'style="([^"]*)"><(?:title|bdi)>{name}<', page)) == {style}
+    assert "Pale: planned, the share of the whole run's rows" in page
+
+
 def test_the_page_of_a_run_without_a_step_says_so() -> None:
     assert "Nothing is logged yet." in render_run(HEADER, [])
 

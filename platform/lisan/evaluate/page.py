@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lisan.pages.charts import NUM_COLOURS, line_chart
+from lisan.pages.charts import colour, line_chart
 from lisan.pages.render import render_template
 
 
@@ -216,10 +216,10 @@ def _bars(column: Column, rows: Sequence[ModelRow]) -> dict[str, object]:
     return {"column": column, "bars": bars, "reference": None if reference is None else 100 * reference / top}
 
 
-def _mixes(mixes: Sequence[Mix]) -> list[tuple[str, list[tuple[str, float, float, int]]]]:
+def _mixes(mixes: Sequence[Mix]) -> list[tuple[str, list[tuple[str, float, float, str]]]]:
     """Return for every mix (source, amount, per cent, colour), largest first; a source keeps its colour everywhere."""
     sources = dict.fromkeys(name for mix in mixes for name in mix.parts)
-    colours = {name: place % NUM_COLOURS for place, name in enumerate(sources)}
+    colours = {name: colour(place) for place, name in enumerate(sources)}
     found = []
     for mix in mixes:
         total = sum(mix.parts.values()) or 1.0

@@ -12,7 +12,7 @@ from typing import TypeVar
 X = TypeVar("X", int, float)
 
 WIDTH, HEIGHT = 480, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 18, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 52, 18, 12, 30
 MAX_POINTS = 400
 MAX_DOTS = 40
 "Points of a series that are few enough to be marked."
@@ -20,8 +20,10 @@ NUM_COLOURS = 8
 "Colours for series in `style.css.jinja`."
 BAR_WIDTH, GROUP_GAP = 9.0, 14.0
 "The least room for a bar, and what lies between two groups."
-VALUE_WIDTH = 19.0
-"The room that the number above a bar needs."
+DIGIT_WIDTH = 4.9
+"The room that a character of the number above a bar needs."
+PALE = 40
+"Per cent of a colour in a bar that is to be told from the last one of its group."
 LETTER_WIDTH = 6.2
 SHRINK = 0.85
 "How far a wide chart may shrink on the page."
@@ -46,10 +48,16 @@ def line_chart(steps: Sequence[int], values: Sequence[float], label: str) -> str
     return _svg(title, [*grid, f'<polygon class="area" points="{area}"/><polyline class="line" points="{line}"/>', end])
 
 
-def bar_chart(groups: Sequence[str], series: Mapping[str, Sequence[float | None]], label: str) -> str:
+def bar_chart(
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    label: str,
+    colours: Mapping[str, int] | None = None,
+) -> str:
     """Draw a bar for every series in every group, from zero up; what is missing or not finite leaves its place empty.
 
-    The chart grows wider than others when its bars or the groups' names need it.
+    The chart grows wider than others when its bars or the groups' names need it. With `colours` a group's bars have that colour,
+    all but the last of them pale; without, a series has one.
     """
     known = [value for values in series.values() for value in values if value is not None and math.isfinite(value)]
     if not known:
@@ -62,21 +70,29 @@ def bar_chart(groups: Sequence[str], series: Mapping[str, Sequence[float | None]
     parts = [_y_tick(tick, _y(tick, y_range), width) for tick in y_ticks]
     centres = [LEFT + step * (place + 0.5) for place in range(len(groups))]
     parts += [_x_label(group, centre) for group, centre in zip(groups, centres, strict=True)]
+    has_room = bar >= DIGIT_WIDTH * max(len(format_number(value)) for value in known)
     for index, (name, values) in enumerate(series.items()):
         shift = bar * (index - len(series) / 2)
         named = [f"{name}, {group}" for group in groups]
         bars = [
-            _bar(centre + shift, bar, value, y_range, title)
+            _bar(centre + shift, bar, value, y_range, title, has_room)
             for centre, value, title in zip(centres, values, named, strict=True)
         ]
+        if colours is not None:
+            styles = [colour(colours[group], is_pale=index < len(series) - 1) for group in groups]
+            bars = [f'<g style="{style}">{drawn}</g>' for style, drawn in zip(styles, bars, strict=True)]
         parts += [f'<g style="{colour(index)}">', *bars, "</g>"]
     return _svg(f"{label}: {len(series)} bars for each of {', '.join(groups)}", parts, width)
 
 
 def curve_chart(
-    series: Mapping[str, Sequence[tuple[float, float]]], label: str, from_zero: bool = False, keep_peaks: bool = False
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    label: str,
+    from_zero: bool = False,
+    keep_peaks: bool = False,
+    colours: Mapping[str, int] | None = None,
 ) -> str:
-    """Draw the (x, y) points of several series over each other, long ones thinned.
+    """Draw the (x, y) points of several series over each other, long ones thinned; `colours` of those that have one elsewhere.
 
     `from_zero` shows amounts as such, `keep_peaks` the highest of the points that become one instead of their mean.
     """
@@ -90,7 +106,8 @@ def curve_chart(
     y_range = (y_ticks[0], y_ticks[-1])
     parts = [_y_tick(tick, _y(tick, y_range)) for tick in y_ticks]
     parts += [_x_tick(tick, _x(tick, x_range)) for tick in ticks(*x_range, 5)]
-    for index, (name, line) in enumerate(points.items()):
+    for number, (name, line) in enumerate(points.items()):
+        index = (colours or {}).get(name, number)
         placed = [(_x(x, x_range), _y(y, y_range)) for x, y in line]
         drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
         marked = placed if len(placed) <= MAX_DOTS else placed[-1:]
@@ -101,11 +118,11 @@ def curve_chart(
     return _svg(f"{label}: {', '.join(series)}", parts)
 
 
-def colour(index: int) -> str:
+def colour(index: int, is_pale: bool = False) -> str:
     """Return the style that gives a series its colour; after the last one they come again, paler."""
     base = f"var(--s{index % NUM_COLOURS})"
-    again = index // NUM_COLOURS
-    return f"--colour:{base if not again else f'color-mix(in srgb,{base} {max(25, 100 - 45 * again)}%,var(--card))'}"
+    share = PALE if is_pale else max(25, 100 - 45 * (index // NUM_COLOURS))
+    return f"--colour:{base if share == 100 else f'color-mix(in srgb,{base} {share}%,var(--card))'}"
 
 
 def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -175,6 +192,16 @@ def format_tick(tick: float) -> str:
     return f"{tick:,g}"
 
 
+def format_number(value: float) -> str:
+    """Return a value with three digits, or with all before the point.
+
+    >>> format_number(1690.4), format_number(999.7), format_number(0.0424), format_number(12_345_678)
+    ('1,690', '1,000', '0.0424', '12.3M')
+    """
+    short = float(f"{value:.3g}")
+    return f"{value:,.0f}" if 1e3 <= abs(short) < 1e6 else format_tick(short)
+
+
 def _x_label(text: str, x: float) -> str:
     return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(text)}</text>'
 
@@ -184,14 +211,17 @@ def _group_width(groups: Sequence[str], num_bars: int) -> float:
     return max((WIDTH - LEFT - RIGHT) / len(groups), num_bars * BAR_WIDTH + GROUP_GAP, named)
 
 
-def _bar(x: float, width: float, value: float | None, y_range: tuple[float, float], title: str) -> str:
+def _bar(
+    x: float, width: float, value: float | None, y_range: tuple[float, float], title: str, is_numbered: bool
+) -> str:
     if value is None or not math.isfinite(value):
         return ""
     top, floor = sorted((_y(value, y_range), _y(0.0, y_range)))
     shape = f'x="{x + 0.5:.1f}" y="{top:.1f}" width="{width - 1:.1f}" height="{floor - top:.1f}"'
-    text = f'<text class="value" x="{x + width / 2:.1f}" y="{top - 3:.1f}" text-anchor="middle">{value:.3g}</text>'
-    name = escape(f"{title}: {value:.4g}")
-    return f'<rect class="block" {shape}><title>{name}</title></rect>{text if width >= VALUE_WIDTH else ""}'
+    number = format_number(value)
+    text = f'<text class="value" x="{x + width / 2:.1f}" y="{top - 3:.1f}" text-anchor="middle">{number}</text>'
+    name = escape(f"{title}: {number}")
+    return f'<rect class="block" {shape}><title>{name}</title></rect>{text if is_numbered else ""}'
 
 
 def _no_chart(label: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lisan.pages.charts import NUM_COLOURS, bar_chart, colour, curve_chart
+from lisan.pages.charts import bar_chart, colour, curve_chart
 from lisan.pages.render import render_template
 from lisan.train.progress import format_bytes, format_count, format_seconds
 
@@ -57,16 +57,23 @@ PLOTS = (
 
 
 def render_run(header: Mapping[str, Any], lines: Lines) -> str:
+    colours = choose_colours(header)
     return render_template(
         "train",
         "run.html.jinja",
         title=header["title"],
         state=_describe_state(header, lines),
         tiles=_make_tiles(header, lines),
-        plots=[_draw(plot, lines) for plot in PLOTS if find_series(plot, lines)],
-        mix=_draw_mix(header, lines),
+        plots=[_draw(plot, lines, colours) for plot in PLOTS if find_series(plot, lines)],
+        mix=_draw_mix(header, lines, colours),
         facts=dict(header["facts"]),
     )
+
+
+def choose_colours(header: Mapping[str, Any]) -> dict[str, int]:
+    """Return the colour that a source, and after these a language, has on every chart of the page."""
+    names = dict.fromkeys([*header["planned"], *header["languages"].values()])
+    return {name: index for index, name in enumerate(names)}
 
 
 def find_series(plot: Plot, lines: Lines) -> Series:
@@ -80,14 +87,15 @@ def find_series(plot: Plot, lines: Lines) -> Series:
     return dict(sorted(found.items()))
 
 
-def _draw(plot: Plot, lines: Lines) -> tuple[Plot, str, list[tuple[str, str]]]:
+def _draw(plot: Plot, lines: Lines, colours: Mapping[str, int]) -> tuple[Plot, str, list[tuple[str, str]]]:
     """Return a chart and its key, which a single series does not need."""
     series = find_series(plot, lines)
-    key = [(name, colour(index)) for index, name in enumerate(series)] if len(series) > 1 else []
-    return plot, curve_chart(series, f"{plot.title} by step", plot.from_zero, plot.keep_peaks), key
+    own = colours if "/(.+)" in plot.pattern else {name: index for index, name in enumerate(series)}
+    key = [(name, colour(own[name])) for name in series] if len(series) > 1 else []
+    return plot, curve_chart(series, f"{plot.title} by step", plot.from_zero, plot.keep_peaks, own), key
 
 
-def _draw_mix(header: Mapping[str, Any], lines: Lines) -> dict[str, object]:
+def _draw_mix(header: Mapping[str, Any], lines: Lines, colours: Mapping[str, int]) -> dict[str, object]:
     """Return what was read against what was planned, in per cent; empty before the first checkpoint."""
     read = {key.removeprefix(READ): value for key, value in _last(lines, lambda key: key.startswith(READ)).items()}
     if not read:
@@ -99,11 +107,8 @@ def _draw_mix(header: Mapping[str, Any], lines: Lines) -> dict[str, object]:
     series = {"planned": [100 * planned[source] for source in sources], "read": list(shares.values())}
     by_size = sorted(sources, key=lambda source: -shares[source])
     return {
-        "parts": [
-            (source, shares[source], read.get(source, 0.0), sources.index(source) % NUM_COLOURS) for source in by_size
-        ],
-        "chart": bar_chart(sources, series, "share of the tokens by source, per cent"),
-        "key": [(name, colour(index)) for index, name in enumerate(series)],
+        "parts": [(source, shares[source], read.get(source, 0.0), colour(colours[source])) for source in by_size],
+        "chart": bar_chart(sources, series, "share of the tokens by source, per cent", colours),
         "languages": header["languages"],
     }
 
