@@ -11,6 +11,7 @@ from typing import Any
 
 from lisan.core.config import run_job
 from lisan.core.peers import check_alone, first_speaks, is_first
+from lisan.core.progress import doing
 from lisan.core.stage import Stage, join_stage, run_stage
 
 
@@ -35,6 +36,12 @@ class Job:
         return action if isinstance(action, Stage) else None
 
     def run(self, config: Any) -> Any:
+        if not is_first():
+            return self._run(config)
+        with doing(f"{self.name} is starting"):
+            return self._run(config)
+
+    def _run(self, config: Any) -> Any:
         stage = self.stage
         if stage is None:
             with first_speaks():

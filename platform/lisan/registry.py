@@ -22,7 +22,7 @@ from typing import Any
 
 from lisan.core.artifact import PAGE, Artifact, Kind, Ref, Store, code_commit
 from lisan.core.config import fingerprint, flatten, to_plain
-from lisan.core.errors import ArtifactError, ConfigError, LisanError, ServingError
+from lisan.core.errors import ArtifactError, ConfigError, Interrupted, LisanError, ServingError
 from lisan.core.machine import watch_load
 from lisan.core.outbox import Outbox
 from lisan.core.stage import Stage, TrackingConfig
@@ -334,8 +334,8 @@ def open_job(job: str, name: str, config: Any, parents: Collection[Artifact], **
     try:
         with watch_load(run.log_metrics, config.tracking.system_metrics_every_s, begun):
             yield run
-    except KeyboardInterrupt:
-        _end(run, "KILLED", "interrupted from the keyboard")
+    except (KeyboardInterrupt, Interrupted):
+        _end(run, "KILLED", "interrupted")
         raise
     except BaseException as error:
         _end(run, "FAILED", _without_password(f"{type(error).__name__}: {error}"))

@@ -81,6 +81,7 @@ class Along:
         self.config = LoopConfig(step_rows=step_rows, micro_rows=1)
         self.gauge = self.history = None
         self.progress = Progress()
+        self.num_steps = 12
 
     def step(self, step: int) -> Rows:
         return next(self.order.read(step * self.order.step_rows, 0, 1))

@@ -1,23 +1,27 @@
 """What a run that goes on remembers, tells and leaves on the machine."""
 
+import os
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import ALONE, make_job, train_alone, train_config
+from tiny import ALONE, Recorder, make_job, train_alone, train_config
 
 from lisan.core import storage
 from lisan.core.artifact import Store
-from lisan.core.errors import ArtifactError, ConfigError
+from lisan.core.errors import ArtifactError, ConfigError, Interrupted
 from lisan.core.storage import Location
 from lisan.model.config import ShardingConfig
 from lisan.train import checkpoint, shards
 from lisan.train.history import read_history
 from lisan.train.job import run_worker
 from lisan.train.keeper import Keeper
-from lisan.train.stages import check
+from lisan.train.stages import check, train
+from lisan.train.watchdog import Watchdog
 from lisan.train.worker import ProcessGroup
 
 
@@ -180,3 +184,39 @@ def test_workers_are_those_of_torchrun_where_it_started_several(
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(ConfigError, match=r"sharding\.shard_workers \(2\) must divide the number of workers \(1\)"):
         check(config, tiny_store)
+
+
+def test_a_run_that_is_asked_to_end_leaves_a_checkpoint_and_goes_on_bit_for_bit(
+    tiny_store: Store, tmp_path: Path
+) -> None:
+    config = train_config(tiny_store, loop={"checkpoint_every": 100})
+    whole = train_alone(tiny_store, config, tmp_path / "whole")
+    asked = iter([False, True])
+    with pytest.raises(Interrupted, match="after step 2"):
+        train_alone(tiny_store, config, tmp_path / "parts", replace(ALONE, is_interrupted=lambda: next(asked)))
+    assert [place.name for place in (tmp_path / "parts" / "checkpoints").glob("step_*")] == ["step_00000002"]
+    rest = train_alone(tiny_store, config, tmp_path / "parts")
+    assert rest.taken == [3, 4, 5, 6]
+    assert rest.curve("loss") == whole.curve("loss")[2:]
+    for name in ("model.safetensors", "config.json"):
+        written = [(tmp_path / run / "model" / name).read_bytes() for run in ("whole", "parts")]
+        assert written[0] == written[1]
+
+
+def test_a_signal_ends_a_run_in_one_sentence_and_the_next_one_goes_on(
+    tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tiny_store, train_config(tiny_store, loop={"num_steps": 4, "checkpoint_every": 100}), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Watchdog, "beat", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match=r"^interrupted; the same command goes on from step 2$"):
+            train(job)
+    train(job)
+    assert isinstance(job.run, Recorder)
+    assert job.run.taken == [1, 2, 3, 4]
+
+
+def test_checkpoints_come_by_minutes_too(tiny_store: Store, tmp_path: Path) -> None:
+    hourly, often = ({"num_steps": 3, "checkpoint_every": 100, "checkpoint_every_min": every} for every in (60, 1e-9))
+    assert train_alone(tiny_store, train_config(tiny_store, loop=hourly), tmp_path / "hourly").checkpoints == [3]
+    assert train_alone(tiny_store, train_config(tiny_store, loop=often), tmp_path / "often").checkpoints == [1, 2, 3]

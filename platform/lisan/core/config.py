@@ -11,6 +11,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import signal
 import sys
 import types
 import typing
@@ -22,16 +24,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lisan.core.choices import check_recipe
-from lisan.core.errors import ConfigError, LisanError
+from lisan.core.errors import ConfigError, Interrupted, LisanError
 from lisan.core.explain import explain
+from lisan.core.interrupt import raise_interrupt
 from lisan.core.overrides import bare, nearest, quote_text
-from lisan.core.peers import first_speaks
+from lisan.core.peers import first_speaks, is_first
 
 T = TypeVar("T")
 NOT_IDENTITY = types.MappingProxyType({"identity": False})
 "Metadata of a dataclass field that says where or how a stage runs, not what it makes: `field(default=10, metadata=NOT_IDENTITY)`."
 SIGNED = types.MappingProxyType({"signed": True})
 "Metadata of a dataclass field whose numbers may be below 0."
+INTERRUPTED = 130
+"Exit code of a job that was asked to end, as shells have it for Ctrl-C."
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 "What the operating system says of a disk that is full, a root that is read-only or no folder."
 
@@ -317,6 +322,7 @@ def _run_hydra(conf_dir: Path, job: str, schema: type[T], action: Callable[[T], 
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir), config_name=job)
     def main(raw: Any) -> None:
+        signal.signal(signal.SIGTERM, raise_interrupt)
         action(load(schema, raw))
 
     with _composing(job, schema, overrides):
@@ -324,12 +330,17 @@ def _run_hydra(conf_dir: Path, job: str, schema: type[T], action: Callable[[T], 
 
 
 class sentences:  # noqa: N801  reads as a word where it is used
-    """Turn what users can cause into one line on stderr and exit code 1; let everything else keep its trace."""
+    """Turn what users can cause into one line on stderr and exit code 1, or 130 for an end that was asked for; let everything
+    else keep its trace."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, KeyboardInterrupt | Interrupted):
+            if is_first():
+                print(str(error) or "interrupted; the same command goes on from what is finished", file=sys.stderr)
+            sys.exit(INTERRUPTED)
         if isinstance(error, LisanError):
             sys.exit(f"{type(error).__name__}: {error}")
         if isinstance(error, OSError) and error.errno in UNWRITABLE:

@@ -32,5 +32,9 @@ class DivergenceError(TrainingError):
     """A training run whose loss or gradients went out of bounds, and would again from the same checkpoint."""
 
 
+class Interrupted(LisanError):  # noqa: N818  nothing is wrong
+    """Work that was asked to end; the same command goes on with it."""
+
+
 class ServingError(LisanError):
     """An endpoint that cannot start or a model that may not be promoted."""

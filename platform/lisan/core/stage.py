@@ -17,6 +17,7 @@ from lisan.core.errors import ConfigError
 from lisan.core.inputs import digest_inputs
 from lisan.core.lease import Lease
 from lisan.core.peers import check_alone, check_together, first_speaks
+from lisan.core.progress import doing, say
 from lisan.core.storage import default_root
 
 MAX_VALIDATION_S = 1500
@@ -157,12 +158,13 @@ class Stage:
 OpenRun = Callable[[Stage, Any, tuple[Artifact, ...]], AbstractContextManager[Run]]
 
 
-def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str], None] = print) -> Artifact:
+def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str], None] = say) -> Artifact:
     """Build what `config` describes, or return it when it exists. Of several processes the first calls it.
 
     Raises ArtifactError when the ref exists with another config or a parent is missing.
     """
-    store, ref, (parents, inputs), existing = _resolve(stage, config)
+    with doing("checking the config and what it names"):
+        store, ref, (parents, inputs), existing = _resolve(stage, config)
     if existing is None:
         with Lease(store.lease(ref), str(ref), say):
             existing = store.find(ref, config, parents, inputs)  # another process may have finished it just now
@@ -178,7 +180,7 @@ def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str],
 def _build(stage: Stage, config: Any, draft: Draft, open_run: OpenRun, say: Callable[[str], None]) -> Artifact:
     say(f"{draft.ref} building (fingerprint {draft.fingerprint[:12]})")
     start = time.monotonic()
-    with open_run(stage, config, draft.parents) as run:
+    with doing(f"building {draft.ref}"), open_run(stage, config, draft.parents) as run:
         facts = dict(stage.build(config, draft, run))
         seconds = round(time.monotonic() - start, 1)
         artifact = draft.commit({**facts, "seconds": seconds})

@@ -6,6 +6,7 @@ in parts keep one.
 
 import time
 
+from lisan.core.progress import say
 from lisan.core.stage import Run
 
 SAY_EVERY_S = 5.0
@@ -28,6 +29,4 @@ class Tally:
         rate = self.done / max(1e-9, now - self.start)
         name, left_s = f"{self.verb}/{self.things}", (self.total - self.done) / rate
         self.run.log_metrics({name: float(self.done), f"{name}_per_s": rate}, self.done)
-        print(
-            f"  {self.verb} {self.done:,}/{self.total:,} {self.things}, {rate:,.1f}/s, {left_s:,.0f} s left", flush=True
-        )
+        say(f"  {self.verb} {self.done:,}/{self.total:,} {self.things}, {rate:,.1f}/s, {left_s:,.0f} s left")

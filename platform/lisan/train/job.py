@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from lisan.core.artifact import Artifact, Kind
+from lisan.core.progress import say
 from lisan.core.stage import Run
 from lisan.core.storage import Location
 from lisan.model.attention import check_attention
@@ -75,19 +76,22 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     check_rows(config.loop, worker.world_size, config.sharding.tensor_workers)
     check_compiler(config.sharding, worker.device)
     worker = replace(worker, tensor_workers=config.sharding.tensor_workers)
-    with ProcessGroup(worker, config.cluster.collective_timeout_s):
+    with worker.doing("meeting the other workers"), ProcessGroup(worker, config.cluster.collective_timeout_s):
         resolved = agree_on_precision(config.precision, worker)
         worker = replace(worker, precision=resolved.precision)
         if worker.is_first:
-            print(f"  {resolved}", flush=True)
+            say(f"  {resolved}")
             job.run.log_tag("precision", str(resolved.precision))
-        places = open_places(config, job.parents)
-        adapted, scorer = open_scorer(config, places, worker)
-        optimizer = make_optimizer(scorer, config.optim, freeze_other_rows(scorer.model, adapted.rows))
-        course = make_course(job, scorer, worker)
+        with worker.doing("loading the model"):
+            places = open_places(config, job.parents)
+            adapted, scorer = open_scorer(config, places, worker)
+            optimizer = make_optimizer(scorer, config.optim, freeze_other_rows(scorer.model, adapted.rows))
+        with worker.doing("preparing the rows"):
+            course = make_course(job, scorer, worker)
         with closing(course.progress):
             metrics = train(scorer, optimizer, course, worker)
-        write_model(config, places, adapted, scorer, job.output, worker)
+        with worker.doing("writing the model"):
+            write_model(config, places, adapted, scorer, job.output, worker)
     return metrics
 
 

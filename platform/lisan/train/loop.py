@@ -17,11 +17,13 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from lisan.core.errors import ConfigError, DataError, TrainingError
+from lisan.core.errors import ConfigError, DataError, Interrupted, TrainingError
+from lisan.core.interrupt import Interruption
 from lisan.core.seed import derive_seed
 from lisan.model.score import Batch, Scorer, collate
 from lisan.tokens.rows import Rows
 from lisan.train import checkpoint, shards
+from lisan.train.checkpoint_times import CheckpointTimes
 from lisan.train.course import Course
 from lisan.train.guard import Guard
 from lisan.train.keeper import Keeper
@@ -32,7 +34,7 @@ from lisan.train.options import LoopConfig, OptimConfig
 from lisan.train.throughput import Meter
 from lisan.train.validation import VALIDATION_LOSS, log_losses
 from lisan.train.watchdog import Watchdog
-from lisan.train.worker import Worker
+from lisan.train.worker import Worker, never
 
 Books = tuple[Ledger, Guard]
 "What is opened from a checkpoint and closed with it."
@@ -43,9 +45,17 @@ def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) 
     """Run the steps that are left and return the last metrics.
 
     Raises DivergenceError when the loss is not a number, TrainingError when the rows are not those of the plan, DataError when
-    none of their tokens is trained, ArtifactError when a checkpoint cannot be written.
+    none of their tokens is trained, ArtifactError when a checkpoint cannot be written, Interrupted after the checkpoint that is
+    written when the run is asked to end.
     """
-    with Keeper(scorer, optimizer, course, worker) as keeper, Watchdog(worker) as watchdog:
+    with (
+        worker.doing(course.progress.describe, write=course.progress.say),
+        Interruption() as interruption,
+        Keeper(scorer, optimizer, course, worker) as keeper,
+        Watchdog(worker) as watchdog,
+    ):
+        if worker.is_interrupted is never:
+            worker = replace(worker, is_interrupted=interruption)
         return take_steps(scorer, optimizer, course, worker, keeper, watchdog)
 
 
@@ -65,6 +75,7 @@ def take_steps(
         if worker.stream
         else course.order.read(ledger.position, worker.data_rank, worker.num_data_ranks)
     )
+    times = CheckpointTimes(course.config, course.num_steps, worker)
     grad_norm = math.nan
     scorer.train()
     for step in range(first, course.num_steps):
@@ -74,7 +85,7 @@ def take_steps(
         # Dropout draws from the step, so a resumed run draws what the whole one did; ranks with the same rows draw the same.
         torch.manual_seed(derive_seed(course.config.seed, "step", step, worker.data_rank))
         lr = learning_rate(step, course.num_steps, course.optim)
-        measured, loss = accumulate(scorer, rows, course, meter)
+        measured, loss = accumulate(scorer, rows, course, meter, times)
         norm = clip(optimizer, course.optim)
         refusal = guard.refuse(step, loss, norm, partial(gather_row_ids, rows, worker))
         if refusal:
@@ -90,12 +101,16 @@ def take_steps(
         if done % course.config.log_every == 0 or done == course.num_steps:
             meter.log(done, lr, grad_norm)
             keeper.look()
-        is_kept = done % course.config.checkpoint_every == 0 or done == course.num_steps
         with watchdog.paused():
-            validated = validate(scorer, done, is_kept, course, worker)
-            if is_kept:
+            course.progress.begin(f"validation or checkpoint after step {done}")
+            validated = validate(scorer, done, times.is_planned(done), course, worker)
+            if times.is_kept(done):
                 facts = close_books(books, meter, validated, course)
                 keeper.begin(done, {**meter.last, **validated}, {**facts, checkpoint.PRECISION: precisions})
+            if times.is_ending:
+                keeper.finish()
+                raise Interrupted(f"the run was asked to end after step {done}")
+        meter.finish_step(done)
         watchdog.beat(done)
     with watchdog.paused():
         keeper.finish()
@@ -162,14 +177,17 @@ def next_rows(rows_by_step: Iterator[Rows], course: Course, worker: Worker, step
     return rows
 
 
-def accumulate(scorer: Scorer, rows: Rows, course: Course, meter: Meter) -> tuple[list[Measured], float]:
+def accumulate(
+    scorer: Scorer, rows: Rows, course: Course, meter: Meter, times: CheckpointTimes
+) -> tuple[list[Measured], float]:
     """Add up the gradients of this rank's rows; return what each micro batch made and the mean loss over all ranks."""
     micro = course.config.micro_rows
     parts = [rows.part(start, start + micro) for start in range(0, len(rows), micro)]
     batches = [collate(part.input_ids, part.labels, part.doc_lens) for part in parts]
     worker = meter.worker
-    own_targets = torch.tensor([sum(map(course.count_targets, batches))], dtype=torch.float64)
-    num_targets = worker.sum_over_data(own_targets).item()
+    own = torch.tensor([sum(map(course.count_targets, batches)), *times.wishes()], dtype=torch.float64)
+    num_targets, *wishes = worker.sum_over_data(own).tolist()
+    times.hear(wishes)
     if num_targets == 0:
         raise DataError(
             f"no row of step {meter.step} has a trained token; check the roles and labels of the tokens artifact"

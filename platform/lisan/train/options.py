@@ -25,6 +25,8 @@ class LoopConfig:
     "Rows that one worker computes at a time."
     checkpoint_every: int = field(default=200, metadata=NOT_IDENTITY)
     "Steps between checkpoints."
+    checkpoint_every_min: float = field(default=10.0, metadata=NOT_IDENTITY)
+    "Minutes after which there is a checkpoint whatever the step, by the first worker's clock; 0 for never."
     async_checkpoints: bool = field(default=True, metadata=NOT_IDENTITY)
     "Whether checkpoints are written while training goes on; costs main memory for one copy of a worker's share of the state."
     keep_checkpoints: int = field(default=2, metadata=NOT_IDENTITY)
@@ -47,6 +49,8 @@ class LoopConfig:
                 "loop.step_rows, micro_rows, checkpoint_every, keep_checkpoints and log_every must be >= 1"
             )
 
+        if not 0 <= self.checkpoint_every_min < math.inf:
+            raise ConfigError(f"loop.checkpoint_every_min must be >= 0, 0 for never, got {self.checkpoint_every_min}")
         if self.keep_best < 0:
             raise ConfigError(f"loop.keep_best must be >= 0, got {self.keep_best}")
 

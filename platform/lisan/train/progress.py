@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from lisan.core.progress import note
+
 REFRESH_S = 0.1
 "Between two pictures of the bar: a redraw takes a millisecond."
 MAX_BAR = 30
@@ -23,9 +25,19 @@ class Progress:
         self.is_live = self._out.isatty()
         self._bar: Any = None
         self._drawn = 0.0
+        self._work, self._begun = "first step", time.monotonic()
+
+    def begin(self, work: str) -> None:
+        """Remember what the run does now, for `describe`."""
+        self._work, self._begun = work, time.monotonic()
+
+    def describe(self) -> str:
+        """Return what the run does now and since when."""
+        return f"  {self._work}, {time.monotonic() - self._begun:.0f} s so far"
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
+        note()
         if self._bar is None:
             print(line, file=self._out, flush=True)
         else:
@@ -37,6 +49,7 @@ class Progress:
         if not self.is_live or (step < num_steps and now - self._drawn < REFRESH_S):
             return
         self._drawn = now
+        note()
         if self._bar is None:
             self._bar = _make_bar(self._out, num_steps)
             self._bar.start()

@@ -8,7 +8,7 @@ it.
 from typing import Any
 
 from lisan.core.artifact import Draft, Kind, Ref
-from lisan.core.errors import TrainingError
+from lisan.core.errors import Interrupted, TrainingError
 from lisan.core.stage import Run, SilentRun, Stage
 from lisan.tokens.chat import template_hash
 from lisan.train.checkpoint import LOSS, PRECISION, Checkpoint, drop_damaged, find_best, find_latest
@@ -26,7 +26,7 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     """Start the workers that the cluster config asks for and return what they measured."""
     job = make_job(config, draft, run)
     drop_damaged(job.checkpoints)
-    metrics = launch(job)
+    metrics = train(job)
     latest = check_outcome(job, draft.ref)
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
     tokenizer = open_tokenizer(open_places(config, draft.parents).tokenizer)
@@ -45,7 +45,17 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
 
 def join(config: TrainConfig, draft: Draft) -> None:
     """Train beside the first process of torchrun, which begins, tracks and finishes what all of them train."""
-    launch(make_job(config, draft, SilentRun()))
+    train(make_job(config, draft, SilentRun()))
+
+
+def train(job: TrainJob) -> dict[str, float]:
+    """Train and return the last metrics; Interrupted names the step that the same command goes on from."""
+    try:
+        return launch(job)
+    except (KeyboardInterrupt, Interrupted) as error:
+        latest = find_latest(job.checkpoints)
+        where = f"goes on from step {latest.step}" if latest else "begins anew, for there is no checkpoint yet"
+        raise Interrupted(f"interrupted; the same command {where}") from error
 
 
 def make_job(config: TrainConfig, draft: Draft, run: Run) -> TrainJob:

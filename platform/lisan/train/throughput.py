@@ -57,6 +57,7 @@ class Meter:
     def waiting(self, step: int) -> Iterator[None]:
         """Count the time until the rows of a step have arrived."""
         self.step, begun = step, time.perf_counter()
+        self.course.progress.begin(f"step {step + 1}/{self.course.num_steps}")
         if self.worker.is_first and self.course.progress.is_live:
             self._show(step)
         yield
@@ -77,6 +78,13 @@ class Meter:
         }
         for name, value in {**sums, **{name: float(value) for name, value in loss.metrics.items()}}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def finish_step(self, step: int) -> None:
+        """Say how long the first step took, which has compiled and read what the others need too."""
+        if self.worker.is_first and step == self.first + 1 and step % self.course.config.log_every:
+            seconds = time.perf_counter() - self.start
+            took = f"  step {step}/{self.course.num_steps} took {seconds:.1f} s"
+            self.course.progress.say(f"{took}, {self._eta(step)}" if step < self.course.num_steps else took)
 
     def skip(self, reason: str, num_skipped: int) -> None:
         """Say that a step was not taken; its losses are in no mean."""

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from lisan.core.progress import doing, write_line
 from lisan.core.stage import ClusterConfig
 from lisan.model.config import Precision
 from lisan.model.precision import Resolved, find_precision, resolve_precision
@@ -24,6 +26,11 @@ Report = Callable[[Mapping[str, float], str | None], None]
 
 def silent(metrics: Mapping[str, float], checkpoint: str | None) -> None:
     """Report to nobody."""
+
+
+def never() -> bool:
+    """Ask for nothing."""
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +53,20 @@ class Worker:
     where that failed. None where nobody does."""
     collective_timeout_s: int = 600
     "For a collective before the first step and after the last."
+    is_interrupted: Callable[[], bool] = never
+    "Whether somebody asked the run to end; any rank may know."
     step_timeout_s: int = 0
     "After so long without a finished step the process ends, for somebody to start it again; 0 where nobody would."
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def doing(
+        self, name: str | Callable[[], str], write: Callable[[str], None] = write_line
+    ) -> AbstractContextManager[None]:
+        """Name the work of a block, on the first rank."""
+        return doing(name, write) if self.is_first else nullcontext()
 
     @property
     def data_rank(self) -> int:
