@@ -43,6 +43,7 @@ KNOWN_ONLY_TO = {
         "lisan/tokens/encode.py",
         "lisan/tokens/stream.py",
         "lisan/train/launch.py",
+        "lisan/train/run_state.py",
         "lisan/train/score_parts.py",
         "lisan/serve/app.py",
         "lisan/serve/engine.py",

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import signal
 import socket
 import traceback
 import warnings
@@ -24,6 +25,8 @@ from ray._private.services import canonicalize_bootstrap_address_or_die
 import lisan
 from lisan.core.artifact import code_commit
 from lisan.core.errors import ClusterError, ConfigError, LisanError
+from lisan.core.interrupt import is_main_thread
+from lisan.core.progress import doing
 from lisan.core.stage import ClusterConfig
 
 DEFAULTS = {
@@ -40,6 +43,9 @@ DEFAULTS = {
     "RAYON_NUM_THREADS": "1",
 }
 
+SESSION_LOGS = "/tmp/ray/session_latest/logs"
+"Where Ray's processes write why they end."
+
 PASSED = ("LISAN_HOME", "LISAN_DATA")
 "What workers read of the driver's environment, beside the above."
 
@@ -55,27 +61,46 @@ def connect(cluster: ClusterConfig) -> None:
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     address = cluster.address or os.environ.get("RAY_ADDRESS")
-    if address is None:
-        # Logical CPUs: one a worker, two for the data that feeds them, so that two cores do not deadlock.
-        num_cpus = max(os.cpu_count() or 1, cluster.num_workers + 2)
-        # Workers log errors only: what they print is ours.
-        with _known_address():
-            ray.init(
-                "local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                logging_config=ray.LoggingConfig(log_level="ERROR"),
-            )
-    else:
-        try:
-            ray.init(address=address, logging_level=logging.ERROR, runtime_env=runtime_env(address))
-        except ConnectionError as error:
-            raise ConfigError(
-                f"no Ray cluster answers at {address}; start one with `ray start --head`, or leave "
-                "cluster.address null to run on this machine"
-            ) from error
+    with doing(f"joining Ray at {address}" if address else "starting Ray on this machine"), _own_sigterm():
+        _start(cluster) if address is None else _join(address)
     _quiet_data()
+
+
+def _start(cluster: ClusterConfig) -> None:
+    """Start a Ray that ends with this process."""
+    # Logical CPUs: one a worker, two for the data that feeds them, so that two cores do not deadlock.
+    num_cpus = max(os.cpu_count() or 1, cluster.num_workers + 2)
+    # Workers log errors only: what they print is ours.
+    quiet = {"logging_level": logging.ERROR, "logging_config": ray.LoggingConfig(log_level="ERROR")}
+    try:
+        with _known_address():
+            ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    except Exception as error:
+        raise ClusterError(
+            f"Ray does not start on this machine: {reason_of(error)}; see {SESSION_LOGS}, free memory, disk and ports, or join a "
+            "cluster that runs with cluster.address"
+        ) from error
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, runtime_env=runtime_env(address))
+    except ConnectionError as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}; start one with `ray start --head`, or leave "
+            "cluster.address null to run on this machine"
+        ) from error
+    except Exception as error:
+        raise ClusterError(f"cannot join the Ray cluster at {address}: {reason_of(error)}") from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM means to the job: Ray takes it to end the process without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and is_main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

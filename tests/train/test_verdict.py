@@ -10,7 +10,15 @@ import torch.distributed as dist
 from tiny import ALONE
 from torch.distributed.distributed_c10d import _get_default_store
 
-from lisan.core.errors import ArtifactError, ConfigError, DataError, DivergenceError, LisanError, TrainingError
+from lisan.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    DivergenceError,
+    Interrupted,
+    LisanError,
+    TrainingError,
+)
 from lisan.train import launch, verdict
 from lisan.train.worker import ProcessGroup
 
@@ -63,8 +71,17 @@ def test_a_worker_returns_what_is_unanimous_and_raises_the_rest(
     monkeypatch.setattr(launch, "is_unanimous", lambda error: asked.append(error) or True)
     job: Any = SimpleNamespace()
     if is_asked:
-        assert launch._on_worker(job, None) is error
+        assert launch._on_worker(job, None, None) is error
         monkeypatch.setattr(launch, "is_unanimous", lambda _: False)
     with pytest.raises(type(error)):
-        launch._on_worker(job, None)
+        launch._on_worker(job, None, None)
     assert asked == [error] * is_asked
+
+
+def test_a_worker_that_was_asked_to_end_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: Any) -> None:
+        raise Interrupted("after step 3")
+
+    monkeypatch.setattr(launch, "_describe_worker", lambda *_: ALONE)
+    monkeypatch.setattr(launch, "run_worker", end)
+    assert isinstance(launch._on_worker(SimpleNamespace(), None, None), Interrupted)

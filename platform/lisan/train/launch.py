@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from lisan.core.errors import ConfigError, LisanError, TrainingError
+from lisan.core.errors import ConfigError, Interrupted, LisanError, TrainingError
 from lisan.core.stage import ClusterConfig
 from lisan.train.checkpoint import next_start
 from lisan.train.job import TrainJob, plan_run, run_worker
 from lisan.train.validator import Validator
 from lisan.train.verdict import FINAL, is_unanimous
-from lisan.train.worker import Worker, share_threads, worker_from_environment
+from lisan.train.worker import Worker, never, share_threads, worker_from_environment
 
 Validate = Callable[[int], dict[str, float]]
 
@@ -47,8 +47,9 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from lisan.session import connect, reason_of
+    from lisan.session import SESSION_LOGS, connect, reason_of
     from lisan.tokens.stream import STREAM, PlanDataConfig, StreamPlan, placeholder
+    from lisan.train.run_state import Restarts, RunState, fit
 
     config, cluster = job.config, job.config.cluster
     connect(cluster)
@@ -64,9 +65,10 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     # Ray's own list of checkpoints of an earlier launch; the loop resumes from and lets go of them by what lies on storage.
     (place / "checkpoint_manager_snapshot.json").delete()
     parent = type(place)(place.root, place.path.rpartition("/")[0])
+    state = RunState()
     with _validator(job) as validate:
         trainer = TorchTrainer(
-            partial(_on_worker, job, validate),
+            partial(_on_worker, job, validate, state),
             scaling_config=ScalingConfig(
                 num_workers=cluster.num_workers,
                 use_gpu=cluster.use_gpu,
@@ -82,13 +84,16 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
                 storage_filesystem=parent.file_system,
                 logging_config=LoggingConfig(log_level="ERROR"),
                 failure_config=FailureConfig(max_failures=cluster.max_failures),
+                callbacks=[Restarts(state, place, cluster.max_failures)],
             ),
             **streamed,
         )
         try:
-            result = trainer.fit()
+            result = fit(trainer, state, cluster.num_workers)
         except Exception as error:
-            raise TrainingError(reason_of(error)) from error
+            raise TrainingError(
+                f"{reason_of(error)} (traces lie in {SESSION_LOGS}/train of the worker's machine)"
+            ) from error
     outcome: dict[str, float] | LisanError = result.return_value or {}
     if isinstance(outcome, LisanError):
         raise outcome
@@ -149,26 +154,37 @@ def _validate(actor: Any, timeout_s: float, step: int) -> dict[str, float]:
     return losses
 
 
-def _on_worker(job: TrainJob, validate: Validate | None) -> dict[str, float] | LisanError:
-    """Be one Ray Train worker; what all of them come to alike is returned, for Ray starts again whoever raises."""
+def _on_worker(job: TrainJob, validate: Validate | None, state: Any) -> dict[str, float] | LisanError:
+    """Be one Ray Train worker; what all of them come to alike is returned, because Ray starts again whoever raises."""
     try:
-        return run_worker(job, _describe_worker(job, validate))
+        return run_worker(job, _describe_worker(job, validate, state))
+    except Interrupted as error:
+        return error
     except FINAL as error:
         if not is_unanimous(error):
             raise
         return error
 
 
-def _describe_worker(job: TrainJob, validate: Validate | None) -> Worker:
+def _describe_worker(job: TrainJob, validate: Validate | None, state: Any) -> Worker:
     import ray.train
+    from ray._private.log import PlainRayHandler
     from ray.train.torch import get_device
     from ray.train.v2._internal.execution.context import logger as report_log
 
     from lisan.tokens.stream import STREAM, iterate_rows
+    from lisan.train.run_state import Listener
 
     report_log.setLevel(logging.WARNING)  # it prints every report with all its metrics
+    for handler in logging.getLogger("ray.train").handlers:
+        if isinstance(handler, PlainRayHandler):
+            handler.setLevel(logging.CRITICAL)  # the trace of what failed stays in Ray's files, its sentence is ours
     context = ray.train.get_context()
     cluster = job.config.cluster
+    is_interrupted = never
+    if context.get_world_rank() == 0:
+        state.begin_speaking()
+        is_interrupted = Listener(state)
     stream = None
     if job.config.sharding.tensor_workers == 1:
         share = job.config.loop.step_rows // context.get_world_size()
@@ -182,6 +198,7 @@ def _describe_worker(job: TrainJob, validate: Validate | None) -> Worker:
         report=partial(_report, job),
         stream=stream,
         validate=validate,
+        is_interrupted=is_interrupted,
         collective_timeout_s=cluster.collective_timeout_s,
         step_timeout_s=cluster.step_timeout_s,
     )

@@ -32,8 +32,9 @@ class Progress:
         self._work, self._begun = work, time.monotonic()
 
     def describe(self) -> str:
-        """Return what the run does now and since when."""
-        return f"  {self._work}, {time.monotonic() - self._begun:.0f} s so far"
+        """Return what the run does now and, where that takes longer, since when."""
+        seconds = time.monotonic() - self._begun
+        return f"  {self._work}, {seconds:.0f} s so far" if seconds >= 1 else f"  {self._work}"
 
     def say(self, line: str) -> None:
         """Print a line that stays."""

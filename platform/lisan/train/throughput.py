@@ -56,8 +56,9 @@ class Meter:
     @contextmanager
     def waiting(self, step: int) -> Iterator[None]:
         """Count the time until the rows of a step have arrived."""
+        eta = f" {self._eta(step)}" if step > self.first else ""
+        self.course.progress.begin(f"step {step + 1}/{self.course.num_steps}{eta}")
         self.step, begun = step, time.perf_counter()
-        self.course.progress.begin(f"step {step + 1}/{self.course.num_steps}")
         if self.worker.is_first and self.course.progress.is_live:
             self._show(step)
         yield
