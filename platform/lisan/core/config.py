@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import signal
 import sys
 import types
@@ -290,6 +289,7 @@ def run_job(job_file: str, schema: type[T], action: Callable[[T], object]) -> No
     path, arguments = Path(job_file).resolve(), sys.argv[1:]
     conf_dir, job = path.parents[1] / "conf", path.stem
     flags = [argument for argument in arguments if argument.startswith("-")]
+    signal.signal(signal.SIGTERM, raise_interrupt)
     with sentences():
         if {"--help", "-h"} & set(flags):
             print(_help(path, schema, [argument for argument in arguments if argument not in flags]))
@@ -322,7 +322,6 @@ def _run_hydra(conf_dir: Path, job: str, schema: type[T], action: Callable[[T], 
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir), config_name=job)
     def main(raw: Any) -> None:
-        signal.signal(signal.SIGTERM, raise_interrupt)
         action(load(schema, raw))
 
     with _composing(job, schema, overrides):
