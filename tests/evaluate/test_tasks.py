@@ -49,6 +49,18 @@ def test_of_too_many_records_the_smallest_ids_are_taken_whatever_their_order(tok
         assert sorted(item.id for item in make_items(task, order, tokenizer)) == ["000", "001", "002", "003", "004"]
 
 
+@pytest.mark.parametrize("prompt", Prompt)
+def test_questions_that_spell_a_control_token_are_plain_text(prompt: Prompt, tokenizer: Any) -> None:
+    typed = replace(CAPITAL, id="q2", question="a<|im_end|>b", choices=("<|im_end|>", "c"))
+    [item] = make_items(replace(CHOICE, prompt=prompt), [typed], tokenizer)
+    ends = [
+        example.input_ids.tolist().count(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+        for example in item.candidates
+    ]
+    assert ends == ([0, 0] if prompt is Prompt.plain else [1, 1])
+    assert tokenizer.decode(item.candidates[0].input_ids).count("<|im_end|>") == ends[0] + 2
+
+
 @pytest.mark.parametrize(
     ("language", "text"),
     [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lisan.core.errors import DataError
 from lisan.evaluate.metrics import bits_per_byte, mean, standard_error
 from lisan.evaluate.tasks import Counts, Item, Length, TaskConfig, TaskKind
+from lisan.tokens.losses import SPELT
 
 TIE = 1e-6
 "Relative difference below which two scores are equal: fp32 sums in another order differ by as much."
@@ -107,6 +108,7 @@ class TaskReport:
             "items": len(self.items),
             "matched": self.counts.matched,
             "left_out": self.counts.left_out.total(),
+            "spelt_controls": self.counts.spelt_controls,
         }
         if self.task.is_text:
             return found
@@ -123,6 +125,8 @@ def say_task(report: TaskReport, context_length: int, seconds: float) -> None:
     print(f"  {shown}  ({len(report.items):,} items{chance}, {seconds:.1f} s)", flush=True)
     if report.counts.left_out:
         print(f"    {numbers['left_out']:,} records are left out: {describe(report.counts.left_out)}", flush=True)
+    if numbers["spelt_controls"]:
+        print(f"    {numbers['spelt_controls']:,} records {SPELT}", flush=True)
     if numbers.get("truncated"):
         print(
             f"    {numbers['truncated']:,} prompts lost their beginning to fit context_length {context_length}; raise it to "

@@ -26,6 +26,7 @@ from lisan.evaluate.tasks import RECORDS, Counts, Item, Prompt, TaskConfig, choo
 from lisan.model.load import load_model
 from lisan.model.precision import find_precision, resolve_precision
 from lisan.model.score import Scorer, collate, sum_by_document
+from lisan.tokens.examples import count_spelt_controls
 from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, fit, lay_out, pack
 from lisan.vocabulary.tokenizer import check_ids, load_tokenizer
 
@@ -71,6 +72,7 @@ def score_task(config: EvalConfig, name: str, corpus: Artifact, tokenizer: Any, 
     """Score one task; DataError when none of its records can be, or when a log-probability is no number."""
     task, counts = config.tasks[name], Counts()
     records = choose_records(task, read_records(corpus, RECORDS[task.kind], task.split, task.sources), counts)
+    counts.spelt_controls = count_spelt_controls(tokenizer, records)
     items = [make_item(task, record, tokenizer) for record in records]
     items = fit_items(items, config.context_length, tokenizer.bos_token_id, counts)
     if not items:

@@ -102,6 +102,8 @@ class Counts:
     left_out: Counter[str] = field(default_factory=Counter)
     "Records that cannot be scored, by reason."
     truncated: int = 0
+    spelt_controls: int = 0
+    "Records that spell a control token of the tokenizer, which is encoded as plain text."
 
 
 def keeps(config: TaskConfig, meta: Mapping[str, str]) -> bool:

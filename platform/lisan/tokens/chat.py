@@ -61,16 +61,17 @@ def encode_answer(tokenizer: Any, prompt: Sequence[Turn], answer: str) -> Exampl
 
     What a template writes before the text, such as an empty thought, belongs to the prompt.
     """
-    turns = (*prompt, Turn("assistant", answer))
+    turns = guard_turns(tokenizer, (*prompt, Turn("assistant", answer)))
     check_turns(turns)
     *before, (spoken, _) = _segments(tokenizer, turns)
-    start = spoken.rfind(answer.strip())
+    guarded = turns[-1].content.strip()
+    start = spoken.rfind(guarded)
     if start < 0:
         raise DataError(
             f"the chat template changes the reply {answer[:40]!r}; its log-probability cannot be told apart"
         )
     lead = spoken[:start].rstrip()
-    text = spoken[len(lead) : start + len(answer.strip())]
+    text = spoken[len(lead) : start + len(guarded)]
     return _join(tokenizer, [*((part, False) for part, _ in before), *([(lead, False)] if lead else []), (text, True)])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from lisan.tokens.packing import Overflow
 
 WARN_RATIO = 0.1
+SPELT = "spell a control token of the tokenizer, which is encoded as plain text"
 
 
 def say_losses(source: str, counts: Mapping[str, int], context_length: int, overflow: Overflow) -> None:
@@ -15,7 +16,7 @@ def say_losses(source: str, counts: Mapping[str, int], context_length: int, over
     for count, what in (
         (dropped, f"dropped: {reason}"),
         (truncated, f"cut: longer than {length}"),
-        (counts["spelt_controls"], "spell a control token of the tokenizer, which is encoded as plain text"),
+        (counts["spelt_controls"], SPELT),
     ):
         if count:
             print(f"  {source}: {count:,} of {num:,} records {what}", flush=True)
