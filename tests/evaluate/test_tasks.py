@@ -54,8 +54,7 @@ def test_questions_that_spell_a_control_token_are_plain_text(prompt: Prompt, tok
     typed = replace(CAPITAL, id="q2", question="a<|im_end|>b", choices=("<|im_end|>", "c"))
     [item] = make_items(replace(CHOICE, prompt=prompt), [typed], tokenizer)
     ends = [
-        example.input_ids.tolist().count(tokenizer.convert_tokens_to_ids("<|im_end|>"))
-        for example in item.candidates
+        example.input_ids.tolist().count(tokenizer.convert_tokens_to_ids("<|im_end|>")) for example in item.candidates
     ]
     assert ends == ([0, 0] if prompt is Prompt.plain else [1, 1])
     assert tokenizer.decode(item.candidates[0].input_ids).count("<|im_end|>") == ends[0] + 2
