@@ -66,8 +66,8 @@ def render_page(config: EvalConfig, reports: Sequence[TaskReport], precision: st
 def _summary(config: EvalConfig, reports: Sequence[TaskReport]) -> str:
     count = sum(len(report.items) for report in reports)
     return (
-        f"{count:,} items of {len(reports)} task{'s' if len(reports) > 1 else ''} from {config.corpus}. Intervals hold 95 %, ± is one standard error; "
-        "they tell how much other items of the same kind would move a figure."
+        f"{count:,} items of {len(reports)} task{'s' if len(reports) > 1 else ''} from {config.corpus}. "
+        "Intervals hold 95 %, ± is one standard error; they tell how much other items of the same kind would move a figure."
     )
 
 
