@@ -107,3 +107,12 @@ def test_a_parquet_column_that_no_layout_reads_costs_nothing_and_is_said(tmp_pat
     facts = read(replace(source, fields={"text": "date"}), tmp_path)
     assert facts["quarantined"] == 2
     assert facts["faults"][0]["reason"].startswith("column date cannot be read: ")
+
+
+@pytest.mark.parametrize("language", ["fa-IR", "pes_Arab"])
+def test_persian_in_a_pair_keeps_its_joiners(language: str, write: Write, tmp_path: Path) -> None:
+    path = write("f.jsonl", [{"first": "I want", "second": "می\u200cخواهم"}])
+    source = SourceConfig(path=(path,), layout=Layout.parallel, language="en", pair_language=language)
+    read(source, tmp_path)
+    texts = pq.read_table(tmp_path / "staging/s/00000.parquet")["text"].to_pylist()
+    assert ["می\u200cخواهم" in text for text in texts] == [True, True]

@@ -62,3 +62,10 @@ def test_a_latin_text_with_rare_accents_is_still_recognised(write: Write) -> Non
     path = write("f.txt", b"plain\n" * 2000 + b"caf\xe9\n" * 5)
     with pytest.raises(DataError, match="may be windows-1252"):
         check_encoding("s", SourceConfig(format=SourceFormat.text, path=(path,), language="fr"))
+
+
+def test_the_second_side_of_a_pair_is_looked_at_too(write: Write) -> None:
+    one, two = write("a.en", "plain\n" * 20), write("a.ar", ARABIC.encode("windows-1256"))
+    source = SourceConfig(format=SourceFormat.aligned, path=(one,), pair_path=(two,), language="en", pair_language="ar")
+    with pytest.raises(DataError, match=r"a\.ar is not utf-8: .*may be windows-1256"):
+        check_encoding("s", source)

@@ -173,7 +173,7 @@ def test_numbers_and_characters_that_are_none_are_faults(write: Write) -> None:
     assert values(items) == [{"t": "😀"}]
     (one, huge), (two, half) = faults(items)
     assert (one, two) == (1, 2)
-    assert "4300 digits" in huge
+    assert huge == "broken JSON: an integer has more than 4300 digits"
     assert half == "broken JSON: half of a surrogate pair (\\ud800 to \\udfff) is no character"
     rows = read(write("g", '[{"t": "\\udc00"}, {"t": "x"}]'), SourceFormat.json)
     assert (values(rows), len(faults(rows))) == ([{"t": "x"}], 1)

@@ -83,7 +83,7 @@ def _lines_before(fault: Facts, num_lines: Mapping[tuple[str, int], int]) -> int
 def _say_faults(name: str, num_faults: int, first: str, damaged: Sequence[str]) -> None:
     for sentence in damaged:
         print(f"  warning: {name} has lost the rest of {sentence}; fetch the file again", flush=True)
-    if num_faults:
+    if num_faults > len(damaged):
         print(f"  {name}: {num_faults:,} rows are in quarantine/{name}.jsonl{first}", flush=True)
 
 

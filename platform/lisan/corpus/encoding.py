@@ -34,6 +34,7 @@ def check_encoding(name: str, source: SourceConfig) -> None:
     if source.format not in TEXT_FORMATS:
         return
     paths = find_files(f"sources.{name}.path", source.path, source.format)
+    paths += find_files(f"sources.{name}.pair_path", source.pair_path, source.format)
     for path in paths[:: 1 + len(paths) // SNIFF_FILES]:
         lines = _first_lines(path)
         bad = _first_bad_byte(lines, source.encoding)

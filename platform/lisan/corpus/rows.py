@@ -6,6 +6,7 @@ its line. Always: a row's key depends on the file alone, not on how the file was
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import zip_longest
@@ -44,8 +45,8 @@ def _parse_json(line: bytes, number: int, encoding: str) -> Any:
         return Fault(number, f"broken JSON: {error.msg} at column {error.colno}", excerpt(text.rstrip()))
     except RecursionError:
         return Fault(number, "broken JSON: nested too deeply", excerpt(text))
-    except ValueError as error:
-        return Fault(number, f"broken JSON: {error}", excerpt(text))
+    except ValueError:
+        return Fault(number, f"broken JSON: {_LONG}", excerpt(text))
     if _ESCAPED_SURROGATE.search(line) and _has_surrogate(value):
         return Fault(number, _HALF, excerpt(text.rstrip()))
     return value
@@ -53,6 +54,7 @@ def _parse_json(line: bytes, number: int, encoding: str) -> Any:
 
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD]")
 "Looked for in bytes, which takes half of the time that it takes in text."
+_LONG = f"an integer has more than {sys.get_int_max_str_digits()} digits"
 _HALF = "broken JSON: half of a surrogate pair (\\ud800 to \\udfff) is no character"
 
 
@@ -103,7 +105,8 @@ def _read_json(lines: Lines, source: SourceConfig) -> Iterator[Item]:
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}; for one object a line use format=jsonl"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}; correct it, or use format=jsonl") from error
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else _LONG
+        raise DataError(f"{path} cannot be read as JSON: {what}; correct it, or use format=jsonl") from error
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         kind = type(value).__name__
