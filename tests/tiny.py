@@ -25,7 +25,7 @@ from lisan.core.stage import Run, SilentRun, StorageConfig, run_stage
 from lisan.core.storage import Location
 from lisan.corpus.records import Conversation, Document, Preference, Question, RecordKind, Turn, to_table
 from lisan.model.config import ModelConfig, Precision, ShapeConfig
-from lisan.model.load import quiet_transformers
+from lisan.model.folder import quiet_transformers
 from lisan.tokens.encode import TOKENS, EncodeConfig
 from lisan.tokens.packing import Overflow, PackingConfig
 from lisan.train.config import DpoConfig, TrainConfig, parents_of

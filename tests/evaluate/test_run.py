@@ -138,7 +138,7 @@ def test_a_model_with_damaged_weights_is_refused(config: EvalConfig, base_model:
     name = next(name for name in weights if "down_proj" in name)
     weights[name][0, 0] = float("nan")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DataError, match=r"tasks\.questions: .*damaged gives item .* the log-probability nan"):
+    with pytest.raises(DataError, match=r"damaged: 1 of \d+ weights hold NaN .*the first is .*down_proj"):
         run(replace(config, name="damaged", candidate=str(folder), tasks={"questions": TASKS["questions"]}))
 
 

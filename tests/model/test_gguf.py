@@ -13,9 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from lisan.core.errors import ConfigError
 from lisan.model.config import GgufType, ModelConfig
+from lisan.model.folder import read_config
 from lisan.model.gguf import check_gguf, read_gguf, rope_factors, turn, turn_back, write_gguf
 from lisan.model.load import load_model, make_model
-from lisan.model.state import iter_state, read_config
+from lisan.model.state import iter_state
 
 WIDE = replace(SHAPE, hidden_size=64, intermediate_size=128)
 TOKENIZER: dict[str, Any] = {

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.config import ModelConfig
 from lisan.model.files import MAX_FILE_BYTES
+from lisan.model.folder import read_config
 from lisan.model.load import load_model, make_model
 from lisan.model.quantise import (
     check_quantisable,
@@ -26,7 +27,7 @@ from lisan.model.quantise import (
     unpack_rows,
     write_quantised,
 )
-from lisan.model.state import assemble, iter_state, linear_names, read_config
+from lisan.model.state import assemble, iter_state, linear_names
 
 WIDE = replace(SHAPE, hidden_size=64, intermediate_size=128)
 IDS = torch.arange(1, 40)[None]

@@ -23,6 +23,7 @@ from lisan.evaluate.config import EvalConfig
 from lisan.evaluate.eval_page import render_page
 from lisan.evaluate.results import Result, TaskReport, check_finite, describe, make_result, say_task
 from lisan.evaluate.tasks import RECORDS, Counts, Item, Prompt, TaskConfig, choose_records, fit_items, make_item
+from lisan.model.folder import check_folder
 from lisan.model.load import load_model
 from lisan.model.precision import find_precision, resolve_precision
 from lisan.model.score import Scorer, collate, sum_by_document
@@ -58,8 +59,7 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
 
 def _open_candidate(config: EvalConfig, draft: Draft) -> tuple[Any, Scorer, str]:
     """Return the tokenizer, the model and the precision that it computes in."""
-    models = [parent for parent in draft.parents if parent.ref.kind is Kind.model]
-    place = str(fetch_folder(models[0].location)) if models else config.candidate
+    place = _find_model(config, draft.store)
     tokenizer = load_tokenizer(place)
     _check_template(config, tokenizer)
     device = "cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu"
@@ -149,7 +149,15 @@ def _parents(config: EvalConfig) -> tuple[Ref, ...]:
     return (Ref.parse(config.corpus, Kind.corpus), *model)
 
 
+def _find_model(config: EvalConfig, store: Store) -> str:
+    """Return the local folder or hub id of the candidate."""
+    if not Ref.looks_like(config.candidate):
+        return config.candidate
+    return str(fetch_folder(store.open(Ref.parse(config.candidate, Kind.model)).location))
+
+
 def _check(config: EvalConfig, store: Store) -> None:
+    check_folder(_find_model(config, store))
     corpus = store.open(Ref.parse(config.corpus, Kind.corpus))
     for name, task in config.tasks.items():
         known = list_sources(corpus, RECORDS[task.kind])

@@ -18,7 +18,8 @@ from lisan.core.errors import ConfigError
 from lisan.model.config import ALL, LoraConfig
 from lisan.model.draw import Drawing, drawing
 from lisan.model.fill import plain_name
-from lisan.model.load import block_linears, quiet_transformers
+from lisan.model.folder import quiet_transformers
+from lisan.model.load import block_linears
 from lisan.model.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
 from lisan.model.nf4 import Nf4Linear, is_quantised, quantise_blocks, restore_linear
 from lisan.model.trained_rows import TRAINED_ROWS, place_trained_rows

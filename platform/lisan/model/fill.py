@@ -28,18 +28,18 @@ Source = Callable[[Parts], Iterator[tuple[str, torch.Tensor]]]
 class Files:
     """Tensors in safetensors files."""
 
-    places: Mapping[str, Path]
-    "The file of each tensor."
+    places: Mapping[str, tuple[Path, str]]
+    "The file of each tensor, and its name there."
 
     def __call__(self, parts: Parts) -> Iterator[tuple[str, torch.Tensor]]:
         by_file: dict[Path, list[str]] = {}
         for name in parts:
             if (place := self.places.get(plain_name(name))) is not None:
-                by_file.setdefault(place, []).append(name)
+                by_file.setdefault(place[0], []).append(name)
         for file, names in by_file.items():
             with open_weights(file) as opened:
                 for name in names:
-                    yield name, _read_part(opened, plain_name(name), parts[name])
+                    yield name, _read_part(opened, self.places[plain_name(name)][1], parts[name])
 
 
 def _read_part(opened: Any, name: str, part: tuple[slice, ...]) -> torch.Tensor:

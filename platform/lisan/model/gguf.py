@@ -18,7 +18,8 @@ import torch
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.config import GgufType
-from lisan.model.state import iter_state, read_config
+from lisan.model.folder import read_config
+from lisan.model.state import iter_state
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 "Both are `llama` to llama.cpp."

@@ -4,7 +4,7 @@ In: a `ModelConfig` and the folder it names. Out: a transformers causal LM in fp
 Always: the same seed makes the same weights; text never enters this room, only vocabulary sizes and ids.
 """
 
-import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,20 @@ from torch import nn
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.config import ModelConfig
 from lisan.model.draw import Drawing, drawing
-from lisan.model.files import locate_tensors
+from lisan.model.files import open_weights
 from lisan.model.fill import fill
+from lisan.model.finite import check_finite
+from lisan.model.folder import (
+    CONFIG,
+    Folder,
+    model_class,
+    open_folder,
+    quiet_transformers,
+    read_config,
+    refuse_report,
+)
+
+GENERATION = "generation_config.json"
 
 
 def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int) -> Any:
@@ -61,20 +73,40 @@ def draw_model(
 
 
 def load_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Load a causal LM from a folder or hub id; DataError in one sentence when it is none."""
-    from safetensors import SafetensorError
+    """Load a causal LM from a folder or hub id, of a model with images or sound its text part.
+
+    DataError in one sentence when it is none, or when weights are missing, of another model or not finite.
+    """
+    folder = open_folder(place)
+    model = _load_files(folder, dtype) if folder.tensors else _load_by_transformers(folder, place, dtype)
+    if folder.path.joinpath(GENERATION).exists():
+        model.generation_config = type(model.generation_config).from_pretrained(str(folder.path))
+    check_finite(model, place)
+    return model
+
+
+def _load_files(folder: Folder, dtype: torch.dtype) -> Any:
+    """Load the tensors of a folder that was seen to be whole."""
+    kind = model_class(folder.config, folder.path)
+    with ExitStack() as stack:
+        opened = {stored.file: None for stored in folder.tensors.values()}
+        files = {file: stack.enter_context(open_weights(file)) for file in opened}
+        state = {name: files[stored.file].get_slice(stored.name) for name, stored in folder.tensors.items()}
+        return kind.from_pretrained(None, config=folder.config, state_dict=state, dtype=dtype)
+
+
+def _load_by_transformers(folder: Folder, place: str, dtype: torch.dtype) -> Any:
+    """Load what transformers alone can read: quantised weights, and files that are not safetensors."""
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
     try:
-        return AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        model, report = AutoModelForCausalLM.from_pretrained(str(folder.path), dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{place} is not a model that transformers can load: {reason}") from error
-    except SafetensorError as error:
-        if Path(place).is_dir():
-            locate_tensors(Path(place))  # says which file it is
-        raise DataError(f"{place} has a file of weights that is cut off ({error}); download it again") from error
+    refuse_report(report, list(model.state_dict()), type(model).__name__, place)
+    return model
 
 
 def read_vocabulary_size(place: str) -> int | None:
@@ -88,17 +120,8 @@ def read_max_positions(place: str) -> int | None:
 
 
 def _read_size(place: str, key: str) -> int | None:
-    config = Path(place) / "config.json"
-    size: int | None = json.loads(config.read_text()).get(key) if config.exists() else None
+    size: int | None = getattr(read_config(place), key, None) if (Path(place) / CONFIG).exists() else None
     return size
-
-
-def quiet_transformers() -> None:
-    """Keep bars and warnings of transformers out of job logs."""
-    from transformers.utils import logging as of_transformers
-
-    of_transformers.disable_progress_bar()
-    of_transformers.set_verbosity_error()
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from lisan.core.errors import ConfigError
-from lisan.model.load import block_linears, quiet_transformers
+from lisan.model.folder import quiet_transformers
+from lisan.model.load import block_linears
 
 BLOCK = 64
 "Weights that share a scale; the paper's."

@@ -19,7 +19,8 @@ from torch import nn
 from lisan.core.errors import ConfigError
 from lisan.model.config import GROUPS
 from lisan.model.files import MAX_FILE_BYTES, WeightWriter, locate_tensors
-from lisan.model.state import assemble, block_names, iter_state, linear_names, parameter_names, read_config
+from lisan.model.folder import read_config, read_corrected_json
+from lisan.model.state import assemble, block_names, iter_state, linear_names, parameter_names
 
 PACKED = 8
 "Values of four bits in an int32, the first in the lowest."
@@ -118,7 +119,7 @@ def write_quantised(source: Path, folder: Path, num_bits: int, group: int, max_b
             written.add(f"{name}_scale", scale)
             written.add(f"{name}_shape", torch.tensor(tensor.shape))
     written.close()
-    plain = json.loads((source / "config.json").read_bytes())
+    plain = read_corrected_json(source)
     plain["quantization_config"] = describe(num_bits, group)
     (folder / "config.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False), encoding="utf-8")
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from lisan.core.errors import DataError
 from lisan.model.files import open_weights, weight_files
-from lisan.model.load import decoder_layers, quiet_transformers
+from lisan.model.folder import quiet_transformers
+from lisan.model.load import decoder_layers
 
 
 def iter_state(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -23,17 +24,6 @@ def iter_state(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         with open_weights(file) as opened:
             for name in opened.keys():  # noqa: SIM118  # not a mapping
                 yield name, opened.get_tensor(name)
-
-
-def read_config(folder: Path) -> Any:
-    """Return the transformers config of a folder."""
-    from transformers import AutoConfig
-
-    quiet_transformers()
-    try:
-        return AutoConfig.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} has no config.json that transformers reads: {str(error).splitlines()[0]}") from error
 
 
 def make_empty(config: Any, device: str = "cpu") -> Any:

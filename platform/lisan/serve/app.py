@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.config import load
 from lisan.core.errors import ConfigError, ServingError
+from lisan.core.integrity import fetch_folder
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
 from lisan.core.storage import Location
-from lisan.serve.engine import EngineConfig, Replica, ServedModel
+from lisan.serve.engine import EngineConfig, Replica, ServedModel, check_weights
 from lisan.serve.start_error import last_reason
 
 if TYPE_CHECKING:
@@ -278,6 +279,8 @@ def start(config: ServeConfig, say: Callable[[str], None] = print) -> Endpoint:
     begin = time.monotonic()
     model = find_model(config)
     check_port(config)
+    if model.place.is_local:
+        check_weights(fetch_folder(model.place))
     from ray import serve
 
     from lisan.session import connect

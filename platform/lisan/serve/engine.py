@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from lisan.core.errors import ConfigError
+from lisan.core.errors import ConfigError, ServingError
 from lisan.core.integrity import fetch_folder
 from lisan.core.storage import Location
 from lisan.model.config import Precision
@@ -132,6 +132,21 @@ def engine_environment(engine: EngineConfig, use_gpu: bool) -> dict[str, str]:
     return environment
 
 
+def check_weights(folder: Path) -> None:
+    """Refuse weights that are not those of config.json, before the engine starts: it takes half a minute to say so.
+
+    vLLM takes tied embeddings from config.json, whatever the files hold.
+    """
+    from lisan.model.folder import CONFIG, check_folder, read_corrected_json, read_json
+
+    check_folder(folder)
+    if read_corrected_json(folder) != read_json(folder / CONFIG):
+        raise ServingError(
+            f"{folder / CONFIG} says tie_word_embeddings and the files hold two different matrices, of which vLLM would use one; "
+            "set it to false there, or export the model with formats=[hf] and serve that"
+        )
+
+
 class Replica:
     """One engine and the OpenAI app in front of it; its constructor returns when the engine can answer."""
 
@@ -139,6 +154,7 @@ class Replica:
         self, model: ServedModel, engine: EngineConfig, use_gpu: bool
     ) -> None:
         os.environ.update(engine_environment(engine, use_gpu))
+        check_weights(fetch_folder(model.place))
         held = HeldErrors()
         try:
             self._server = _make_server(model, engine, use_gpu)

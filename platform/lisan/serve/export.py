@@ -18,10 +18,10 @@ from lisan.core.integrity import fetch_folder
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import writing
 from lisan.model.files import weight_files
+from lisan.model.folder import check_folder, read_config
 from lisan.model.gguf import check_gguf
 from lisan.model.load import load_model
 from lisan.model.quantise import check_quantisable
-from lisan.model.state import read_config
 from lisan.model.trained_rows import TRAINED_ROWS
 from lisan.serve.export_config import ExportConfig, Format
 from lisan.serve.formats import ADAPTER, ADAPTER_CONFIG, ORIGIN, READERS, WRITERS, Subject, read_adapter_config
@@ -99,6 +99,7 @@ def check_export(config: ExportConfig, store: Store) -> None:
             f"candidate {config.candidate} is not a model folder: no config.json in {source}; name a finished model"
         )
     weight_files(source)
+    check_folder(source)
     if {Format.adapter, Format.merged} & set(config.formats):
         check_adapter(config, read_adapter_config(source))
     if Format.adapter in config.formats and (source / ADAPTER / TRAINED_ROWS).exists():

@@ -19,11 +19,12 @@ import torch
 from lisan.core.artifact import DRAFT, MANIFEST, PAGE
 from lisan.model.adapter import read_adapter
 from lisan.model.files import INDEX, WEIGHTS, weight_files
+from lisan.model.folder import read_config, read_corrected_json, read_json
 from lisan.model.gguf import read_gguf, write_gguf
 from lisan.model.load import load_model
 from lisan.model.new_rows import MANIFEST as NEW_ROWS
 from lisan.model.quantise import read_quantised, write_quantised
-from lisan.model.state import assemble, read_config
+from lisan.model.state import assemble
 from lisan.model.write import write_config, write_weights
 from lisan.serve.export_config import ExportConfig, Format
 from lisan.serve.gguf_tokenizer import composes_text, describe_tokenizer
@@ -63,6 +64,8 @@ def write_hf(config: ExportConfig, subject: Subject, folder: Path) -> None:  # n
         names.append(INDEX)  # beside one whole file it would lead engines to others
     for name in names:
         shutil.copy(subject.folder / name, folder / name)
+    if (plain := read_corrected_json(subject.folder)) != read_json(subject.folder / "config.json"):
+        (folder / "config.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False), encoding="utf-8")
     copy_companions(subject.folder, folder)
 
 

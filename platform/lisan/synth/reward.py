@@ -14,7 +14,7 @@ import torch
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.corpus.records import Turn
-from lisan.model.load import quiet_transformers
+from lisan.model.folder import quiet_transformers
 from lisan.model.precision import find_precision
 
 

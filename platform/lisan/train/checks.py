@@ -17,7 +17,7 @@ from lisan.train.job import plan_run
 from lisan.train.loop import check_rows
 from lisan.train.optim import check_moments
 from lisan.train.options import PreferenceLoss, Quantisation
-from lisan.train.origin import check_context, check_vocabulary
+from lisan.train.origin import check_context, check_folders, check_vocabulary
 from lisan.train.reference import check_precision
 from lisan.train.split import check_model
 
@@ -36,6 +36,7 @@ def check(config: TrainConfig, store: Store) -> None:
         )
     check_stored(config, tokens)
     parents = tuple(store.open(ref) for ref in parents_of(config))
+    check_folders(config, parents)
     check_vocabulary(config, tokens, parents)
     check_context(config, tokens, parents)
     check_model(config, parents)

@@ -15,6 +15,7 @@ from lisan.core.stage import Run
 from lisan.core.storage import Location
 from lisan.model.attention import check_attention
 from lisan.model.fill import fill
+from lisan.model.finite import check_finite
 from lisan.model.float8 import check_float8, use_float8
 from lisan.model.leakage import check_documents_apart
 from lisan.model.parallel import check_compiler, check_sharding, shard
@@ -106,6 +107,7 @@ def open_scorer(config: TrainConfig, places: Places, worker: Worker) -> tuple[Ad
     scorer = Scorer(adapted.model, config.attention)
     shard(scorer, worker.device, worker.precision, config.sharding, config.cluster.num_nodes)
     fill(adapted.model, adapted.sources)
+    check_finite(adapted.model, places.model or "the model of model.shape")
     check_documents_apart(scorer, worker.device, worker.precision.dtype)
     return adapted, scorer
 

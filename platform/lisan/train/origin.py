@@ -15,6 +15,7 @@ from lisan.core.errors import ConfigError, DataError
 from lisan.core.integrity import fetch_folder
 from lisan.model.config import RowInitConfig
 from lisan.model.fill import Source, fill
+from lisan.model.folder import check_folder
 from lisan.model.load import draw_model, read_max_positions, read_vocabulary_size
 from lisan.model.new_rows import NewRows, replay_new_rows
 from lisan.model.outline import load_vocabulary, outline_model
@@ -70,6 +71,14 @@ def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
     tokenizer = config.model.tokenizer or model
     donor = config.model.new_rows.donor or ""
     return Places(*(folders.get(place, place) for place in (model, tokenizer, donor)))
+
+
+def check_folders(config: Any, parents: Iterable[Artifact]) -> None:
+    """Refuse a model or donor whose files are not all that its config describes; what a hub id holds a worker sees first."""
+    places = open_places(config, parents)
+    for place in (places.model, places.donor):
+        if place:
+            check_folder(place)
 
 
 def check_vocabulary(config: Any, tokens: Artifact, parents: Iterable[Artifact]) -> None:

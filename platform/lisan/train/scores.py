@@ -24,7 +24,7 @@ from lisan.model.precision import resolve_precision
 from lisan.tokens.rows import RowReader
 from lisan.train.config import ScoreConfig, as_training, inputs_of, parents_of
 from lisan.train.kto_anchor import MismatchedReader
-from lisan.train.origin import check_context, check_vocabulary
+from lisan.train.origin import check_context, check_folders, check_vocabulary
 from lisan.train.reference import REFERENCE, join_scores, read_scores, write_scores
 from lisan.train.score_parts import Part, ScoreJob, find_precisions, score_here, score_on_ray
 
@@ -70,6 +70,7 @@ def _check(config: ScoreConfig, store: Store) -> None:
         raise ConfigError(f"{tokens.ref} holds {tokens.facts['record_kind']}; score_preferences needs preferences")
     parents = tuple(store.open(ref) for ref in _parents(config))
     training = as_training(config)
+    check_folders(training, parents)
     check_vocabulary(training, tokens, parents)
     check_context(training, tokens, parents)
     if config.mismatched:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Artifact
-from lisan.model.state import make_empty, read_config
+from lisan.model.folder import read_config
+from lisan.model.state import make_empty
 from lisan.model.tensor_parallel import check_sizes, check_split
 from lisan.train.origin import open_places
 

@@ -13,9 +13,10 @@ import torch
 from lisan.core.errors import ConfigError
 from lisan.model.adapter import attach_adapter, draw_adapter, find_targets
 from lisan.model.fill import Source, fill
+from lisan.model.folder import read_config
 from lisan.model.new_rows import MANIFEST, NewRows, read_new_rows
 from lisan.model.nf4 import check_installed, quantise_blocks
-from lisan.model.state import make_empty, read_config
+from lisan.model.state import make_empty
 from lisan.model.trained_rows import vocabulary_matrices
 from lisan.train.options import Method, Quantisation, Rows, TuningConfig
 
