@@ -152,7 +152,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="alternations (default: 3)")
     parser.add_argument("--steps", type=int, default=8, help="steps of a run (default: 8)")
     parser.add_argument("--rows", type=int, default=16, help="rows of a step over all workers (default: 16)")
-    parser.add_argument("--precision", choices=[str(which) for which in Precision], default="bfloat16")
+    parser.add_argument("--precision", choices=[str(which) for which in Precision], default="auto")
     parser.add_argument("--be-worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--pinned", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,13 +1,13 @@
 """Claim: a step here takes less than half the time of TRL's, for fine-tuning, LoRA and DPO, near the limit of the machine.
 
-One model of 27 M parameters (16,384 pieces, rows of 1,024 tokens), one generated world of conversations and preferences, bf16,
-the same batch (of preferences as many as our rows hold) and the same two cores. TRL packs (`bfd`) and keeps documents apart as it
-does without flash attention; of two ways to split its batch, whole and in eighths (or row by row), it gets the faster one. Tokens
-are those of the examples, without padding, and all steps but the first count. Trainers take turns; the ratio is that of the
-medians. The reference pass of DPO is left out on both sides.
+One model of 27 M parameters (16,384 pieces, rows of 1,024 tokens), one generated world of conversations and preferences, the
+precision that this machine multiplies faster, the same batch (of preferences as many as our rows hold) and the same two cores.
+TRL packs (`bfd`) and keeps documents apart as it does without flash attention; of two ways to split its batch, whole and in
+eighths (or row by row), it gets the faster one. Tokens are those of the examples, without padding, and all steps but the first
+count. Trainers take turns; the ratio is that of the medians. The reference pass of DPO is left out on both sides.
 
     python benchmarks/training_vs_trl.py --root /tmp/training            # needs: pip install trl accelerate datasets
-    python benchmarks/training_vs_trl.py --root /tmp/training --only dpo
+    python benchmarks/training_vs_trl.py --root /tmp/training --only dpo --precision float32
 
 Prints every figure beside its bar; exits 1 below one of them.
 """
@@ -34,8 +34,9 @@ import torch
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.storage import Location
-from lisan.model.config import ModelConfig, ShapeConfig
+from lisan.model.config import ModelConfig, Precision, ShapeConfig
 from lisan.model.load import load_model, make_model
+from lisan.model.precision import find_precision
 from lisan.tokens.rows import RowReader
 from lisan.train.history import read_history
 
@@ -102,11 +103,11 @@ def job_overrides(root: Path, folder: Path, objective: str, name: str, num_steps
     ]
 
 
-def measure_ours(root: Path, folder: Path, objective: str, num_steps: int) -> dict[str, float]:
+def measure_ours(root: Path, folder: Path, objective: str, num_steps: int, precision: Precision) -> dict[str, float]:
     """Train as users do and return the speed of all steps but the first."""
     name = f"bench-{time.time_ns()}"
     job = "train_dpo" if objective == "dpo" else "train_sft"
-    run_job(root, job, *job_overrides(root, folder, objective, name, num_steps))
+    run_job(root, job, *job_overrides(root, folder, objective, name, num_steps), f"precision={precision}")
     _, lines = read_history(Location(str(root)) / "checkpoints" / name / "v1")
     steps = [line for line in lines[1:] if "train/tokens_per_second" in line]
     return {key: harmonic_mean([step[f"train/{key}"] for step in steps]) for key in ("tokens_per_second", "mfu_ratio")}
@@ -141,7 +142,9 @@ def read_preferences(root: Path) -> list[dict[str, Any]]:
     return examples
 
 
-def run_trl(root: Path, folder: Path, objective: str, num_steps: int, micro: int) -> dict[str, float]:
+def run_trl(
+    root: Path, folder: Path, objective: str, num_steps: int, micro: int, precision: Precision
+) -> dict[str, float]:
     """Train with TRL in this process and return tokens/s and the peak of memory."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -162,7 +165,7 @@ def run_trl(root: Path, folder: Path, objective: str, num_steps: int, micro: int
         "gradient_accumulation_steps": batch // micro,
         "max_steps": num_steps,
         "learning_rate": 1e-5,
-        "bf16": True,
+        "bf16": precision is Precision.bfloat16,
         "use_cpu": True,
         "gradient_checkpointing": False,
         "optim": "adamw_torch_fused",
@@ -196,7 +199,9 @@ def run_trl(root: Path, folder: Path, objective: str, num_steps: int, micro: int
     return {"tokens_per_second": batch * per_example / seconds, "memory_bytes": float(peak)}
 
 
-def measure_trl(root: Path, folder: Path, objective: str, num_steps: int, micro: int) -> dict[str, float]:
+def measure_trl(
+    root: Path, folder: Path, objective: str, num_steps: int, micro: int, precision: Precision
+) -> dict[str, float]:
     """Train with TRL in a process of its own."""
     words = [
         "--root",
@@ -209,6 +214,8 @@ def measure_trl(root: Path, folder: Path, objective: str, num_steps: int, micro:
         str(folder),
         "--micro",
         str(micro),
+        "--precision",
+        precision,
     ]
     environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
     done = subprocess.run(
@@ -220,25 +227,26 @@ def measure_trl(root: Path, folder: Path, objective: str, num_steps: int, micro:
     return found
 
 
-def compare(root: Path, folder: Path, objective: str, num_steps: int, num_rounds: int) -> bool:
+def compare(root: Path, folder: Path, objective: str, num_steps: int, num_rounds: int, precision: Precision) -> bool:
     """Let both trainers take turns; print and return whether ours is past its bars."""
     whole = count_pairs(root) if objective == "dpo" else STEP_ROWS
     tried = {
-        micro: measure_trl(root, folder, objective, 3, micro)["tokens_per_second"]
+        micro: measure_trl(root, folder, objective, 3, micro, precision)["tokens_per_second"]
         for micro in (max(1, whole // 8), whole)
     }
     micro = max(tried, key=lambda size: tried[size])
     print(f"{objective}: TRL takes {micro} of {whole} at a time ({tried} tokens/s)", flush=True)
     ours, theirs, mfu = [], [], []
     for number in range(num_rounds):
-        mine = measure_ours(root, folder, objective, num_steps)
+        mine = measure_ours(root, folder, objective, num_steps, precision)
         ours.append(mine["tokens_per_second"])
         mfu.append(mine["mfu_ratio"])
-        theirs.append(measure_trl(root, folder, objective, num_steps, micro)["tokens_per_second"])
+        theirs.append(measure_trl(root, folder, objective, num_steps, micro, precision)["tokens_per_second"])
         print(f"  round {number + 1}: {ours[-1]:,.0f} and {theirs[-1]:,.0f} tokens/s, MFU {mfu[-1]:.0%}", flush=True)
     ratio, share = median(ours) / median(theirs), median(mfu)
     print(
-        f"{objective}: {ratio:.2f}x TRL (bar {MIN_RATIO[objective]}), MFU {share:.0%} of the measured bf16 GEMM peak",
+        f"{objective}: {ratio:.2f}x TRL (bar {MIN_RATIO[objective]}), MFU {share:.0%} of the measured {precision.short} GEMM "
+        "peak",
         flush=True,
     )
     return ratio >= MIN_RATIO[objective] and (objective != "sft" or share >= MIN_MFU)
@@ -250,18 +258,20 @@ def main() -> None:
     parser.add_argument("--only", choices=MIN_RATIO)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", type=Precision, choices=list(Precision), default=Precision.auto)
     parser.add_argument("--trl", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--micro", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.trl:
-        print(json.dumps(run_trl(asked.root, asked.trl, asked.only, asked.steps, asked.micro)))
+        print(json.dumps(run_trl(asked.root, asked.trl, asked.only, asked.steps, asked.micro, asked.precision)))
         return
-    print(", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch")), flush=True)
+    precision = find_precision("cpu").precision if asked.precision is Precision.auto else asked.precision
+    print(", ".join(f"{name} {version(name)}" for name in ("trl", "transformers", "torch")), precision, flush=True)
     with TemporaryDirectory() as scratch:
         root = asked.root or Path(scratch)
         folder = prepare(root)
         passed = [
-            compare(root, folder, objective, asked.steps, asked.rounds)
+            compare(root, folder, objective, asked.steps, asked.rounds, precision)
             for objective in ([asked.only] if asked.only else MIN_RATIO)
         ]
     print(f"SFT's MFU bar is {MIN_MFU:.0%}")

@@ -65,8 +65,8 @@ CASES: dict[str, tuple[Stage, Callable[[str, str], Any], dict[str, Any]]] = {
         ),
         {"context_length": 80},
     ),
-    "cpt": (CPT, lambda root, model: training(root, "documents", model), {"precision": Precision.bfloat16}),
-    "sft": (SFT, lambda root, model: training(root, "conversations", model), {"precision": Precision.bfloat16}),
+    "cpt": (CPT, lambda root, model: training(root, "documents", model), {"precision": Precision.auto}),
+    "sft": (SFT, lambda root, model: training(root, "conversations", model), {"precision": Precision.auto}),
     "dpo": (DPO, lambda root, model: training(root, "preferences", model), {"beta": 0.3}),
     "report": (EVALS, evaluation, {"batch_rows": 3}),
 }

@@ -1,19 +1,27 @@
 """MFU and memory: of which peak, and how much of it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from tiny import train_alone, train_config
 
+from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig
+from lisan.core.storage import Location
 from lisan.model.config import Precision
 from lisan.model.flops import ModelFlops, Work
 from lisan.model.nf4 import quantise_blocks
 from lisan.model.score import Scorer
 from lisan.tokens.rows import Rows
+from lisan.train import gauge as gauge_of
+from lisan.train import hardware
 from lisan.train.gauge import Gauge, make_gauge
-from lisan.train.hardware import Peak, find_peak, look_up, measure_tflops, read_memory
+from lisan.train.hardware import Measured, Peak, find_peak, look_up, measure_again, read_memory
 from lisan.train.header import count_weights
+from lisan.train.history import read_history
 from lisan.train.throughput import measure_work
 from lisan.train.worker import ProcessGroup, Worker
 
@@ -45,7 +53,61 @@ def test_a_cpu_is_measured_once_and_says_how() -> None:
     peak = find_peak("cpu", torch.float32)
     assert 1e-4 < peak.tflops < 100
     assert peak.said.startswith(f"{peak.tflops:.3g} TFLOP/s fp32 measured by a ")
-    assert measure_tflops("cpu", torch.float32, torch.get_num_threads())[0] == peak.tflops
+    assert find_peak("cpu", torch.float32) == peak
+
+
+def test_a_peak_of_a_busy_machine_says_so_and_rises_when_it_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = ("cpu", torch.float32, torch.get_num_threads())
+    monkeypatch.setitem(hardware._fastest, key, Measured(1e-9, 64, had_ratio=0.4))
+    slow = find_peak("cpu", torch.float32)
+    assert "of a busy machine, which left it 40% of their time" in slow.said
+    gauge = Gauge(FLOPS, slow, again=lambda: measure_again("cpu", torch.float32))
+    gauge.measure_again()
+    assert gauge.peak.tflops > 1e-4
+    assert "left it 40%" not in gauge.peak.said
+    monkeypatch.setitem(hardware._fastest, key, Measured(1e9, 64, had_ratio=1.0))
+    assert measure_again("cpu", torch.float32).tflops == 1e9  # the best stays
+
+
+def test_measuring_again_takes_a_hundredth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked = 0.0, []
+
+    def measure() -> Peak:
+        nonlocal now
+        asked.append(now)
+        now += 2
+        return Peak(1.0, "1")
+
+    monkeypatch.setattr(gauge_of.time, "perf_counter", lambda: now)
+    gauge = Gauge(FLOPS, Peak(1.0, "1"), again=measure)
+    for _ in range(1000):
+        gauge.measure_again()
+        now += 1
+    assert asked == [0, 202, 404, 606, 808]
+
+
+def test_an_mfu_above_the_whole_is_not_told(
+    tiny_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = train_config(tiny_store, loop={"num_steps": 3, "log_every": 1}, cluster=ClusterConfig(peak_tflops=1e-9))
+    run = train_alone(tiny_store, config, tmp_path)
+    assert "train/tokens_per_second" in run.steps[1]
+    assert not any("train/mfu_ratio" in step for step in run.steps.values())
+    said = capsys.readouterr().out
+    assert said.count("no MFU: the steps are faster than the peak that it is a share of (1e-09 TFLOP/s fp32") == 1
+
+
+def test_a_higher_peak_is_told_on_the_line_and_on_the_page(
+    tiny_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gauge_of, "find_peak", lambda *_: Peak(1e-9, "a slow peak", is_measured=True))
+    monkeypatch.setattr(gauge_of, "measure_again", lambda *_: Peak(5.0, "a fast peak", is_measured=True))
+    run = train_alone(tiny_store, train_config(tiny_store, loop={"num_steps": 2, "log_every": 1}), tmp_path)
+    assert capsys.readouterr().out.count("MFU of a fast peak: measured again, 1e-09 before") == 1
+    assert 0 < run.steps[1]["train/mfu_ratio"] < 0.1
+    assert read_history(Location(str(tmp_path / "checkpoints")))[0]["facts"]["MFU of"] == "a fast peak"
 
 
 def test_a_peak_that_is_given_is_taken() -> None:

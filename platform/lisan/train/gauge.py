@@ -4,24 +4,43 @@ In: FLOPs of the model, the device's peak. Out: a ratio and a sentence with its 
 whole time that an interval took, waiting and checkpoints included.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch.distributed as dist
 
 from lisan.model.flops import ModelFlops, Work, count_flops
 from lisan.model.score import Scorer
-from lisan.train.hardware import Peak, find_peak
+from lisan.train.hardware import Peak, find_peak, measure_again
 from lisan.train.worker import Worker
 
+AGAIN_RATIO = 0.01
+"Of a run's time that may go into measuring the peak again."
 
-@dataclass(frozen=True)
+
+@dataclass
 class Gauge:
-    """What the speed of a run is held against."""
+    """What the speed of a run is held against; a measured peak rises when it is found higher."""
 
     flops: ModelFlops
     peak: Peak
     extra_forwards: int = 0
     "Forward passes of a step beside the one that is trained on: one for KTO's anchor."
+
+    again: Callable[[], Peak] | None = None
+    "Measures the peak once more; None where it is given or from a data sheet."
+    _due: float = 0.0
+
+    def measure_again(self) -> None:
+        """Measure the peak once more, unless that would take more than `AGAIN_RATIO` of the time since the last."""
+        begun = time.perf_counter()
+        if self.again is None or begun < self._due:
+            return
+        self.peak = self.again()
+        now = time.perf_counter()
+        self._due = now + (now - begun) / AGAIN_RATIO
 
     def flops_of(self, work: Work) -> int:
         return self.flops.training(work) + self.extra_forwards * self.flops.forward(work)
@@ -50,4 +69,5 @@ def make_gauge(scorer: Scorer, worker: Worker, given: float | None, extra_forwar
     dist.broadcast_object_list(found)
     [peak] = found
     assert peak is not None
-    return Gauge(flops, peak, extra_forwards)
+    again = partial(measure_again, worker.device, worker.precision.dtype) if peak.is_measured and worker.is_first else None
+    return Gauge(flops, peak, extra_forwards, again)

@@ -7,6 +7,7 @@ ranks once per interval, never per step; a token is one that is no padding, and 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from lisan.model.flops import Work
 from lisan.model.score import Batch
 from lisan.tokens.rows import Rows
 from lisan.train.course import Course
+from lisan.train.gauge import Gauge
 from lisan.train.hardware import read_memory
 from lisan.train.objectives import Loss
 from lisan.train.progress import format_bytes, format_count, format_seconds
@@ -33,6 +35,8 @@ class Meter:
         self.last: dict[str, float] = {}
         self.skipped_steps = skipped_steps
         self.first, self.start = first, time.perf_counter()
+        self._said: set[str] = set()
+        self._said_tflops = course.gauge.peak.tflops if course.gauge else 0.0
         if worker.is_first:
             self._announce()
         self._begin()
@@ -101,6 +105,7 @@ class Meter:
         An interval of which every step was skipped has nothing to say and goes on.
         """
         names = sorted(self._sums)
+        seconds = time.perf_counter() - self._mark
         packed = torch.cat(
             [torch.tensor([self._sums[name] for name in names], dtype=torch.float64), self._nll, self._targets]
         )
@@ -110,7 +115,8 @@ class Meter:
             return
         kept = {name: sums[name] / sums["num_targets"] for name in names if name not in COUNTS}
         taken = {"lr": lr, "grad_norm": grad_norm, "skipped_steps": self.skipped_steps}
-        self.last = {**kept, **taken, **self._speed(sums), **self._memory()}
+        memory = self._memory()
+        self.last = {**kept, **taken, **self._speed(sums, seconds), **memory}
         if self.worker.is_first:
             losses = self._losses(*total[len(names) :].reshape(2, -1).tolist())
             metrics = {**self.last, **losses}
@@ -121,18 +127,45 @@ class Meter:
                 self.course.progress.say(self._line(step))
         self._begin()
 
-    def _speed(self, sums: Mapping[str, float]) -> dict[str, float]:
-        seconds = time.perf_counter() - self._mark
+    def _speed(self, sums: Mapping[str, float], seconds: float) -> dict[str, float]:
         speed = {"tokens_per_second": sums["tokens"] / seconds, "data_wait_ratio": self._waited_s / seconds}
         gauge = self.course.gauge
-        return speed if gauge is None else {**speed, "mfu_ratio": gauge.mfu(sums["flops"], seconds, self.world_size)}
+        if gauge is None:
+            return speed
+        mfu = gauge.mfu(sums["flops"], seconds, self.world_size)
+        if mfu > 1:
+            self._say_once(f"no MFU: the steps are faster than the peak that it is a share of ({gauge.peak.said})")
+            return speed
+        return {**speed, "mfu_ratio": mfu}
 
     def _memory(self) -> dict[str, float]:
-        """Return what the rank with the most of it holds, and the most that any has held."""
-        most = torch.tensor(read_memory(self.device), dtype=torch.float64)
+        """Return what the rank with the most of it holds, and the most that any has held; all learn the highest peak."""
+        gauge = self.course.gauge
+        if gauge is not None:
+            self._measure_peak(gauge)
+        most = torch.tensor([*read_memory(self.device), gauge.peak.tflops if gauge else 0.0], dtype=torch.float64)
         dist.all_reduce(most, dist.ReduceOp.MAX)
-        now, peak = most.tolist()
+        now, peak, tflops = most.tolist()
+        if gauge is not None:
+            gauge.peak = replace(gauge.peak, tflops=tflops)
         return {"memory_bytes": now, "peak_memory_bytes": peak}
+
+    def _measure_peak(self, gauge: Gauge) -> None:
+        """On the first rank, while the others wait, measure the peak again; say one that is more than a tenth higher."""
+        before = self._said_tflops
+        gauge.measure_again()
+        if not self.worker.is_first or gauge.peak.tflops < 1.1 * before:
+            return
+        self._said_tflops = gauge.peak.tflops
+        said = gauge.said(self.world_size)
+        self.course.progress.say(f"  {said}: measured again, {before:.3g} before")
+        if self.course.history is not None:
+            self.course.history.header["facts"]["MFU of"] = said.removeprefix("MFU of ")
+
+    def _say_once(self, line: str) -> None:
+        if self.worker.is_first and line not in self._said:
+            self._said.add(line)
+            self.course.progress.say(f"  {line}")
 
     def _losses(self, nll: list[float], num_targets: list[float]) -> dict[str, float]:
         """Return the mean loss of every source and of every language that had targets."""
