@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.services import canonicalize_bootstrap_address_or_die
 
@@ -151,6 +152,11 @@ def _quiet_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
+def mute_workers() -> None:
+    """Print nothing more of what workers say, such as the traces of those that end with the job."""
+    global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+
+
 def map_items(call: Any, items: Sequence[Any], **options: Any) -> Generator[Any]:
     """Yield what comes of every item where Ray Data calls a function, or an object of a class in every actor, with it.
 
@@ -162,8 +168,10 @@ def map_items(call: Any, items: Sequence[Any], **options: Any) -> Generator[Any]
         return
     rows = [{"item": pickle.dumps(item)} for item in items]
     answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map(call, **options)
-    with in_one_sentence():
+    done = 0
+    with in_one_sentence(), doing(lambda: f"  {done} of {len(items)} parts are back from Ray"):
         for row in answers.iter_rows():
+            done += 1
             result = pickle.loads(row["result"])
             if isinstance(result, LisanError):
                 raise result

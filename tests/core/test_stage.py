@@ -10,7 +10,8 @@ import pytest
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
-from lisan.core.stage import ClusterConfig, Run, SilentRun, Stage, StageConfig, StorageConfig, run_stage
+from lisan.core.stage import ClusterConfig, Run, SilentRun, Stage, StageConfig, StorageConfig, guess_root, run_stage
+from lisan.core.storage import default_root
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,3 +175,13 @@ def test_a_shared_mount_on_several_nodes_is_allowed(config: CountConfig, watcher
 def test_an_impossible_cluster_is_refused(values: dict[str, int], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ClusterConfig(**values)  # type: ignore[arg-type]
+
+
+def test_a_root_that_a_submitted_job_guessed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LISAN_HOME", raising=False)
+    assert not guess_root(default_root())
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert "the cluster knows no LISAN_HOME" in guess_root(default_root())
+    assert not guess_root("s3://bucket/prefix")
+    monkeypatch.setenv("LISAN_HOME", "/data")
+    assert not guess_root(default_root())

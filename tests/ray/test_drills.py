@@ -1,5 +1,7 @@
 """Rung 3, drills: a worker that hangs and a node that is lost; each run ends by itself and has read the same rows."""
 
+import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -83,3 +85,22 @@ def test_a_run_on_two_nodes_survives_the_loss_of_one(
     second.kill()
     assert_came_back(root, "lost", process, undisturbed)
     assert head.process.poll() is None
+
+
+def test_a_worker_that_is_killed_is_one_line_and_ctrl_c_leaves_a_checkpoint(
+    root: Path, undisturbed: dict[str, Any]
+) -> None:
+    process = start(root, "killed", "cluster=cpu2")
+    wait_until(lambda: books(root, "killed")["step"], process)
+    workers_below(process.pid)[1].kill()
+    wait_until(lambda: books(root, "killed")["step"] > 5, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to Ray's processes too
+    said, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130, said
+    assert (
+        len(re.findall(r"rank \d ended: its process was killed, .*; attempt 2 of 4 goes on from step \d+", said)) == 1
+    )
+    assert "Traceback" not in said
+    step = books(root, "killed")["step"]
+    assert f"interrupted; the same command goes on from step {step}" in said
+    assert_came_back(root, "killed", start(root, "killed", "cluster=cpu2"), undisturbed)

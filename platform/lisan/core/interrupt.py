@@ -8,6 +8,7 @@ import signal
 import threading
 from types import TracebackType
 
+from lisan.core.peers import is_first
 from lisan.core.progress import say
 
 GRACE_S = 30.0
@@ -56,7 +57,8 @@ class Interruption:
     def _ask(self, *_: object) -> None:
         self._is_asked = True
         # torchrun hands on the signal that the terminal has sent to all of us, and kills its workers after 30 s itself.
-        again = signal.SIG_IGN if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIG_DFL
+        is_alone = "TORCHELASTIC_RUN_ID" not in os.environ
+        again = signal.SIG_DFL if is_alone else signal.SIG_IGN
         for other in SIGNALS:
             signal.signal(other, again)
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, raise_interrupt)
@@ -66,4 +68,6 @@ class Interruption:
         self._timer = threading.Timer(self.grace_s, signal.pthread_kill, (wake, signal.SIGALRM))
         self._timer.daemon = True
         self._timer.start()
-        say(f"  ending after a checkpoint, in {self.grace_s:.0f} s at most; once more ends at once")
+        if is_first():
+            more = "; once more ends at once" if is_alone else ""
+            say(f"  ending after a checkpoint, in {self.grace_s:.0f} s at most{more}")

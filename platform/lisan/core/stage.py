@@ -5,6 +5,7 @@ under the same name@version is refused; a run that dies leaves nothing visible. 
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -163,6 +164,8 @@ def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str],
 
     Raises ArtifactError when the ref exists with another config or a parent is missing.
     """
+    if said := guess_root(config.storage.root):
+        say(said)
     with doing("checking the config and what it names"):
         store, ref, (parents, inputs), existing = _resolve(stage, config)
     if existing is None:
@@ -220,6 +223,20 @@ def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, Origin, Artifact | 
     if existing is None and stage.check is not None:
         stage.check(config, store)
     return store, ref, (parents, inputs), existing
+
+
+def guess_root(root: str) -> str:
+    """Return what to say of a root that nobody gave a job that was sent to a cluster; nothing of any other.
+
+    `ray job submit` leaves the sender's environment behind.
+    """
+    is_sent = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if not is_sent or "LISAN_HOME" in os.environ or root != default_root():
+        return ""
+    return (
+        f"  storage.root is {root}, because the cluster knows no LISAN_HOME; give storage.root=... where `ray job submit` "
+        "was to use another"
+    )
 
 
 def check_reachable(config: Any) -> None:

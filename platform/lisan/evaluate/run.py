@@ -17,6 +17,7 @@ import torch
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.integrity import fetch_folder
+from lisan.core.progress import doing
 from lisan.core.stage import Run, Stage
 from lisan.corpus.reader import list_sources, read_records
 from lisan.evaluate.config import EvalConfig
@@ -65,7 +66,9 @@ def _open_candidate(config: EvalConfig, draft: Draft) -> tuple[Any, Scorer, str]
     device = "cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu"
     resolved = resolve_precision(config.precision, [find_precision(device)])
     print(f"  {resolved}", flush=True)
-    return tokenizer, Scorer(load_model(place, resolved.precision.dtype).to(device).eval()), resolved.precision.value
+    with doing(f"loading {config.candidate}"):
+        scorer = Scorer(load_model(place, resolved.precision.dtype).to(device).eval())
+    return tokenizer, scorer, resolved.precision.value
 
 
 def score_task(config: EvalConfig, name: str, corpus: Artifact, tokenizer: Any, scorer: Scorer) -> TaskReport:
@@ -79,7 +82,8 @@ def score_task(config: EvalConfig, name: str, corpus: Artifact, tokenizer: Any, 
         raise DataError(_nothing_to_score(name, task, corpus.ref, counts))
     highest = max(int(example.input_ids.max()) for item in items for example in item.candidates)
     check_ids(f"tasks.{name}", highest, len(scorer.model.get_input_embeddings().weight), tokenizer)
-    results = score_items(scorer, items, config)
+    with doing(f"scoring {len(items):,} items of {name}"):
+        results = score_items(scorer, items, config)
     check_finite(name, results, config.candidate)
     return TaskReport(name, task, counts, items, results)
 

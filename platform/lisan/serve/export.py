@@ -15,6 +15,7 @@ from typing import Any
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.integrity import fetch_folder
+from lisan.core.progress import doing
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import writing
 from lisan.model.files import weight_files
@@ -42,9 +43,10 @@ def export_model(config: ExportConfig, draft: Draft, run: Run) -> Mapping[str, A
         with tempfile.TemporaryDirectory(prefix="lisan-export-") as scratch:
             place = draft.location / form
             folder = Path(place.make().full_path) if place.is_local else Path(scratch)
-            with writing(place, f"the {form} export"):
+            with doing(f"writing {form}"), writing(place, f"the {form} export"):
                 WRITERS[form](config, subject, folder)
-            parity = compare_logits(reference, compute_logits(READERS[form](config, subject, folder), rows))
+            with doing(f"comparing {form} with the original"):
+                parity = compare_logits(reference, compute_logits(READERS[form](config, subject, folder), rows))
             check_parity(config, form, parity)
             facts[form] = {**asdict(parity), "tolerance": config.tolerance(form), "num_bytes": count_bytes(folder)}
             write_origin(config, subject, form, folder, facts[form])

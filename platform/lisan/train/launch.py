@@ -47,7 +47,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from lisan.session import SESSION_LOGS, connect, reason_of
+    from lisan.session import SESSION_LOGS, connect, mute_workers, reason_of
     from lisan.tokens.stream import STREAM, PlanDataConfig, StreamPlan, placeholder
     from lisan.train.run_state import Restarts, RunState, fit
 
@@ -96,6 +96,8 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
             ) from error
     outcome: dict[str, float] | LisanError = result.return_value or {}
     if isinstance(outcome, LisanError):
+        if isinstance(outcome, Interrupted):
+            mute_workers()
         raise outcome
     return outcome
 
