@@ -47,6 +47,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 4.0},
     "olmo2": {},
     "phi3": {},
+    "phi3 longrope": {
+        "max_position_embeddings": 128,
+        "original_max_position_embeddings": 32,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [1.0, 2.0, 3.0, 4.0],
+            "rope_theta": 100.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "llama dynamic": {
+        "max_position_embeddings": 32,
+        "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0},
+    },
     "gpt_neox": {},
     "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 256},
 }
@@ -56,7 +71,7 @@ LENGTH = 140
 
 def make(family: str) -> Any:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **TINY | FAMILIES.get(family, {}))
+    config = AutoConfig.for_model(family.split(maxsplit=1)[0], **TINY | FAMILIES.get(family, {}))
     return AutoModelForCausalLM.from_config(config).eval()
 
 

@@ -74,3 +74,29 @@ def test_a_vocabulary_smaller_than_the_probe_is_enough() -> None:
         "cpu",
         torch.float32,
     )
+
+
+def test_rotary_positions_that_follow_the_longest_document_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    monkeypatch.setattr("lisan.model.score.use_rope_by_document", lambda _: None)
+    factors = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "rope_theta": 100.0}
+    config = Phi3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        original_max_position_embeddings=16,
+        rope_parameters=factors | {"original_max_position_embeddings": 16},
+        initializer_range=0.5,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with pytest.raises(TrainingError, match=r"a long document moves the scores of a short one .* of Phi3ForCausalLM"):
+        check_documents_apart(Scorer(Phi3ForCausalLM(config)), "cpu", torch.float32)
+    monkeypatch.undo()
+    check_documents_apart(Scorer(Phi3ForCausalLM(config)), "cpu", torch.float32)

@@ -18,6 +18,7 @@ from torch import nn
 from lisan.core.errors import ConfigError
 from lisan.model.attention import attention_inputs, use_attention
 from lisan.model.config import Attention
+from lisan.model.rope import use_rope_by_document
 from lisan.model.side_by_side import Layout, lay_side_by_side
 
 CHUNK_TOKENS = 2048
@@ -80,9 +81,10 @@ class Scorer(nn.Module):
     """A causal LM that answers with log-probabilities; the unit that is sharded, trained and evaluated."""
 
     def __init__(self, model: Any, attention: Attention = Attention.sdpa) -> None:
-        """Raises ConfigError when the model cannot use this attention."""
+        """Raises ConfigError when the model cannot use this attention, or keep its positions apart."""
         super().__init__()
         use_attention(model, attention)
+        use_rope_by_document(model)
         self.model = model
         self._scale, self._softcap = read_head(model)
 
