@@ -167,8 +167,8 @@ def test_a_recipes_steps_need_only_what_earlier_steps_make(recipe: str) -> None:
 
 
 def test_the_command_line_wins_over_the_recipe() -> None:
-    config = compose_job("train_cpt", "recipe=tiny", "cluster=cpu2", "optim.peak_lr=1e-3", "loop.num_steps=7")
-    assert (config.optim.peak_lr, config.loop.num_steps, config.cluster.num_workers) == (1e-3, 7, 2)
+    config = compose_job("train_cpt", "recipe=tiny", "cluster=cpu2", "optim.peak_lr=1e-3", "loop.num_steps=70")
+    assert (config.optim.peak_lr, config.loop.num_steps, config.cluster.num_workers) == (1e-3, 70, 2)
     assert config.model.shape is not None
 
 
@@ -177,6 +177,9 @@ def test_the_command_line_wins_over_the_recipe() -> None:
     [
         ("train_cpt", ["optim.peak_lrr=1"], r"peak_lrr.*did you mean optim\.peak_lr\?"),
         ("train_cpt", ["optim.peak_lr=fast"], r"peak_lr.*fast|fast.*peak_lr"),
+        ("train_cpt", ["loop.num_steps=9"], r"optim\.warmup_steps=20 is longer than the run of 9 steps"),
+        ("train_cpt", ["recipe=demo"], r"recipe=demo is for run_pipeline: python jobs/run_pipeline\.py recipe=demo; recipes of train_cpt: tiny"),
+        ("run_pipeline", ["recipe=tiny"], r"recipe=tiny is for train_cpt: .*recipes of run_pipeline: demo,"),
         ("train_cpt", ["optim.peak_lr=-0.001"], r"optim\.peak_lr must be > 0, got -0\.001"),
         ("train_cpt", ["loop.step_rows=many"], r"step_rows.*many|many.*step_rows"),
         ("train_cpt", ["precision=float8"], r"float8"),

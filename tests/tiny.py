@@ -169,6 +169,11 @@ def train_config(store: Store, kind: str = "documents", **changes: Any) -> Any:
     """Return a training config for the tokens of a kind; `loop` and `optim` take dicts of what differs from LOOP and OPTIM."""
     for name, default in (("loop", LOOP), ("optim", OPTIM)):
         changes[name] = dataclasses.replace(default, **changes.get(name, {}))
+    optim, num_steps = changes["optim"], changes["loop"].num_steps
+    if 0 < num_steps < optim.warmup_steps:
+        # The rate of the first steps stays that of the longer run.
+        rate = optim.peak_lr * num_steps / optim.warmup_steps
+        changes["optim"] = dataclasses.replace(optim, peak_lr=rate, warmup_steps=num_steps)
     values = {
         "name": "test",
         "tokens": f"tokens/{kind}@v1",

@@ -29,6 +29,7 @@ TINY = [
     "loop.step_rows=8",
     "loop.micro_rows=4",
     "loop.num_steps=6",
+    "optim.warmup_steps=4",
     "loop.checkpoint_every=3",
     "loop.log_every=3",
 ]

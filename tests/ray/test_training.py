@@ -192,7 +192,7 @@ def test_a_killed_worker_comes_back_and_the_run_ends_the_same(root: Path, pair: 
 
 
 def test_more_workers_than_the_cluster_has_is_refused_in_one_sentence(root: Path) -> None:
-    done = job(root, "train_cpt", "name=many", "cluster=gpu8", *TINY, "loop.num_steps=2")
+    done = job(root, "train_cpt", "name=many", "cluster=gpu8", *TINY, "loop.num_steps=20")
     assert done.returncode == 1
     assert "cluster needs 8 GPU" in done.stderr
     assert "Traceback" not in done.stderr
@@ -264,7 +264,7 @@ def test_a_submitted_job_trains_leaves_its_artifacts_and_tells_the_truth(root: P
         start_new_session=True,
     )
     try:
-        done = submit_when_ready(*TINY[1:], "loop.num_steps=4", "loop.checkpoint_every=4")
+        done = submit_when_ready(*TINY[1:], "loop.num_steps=4", "optim.warmup_steps=4", "loop.checkpoint_every=4")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "succeeded" in done.stdout
         assert weights(root, "tiny")

@@ -16,6 +16,12 @@ def rates(**values: object) -> list[float]:
     return [learning_rate(step, STEPS, config) for step in range(STEPS)]
 
 
+def test_a_warm_up_longer_than_the_run_is_refused() -> None:
+    OptimConfig(warmup_steps=4).check_warmup(4)
+    with pytest.raises(ConfigError, match=r"optim\.warmup_steps=40 is longer than the run of 39 steps.* set optim\.warmup_steps=3"):
+        OptimConfig(warmup_steps=40).check_warmup(39)
+
+
 @pytest.mark.parametrize("schedule", Schedule)
 def test_warming_up_is_linear_and_reaches_the_peak(schedule: Schedule) -> None:
     assert rates(schedule=schedule)[:11] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0])

@@ -44,7 +44,8 @@ def check(config: TrainConfig, store: Store) -> None:
         check_held_out(config, tokens, parents)
     if isinstance(config, DpoConfig):
         check_scores(config, tokens, parents)
-    plan_run(config, tokens)
+    num_steps, _ = plan_run(config, tokens)
+    config.optim.check_warmup(num_steps)
     check_targets(config, tokens)
 
 

@@ -51,6 +51,8 @@ class TrainConfig(StageConfig):
 
     def __post_init__(self) -> None:
         self.tuning.check_start(self.model.path)
+        if self.loop.num_steps:
+            self.optim.check_warmup(self.loop.num_steps)
         if self.float8 and self.precision is Precision.float32:
             raise ConfigError("float8=true needs precision=bfloat16 or auto, got float32; set it, or leave float8 out")
         if self.save_precision is Precision.auto:

@@ -108,6 +108,14 @@ class OptimConfig:
         if not 0 <= self.z_loss < math.inf:
             raise ConfigError(f"optim.z_loss must be >= 0, got {self.z_loss}; 1e-4 is usual, 0 leaves it out")
 
+    def check_warmup(self, num_steps: int) -> None:
+        """Refuse a run that ends before it has reached its learning rate."""
+        if self.warmup_steps > num_steps:
+            raise ConfigError(
+                f"optim.warmup_steps={self.warmup_steps} is longer than the run of {num_steps} steps, which would never reach "
+                f"optim.peak_lr; set optim.warmup_steps={num_steps // 10}, or train longer (loop.num_steps, loop.num_epochs)"
+            )
+
 
 class Method(StrEnum):
     full = "full"
