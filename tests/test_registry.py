@@ -127,7 +127,7 @@ def test_the_logged_config_hides_passwords_and_nothing_else(root):
         client = registry._client(run.uri)
         with open(client.download_artifacts(run.run_id, "config.yaml")) as file:
             text = file.read()
-    assert "postgresql://me:***@host/x" in text
+    assert "postgresql://***@host/x" in text
     assert "secret" not in text
     assert f"root: {root}" in text
 

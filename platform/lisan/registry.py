@@ -22,6 +22,7 @@ from typing import Any
 
 from lisan.core.artifact import PAGE, Artifact, Kind, Ref, Store, code_commit
 from lisan.core.config import fingerprint, flatten, to_plain
+from lisan.core.credentials import hide_credentials
 from lisan.core.errors import ArtifactError, ConfigError, Interrupted, LisanError, ServingError
 from lisan.core.machine import watch_load
 from lisan.core.outbox import Outbox
@@ -129,21 +130,15 @@ def _reaching(uri: str) -> Iterator[Any]:
         if not (isinstance(error, ImportError) or type(error).__module__.startswith(STORE_LIBRARIES)):
             raise
         raise ConfigError(
-            f"tracking.uri {_without_password(uri)} does not work as an MLflow store: {_reason(error)}; "
+            f"tracking.uri {hide_credentials(uri)} does not work as an MLflow store: {_reason(error)}; "
             "start the server, or set tracking.uri or MLFLOW_TRACKING_URI to one that answers"
         ) from error
 
 
 def _reason(error: Exception) -> str:
     """Keep the first sentence of what MLflow says; of a server that is away it says a paragraph."""
-    text = _without_password(" ".join(str(error).split())) or type(error).__name__
+    text = hide_credentials(" ".join(str(error).split())) or type(error).__name__
     return "it does not answer" if "Max retries exceeded" in text else text.split(". ")[0][:300]
-
-
-def _without_password(uri: str) -> str:
-    """Hide passwords of URIs, also of those inside a longer text."""
-    text = re.sub(r"://([^:/@\s\"]+):[^@/\s\"]+@", r"://\1:***@", uri)
-    return re.sub(r"([?&][\w.-]*(?:key|password|secret|signature|token)[\w.-]*=)[^&\s\"]+", r"\1***", text, flags=re.I)
 
 
 def _is_server(uri: str) -> bool:
@@ -338,7 +333,7 @@ def open_job(job: str, name: str, config: Any, parents: Collection[Artifact], **
         _end(run, "KILLED", "interrupted")
         raise
     except BaseException as error:
-        _end(run, "FAILED", _without_password(f"{type(error).__name__}: {error}"))
+        _end(run, "FAILED", hide_credentials(f"{type(error).__name__}: {error}"))
         raise
     _end(run, "FINISHED", "")
 
@@ -370,12 +365,12 @@ def _describe(client: Any, run_id: str, config: Any, tags: Mapping[str, str]) ->
 
     client.update_run(run_id, status="RUNNING")
     flat = flatten(to_plain(config, identity_only=True))
-    params = [Param(_allowed_key(key), _without_password(str(value))[:MAX_PARAM_CHARS]) for key, value in flat.items()]
+    params = [Param(_allowed_key(key), hide_credentials(str(value))[:MAX_PARAM_CHARS]) for key, value in flat.items()]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
     rest = {"error": "", **tags}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in rest.items()])
-    client.log_dict(run_id, json.loads(_without_password(json.dumps(to_plain(config)))), "config.yaml")
+    client.log_dict(run_id, json.loads(hide_credentials(json.dumps(to_plain(config)))), "config.yaml")
 
 
 def _link_parents(client: Any, parents: Collection[Artifact]) -> dict[str, str]:

@@ -10,7 +10,17 @@ import pytest
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
-from lisan.core.stage import ClusterConfig, Run, SilentRun, Stage, StageConfig, StorageConfig, guess_root, run_stage
+from lisan.core.stage import (
+    ClusterConfig,
+    Run,
+    SilentRun,
+    Stage,
+    StageConfig,
+    StorageConfig,
+    check_gpus,
+    guess_root,
+    run_stage,
+)
 from lisan.core.storage import default_root
 
 
@@ -141,6 +151,17 @@ def test_what_another_process_has_just_finished_is_taken(config: CountConfig, wa
     made, said = run(finished, config, watcher)
     assert said == ["corpus/n@v1 exists, nothing to do"]
     assert made.facts["rows"] == 3
+
+
+def test_gpus_that_this_machine_has_not_are_refused_before_anything_is_read(
+    config: CountConfig, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    wanted = replace(config, cluster=ClusterConfig(num_workers=8, use_gpu=True), after="corpus/missing@v1")
+    with pytest.raises(ConfigError, match=r"cluster needs 8 GPUs .*, this machine has 0; choose another preset"):
+        run(STAGE, wanted, watcher)
+    check_gpus(replace(wanted.cluster, address="10.0.0.1:6379"))  # what that cluster has is seen there
 
 
 def test_a_local_root_on_several_nodes_is_refused(config: CountConfig, watcher: Watcher) -> None:

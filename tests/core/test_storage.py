@@ -16,7 +16,7 @@ from tiny import ALONE, encode, make_store, no_run, train_alone, train_config, w
 from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.stage import run_stage
-from lisan.core.storage import Location, default_root
+from lisan.core.storage import Location, check_root, default_root
 from lisan.corpus.records import RecordKind
 from lisan.evaluate.config import EvalConfig
 from lisan.evaluate.run import EVALS
@@ -134,6 +134,22 @@ def test_a_text_that_is_not_below_a_place_stands_for_itself(bucket: str) -> None
     with_settings = f"{place}/x?region=eu-west-1"
     assert place.resolve(with_settings) == Location(with_settings)
     assert place.resolve("/x") == Location("/x")
+
+
+def test_a_bucket_that_does_not_exist_is_one_sentence_without_the_keys(bucket: str) -> None:
+    check_root(bucket)
+    name = bucket.removeprefix("s3://").partition("/")[0].partition("?")[0]
+    missing = bucket.replace(f"s3://{name}", "s3://me:hush@no-such-bucket")
+    with pytest.raises(ConfigError, match=r"s3://\*\*\*@no-such-bucket.*there is no bucket") as caught:
+        check_root(missing)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_store_that_does_not_answer_is_one_sentence_without_the_keys() -> None:
+    with pytest.raises(ConfigError, match=r"storage\.root s3://\*\*\*@b/x.* cannot be reached") as caught:
+        check_root("s3://me:hush@b/x?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1")
+    assert "hush" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_key_in_the_root_is_not_in_the_text(bucket: str) -> None:

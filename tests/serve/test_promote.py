@@ -121,7 +121,7 @@ def test_mlflow_is_told_neither_the_key_of_a_store_nor_where_it_answers(far_root
     assert version.uri == far_root.partition("?")[0].replace("me:hush@", "") + "/model/chat/v1"
     client, [run] = find_runs(root)
     with open(client.download_artifacts(run.info.run_id, "config.yaml")) as file:
-        assert "me:***@" in file.read()
+        assert "://***@" in file.read()
     assert b"hush" not in Path(root, "mlflow.db").read_bytes()
 
 

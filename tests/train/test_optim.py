@@ -18,7 +18,9 @@ def rates(**values: object) -> list[float]:
 
 def test_a_warm_up_longer_than_the_run_is_refused() -> None:
     OptimConfig(warmup_steps=4).check_warmup(4)
-    with pytest.raises(ConfigError, match=r"optim\.warmup_steps=40 is longer than the run of 39 steps.* set optim\.warmup_steps=3"):
+    with pytest.raises(
+        ConfigError, match=r"optim\.warmup_steps=40 is longer than the run of 39 steps.* set optim\.warmup_steps=3"
+    ):
         OptimConfig(warmup_steps=40).check_warmup(39)
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lisan.core.choices import check_recipe
+from lisan.core.credentials import hide_credentials
 from lisan.core.errors import ConfigError, Interrupted, LisanError
 from lisan.core.explain import explain
 from lisan.core.interrupt import raise_interrupt
@@ -235,7 +236,7 @@ def _refuse_unknown(value: Mapping[str, Any], known: tuple[str, ...], key: str) 
 
 
 def to_plain(config: Any, identity_only: bool = False) -> Any:
-    """Return nested dicts, lists and scalars; `identity_only` leaves out the fields that are NOT_IDENTITY."""
+    """Return nested dicts, lists and scalars; `identity_only` leaves out fields that are NOT_IDENTITY and credentials in URLs."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         names = [f.name for f in dataclasses.fields(config) if not identity_only or is_identity(f)]
         return {name: to_plain(getattr(config, name), identity_only) for name in names}
@@ -245,6 +246,8 @@ def to_plain(config: Any, identity_only: bool = False) -> Any:
         return [to_plain(value, identity_only) for value in config]
     if isinstance(config, Enum):
         return config.value
+    if isinstance(config, str) and identity_only:
+        return hide_credentials(config)
     return str(config) if isinstance(config, Path) else config
 
 
@@ -341,7 +344,7 @@ class sentences:  # noqa: N801  reads as a word where it is used
                 print(str(error) or "interrupted; the same command goes on from what is finished", file=sys.stderr)
             sys.exit(INTERRUPTED)
         if isinstance(error, LisanError):
-            sys.exit(f"{type(error).__name__}: {error}")
+            sys.exit(hide_credentials(f"{type(error).__name__}: {error}"))
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
             where = error.filename or "storage"
             sys.exit(

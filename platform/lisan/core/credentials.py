@@ -2,8 +2,8 @@
 
 import re
 
-USER = re.compile(r"(?<=://)[^/?#\s\"'<>]+@")
-"Up to the last @ before the path: a password may hold one."
+USER = re.compile(r"(?<=://)(?:[^/?#\s\"'<>]+|[^/?#\s\"'<>@:]*:(?!\d*/)[^\s\"'<>]*)@")
+"Up to the last @ before the path: a password may hold one. A key with a slash in it is no port."
 KEY = re.compile(r"([?&][\w.-]*(?:key|password|secret|signature|token)[\w.-]*=)[^&\s\"']+", re.IGNORECASE)
 
 

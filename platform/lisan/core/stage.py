@@ -19,7 +19,7 @@ from lisan.core.inputs import digest_inputs
 from lisan.core.lease import Lease
 from lisan.core.peers import check_alone, check_together, first_speaks
 from lisan.core.progress import doing, say
-from lisan.core.storage import default_root
+from lisan.core.storage import check_root, default_root
 
 MAX_VALIDATION_S = 1500
 "Leaves the workers, which wait for half an hour until a checkpoint is settled, time for the rest of it."
@@ -215,6 +215,7 @@ def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, Origin, Artifact | 
         check_alone(stage.job)
     check_together(config.cluster.num_workers, config.cluster.num_nodes)
     check_reachable(config)
+    check_gpus(config.cluster)
     store = Store(config.storage.root)
     ref = Ref(stage.kind, config.name, config.version)
     parents = tuple(store.open(parent) for parent in stage.parents(config))
@@ -239,10 +240,27 @@ def guess_root(root: str) -> str:
     )
 
 
+def check_gpus(cluster: ClusterConfig) -> None:
+    """Refuse GPUs that are not there where this machine is the cluster, before anything is read or Ray is started."""
+    if not cluster.use_gpu or cluster.address or os.environ.get("RAY_ADDRESS"):
+        return
+    import torch
+
+    have = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not have and not cluster.num_workers:
+        raise ConfigError("cluster.use_gpu is true but this process sees no GPU; choose cluster=local for the CPU")
+    if have < cluster.num_workers:
+        raise ConfigError(
+            f"cluster needs {cluster.num_workers} GPUs for its workers, this machine has {have}; choose another preset such as "
+            "cluster=cpu2, or name the Ray cluster that has them in cluster.address or RAY_ADDRESS"
+        )
+
+
 def check_reachable(config: Any) -> None:
-    """Refuse a local root where several nodes must share it."""
+    """Refuse a local root where several nodes must share it, and an object store that does not answer."""
     if config.cluster.num_nodes > 1 and "://" not in config.storage.root:
         raise ConfigError(
             f"storage.root {config.storage.root} is a local path but cluster.num_nodes is {config.cluster.num_nodes}; "
             "set it to storage that every node reaches: s3://bucket/prefix, or file:///mount for a shared file system"
         )
+    check_root(config.storage.root)

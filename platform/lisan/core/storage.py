@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from lisan.core.credentials import hide_credentials
 from lisan.core.errors import ArtifactError, ConfigError, LisanError
 
 
@@ -46,11 +47,34 @@ def _open_root(root: str) -> tuple[pafs.FileSystem, str]:
     try:
         file_system, path = pafs.FileSystem.from_uri(root)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
-            f"storage.root {root} cannot be opened: {reason}; expected a path, s3://, gs:// or hdfs://"
+            f"storage.root {hide_credentials(root)} cannot be opened: {_reason(error)}; expected a path, s3://, gs:// or hdfs://, "
+            "a bucket that exists and an endpoint that answers"
         ) from error
     return file_system, path.rstrip("/") or path[:1]
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what a library says, without the credentials of a URL in it."""
+    return hide_credentials(next(iter(str(error).strip().splitlines()), type(error).__name__))
+
+
+def check_root(root: str) -> None:
+    """Refuse an object store that does not answer, or a bucket that does not exist; ConfigError."""
+    file_system, path = _open_root(root)
+    if isinstance(file_system, pafs.LocalFileSystem) or path.startswith("/"):
+        return
+    bucket, shown = path.partition("/")[0], hide_credentials(root)
+    try:
+        is_missing = file_system.get_file_info(bucket).type == pafs.FileType.NotFound
+    except Exception as error:
+        raise ConfigError(
+            f"storage.root {shown} cannot be reached: {_reason(error)}; check its endpoint, its keys and your access to it"
+        ) from error
+    if is_missing:
+        raise ConfigError(
+            f"storage.root {shown}: there is no bucket {bucket}; create it, or set storage.root elsewhere"
+        )
 
 
 @contextmanager
@@ -62,10 +86,9 @@ def writing(place: "Location", what: str) -> Iterator[None]:
         raise  # not of the storage
     except Exception as error:
         free = f" ({shutil.disk_usage(_existing(place)).free / 1e6:,.0f} MB free there)" if place.is_local else ""
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ArtifactError(
-            f"{what} cannot be written to {place}{free}: {reason}; make room or set storage.root elsewhere, then run the same "
-            "command again"
+            f"{what} cannot be written to {place}{free}: {_reason(error)}; make room or set storage.root elsewhere, then run "
+            "the same command again"
         ) from error
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.config import NOT_IDENTITY
+from lisan.core.credentials import hide_credentials
 from lisan.core.errors import ConfigError
 from lisan.core.integrity import hash_file
 from lisan.core.stage import Run, Stage, StageConfig
@@ -99,7 +100,11 @@ def _sample(config: SampleConfig, parts: Sequence[Sequence[Prompt]], folder: Loc
                 _sample_from(endpoint, config, parts, folder, Tally("sampled", "prompts", _count(parts, missing), run))
             )
     served = config.endpoint.model or (None if config.policy else find_model(config.endpoint, config.traffic))
-    return {"name": config.policy or served, "url": config.endpoint.url or "", "sha256": _digest(config.policy)}
+    return {
+        "name": config.policy or served,
+        "url": hide_credentials(config.endpoint.url or ""),
+        "sha256": _digest(config.policy),
+    }
 
 
 async def _sample_from(
@@ -181,7 +186,8 @@ def _describe_judge(judge: JudgeConfig, traffic: TrafficConfig) -> dict[str, Any
     name = judge.path or "chrF"
     if judge.kind is JudgeKind.endpoint:
         name = find_model(judge.endpoint, traffic)
-    return {"kind": judge.kind.value, "name": name, "url": judge.endpoint.url or "", "sha256": _digest(judge.path)}
+    url = hide_credentials(judge.endpoint.url or "")
+    return {"kind": judge.kind.value, "name": name, "url": url, "sha256": _digest(judge.path)}
 
 
 def _digest(place: str | None) -> str:

@@ -69,5 +69,7 @@ def make_gauge(scorer: Scorer, worker: Worker, given: float | None, extra_forwar
     dist.broadcast_object_list(found)
     [peak] = found
     assert peak is not None
-    again = partial(measure_again, worker.device, worker.precision.dtype) if peak.is_measured and worker.is_first else None
+    again = (
+        partial(measure_again, worker.device, worker.precision.dtype) if peak.is_measured and worker.is_first else None
+    )
     return Gauge(flops, peak, extra_forwards, again)
