@@ -1,3 +1,4 @@
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,21 @@ def test_a_first_line_of_data_is_no_header(folder: Path) -> None:
         DataError, match=r"the row has hello there, 1; .*; the first line is taken for column names: if it is data"
     ):
         look(folder, path=(str(folder / "g.csv"),), format=SourceFormat.csv)
+
+
+def test_an_array_read_line_by_line_names_its_format(folder: Path) -> None:
+    (folder / "g.jsonl").write_text('[{"text": "a"}, {"text": "b"}]')
+    with pytest.raises(
+        DataError, match=r"g.jsonl line 1: expected an object .*, got list; the file is one JSON array: set format=json"
+    ):
+        look(folder, path=(str(folder / "g.jsonl"),))
+
+
+def test_one_damaged_file_among_good_ones_is_left_to_the_counts(folder: Path) -> None:
+    (folder / "e.jsonl").write_bytes(gzip.compress(b'{"text": "a"}\n')[:-12])
+    look(folder, path=(str(folder),))
+    with pytest.raises(DataError, match=r"none of the first 1 rows can be used; .*the gzip data is damaged"):
+        look(folder, path=(str(folder / "e.jsonl"),))
 
 
 def test_the_faults_of_all_sources_are_said_at_once(folder: Path) -> None:

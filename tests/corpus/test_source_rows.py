@@ -109,11 +109,11 @@ def test_the_search_for_a_closing_quote_ends(write: Write, monkeypatch: pytest.M
     assert len(values(read(path, SourceFormat.csv))) == 89
 
 
-def test_a_csv_cut_in_its_last_row_has_all_rows_before(write: Write) -> None:
-    path = write("f", gzip.compress(b'x\n"a\nb"\n"c\nd\n')[:-4])
-    items = read(path, SourceFormat.csv)
-    assert values(items) == [{"x": "a\nb"}]
-    assert len(faults(items)) == 1
+def test_an_open_quote_in_a_damaged_csv_costs_its_line_only(write: Write) -> None:
+    text = 'x,y\n1,"a\nb"\n2,"c\n3,d\n4,e\n'
+    items = read(write("f", gzip.compress(text.encode())[:-4]), SourceFormat.csv)
+    assert [row["x"] for row in values(items)] == ["1", "3", "4"]
+    assert [(item.line, item.is_damage) for item in items if isinstance(item, Fault)] == [(4, False), (7, True)]
 
 
 @pytest.mark.parametrize(("format", "text"), [("csv", "X, y\n1,2\n"), ("tsv", "X\t y\n1\t2\n")])

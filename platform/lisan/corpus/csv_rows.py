@@ -18,6 +18,7 @@ from lisan.corpus.sources import SourceConfig, Span
 MAX_ROW_CHARS = 16 << 20
 "Of a row over several lines; a longer one is a quote that nobody closed, and looking further for its end is in vain."
 MAX_ALIKE = 20
+"Lines of a cell that may all look like rows."
 _OPEN = "a quote opens a cell in this line and nothing closes it; the lines after it are read as rows"
 _HEADER = "the line repeats the names in `columns`; leave `columns` out where files have a header"
 
@@ -86,8 +87,6 @@ def read_csv(lines: Lines, source: SourceConfig) -> Iterator[Item]:
         except csv.Error as error:
             if not columns:
                 raise DataError(f"{lines.span.path} has no line of column names: {error} in line {first}") from error
-            if lines.damage:  # in the middle of a row
-                return
             yield _fault_of(taken, first, str(error))
             continue
         if _swallows_rows(cells, columns, taken.taken):
