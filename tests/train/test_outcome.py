@@ -325,3 +325,29 @@ def test_generation_stops_at_the_end_of_a_turn_and_of_a_text(store: Store, base:
     assert defaults["eos_token_id"] == sorted({own.eos_token_id, end_of_turn_id(own)})
     assert len(defaults["eos_token_id"]) == 2
     assert defaults["do_sample"] is False
+
+
+def test_a_bases_own_generation_settings_are_kept_with_the_end_of_a_turn(
+    store: Store, base: str, tmp_path: Path
+) -> None:
+    own = load_tokenizer(tokenizer(store, "en"))
+    theirs = {"eos_token_id": [2, 7, 9], "do_sample": True, "temperature": 0.6, "top_p": 0.9}
+    copytree(base, tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(theirs))
+    (tmp_path / "model").mkdir()
+    copy_tokenizer(folder(store, "en"), tmp_path / "model", str(tmp_path / "base"))
+    found = json.loads((tmp_path / "model" / "generation_config.json").read_bytes())
+    assert found.pop("eos_token_id") == sorted({2, 7, 9, own.eos_token_id, end_of_turn_id(own)})
+    ids = {"bos_token_id": own.bos_token_id, "pad_token_id": own.pad_token_id}
+    assert found == ids | {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+
+
+def test_settings_that_only_repeat_a_config_are_nobodys_choice(store: Store, base: str, tmp_path: Path) -> None:
+    own = load_tokenizer(tokenizer(store, "en"))
+    copytree(base, tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text('{"_from_model_config": true, "eos_token_id": 1}')
+    (tmp_path / "model").mkdir()
+    copy_tokenizer(folder(store, "en"), tmp_path / "model", str(tmp_path / "base"))
+    found = json.loads((tmp_path / "model" / "generation_config.json").read_bytes())
+    assert (found["do_sample"], found["max_new_tokens"]) == (False, 256)
+    assert end_of_turn_id(own) in found["eos_token_id"]

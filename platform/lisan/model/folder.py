@@ -18,6 +18,7 @@ from lisan.core.errors import DataError
 from lisan.model.files import WEIGHTS, list_weights, locate_tensors, open_weights
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 WRAPPERS = {
     "_orig_mod.": "torch.compile; save its _orig_mod instead",
@@ -107,6 +108,16 @@ def read_corrected_json(path: Path) -> dict[str, Any]:
     if read_config(path).tie_word_embeddings is False and plain.get("tie_word_embeddings", True):
         plain["tie_word_embeddings"] = False
     return plain
+
+
+def read_generation(place: str) -> dict[str, Any]:
+    """Return the generation settings of a folder or hub id; where nobody chose any, the ends of a text from config.json alone."""
+    path = fetch_weights(place)
+    found = read_json(path / GENERATION) if (path / GENERATION).exists() else {}
+    if found.get("_from_model_config"):
+        found = {}
+    ends = found.get("eos_token_id", read_json(path / CONFIG).get("eos_token_id"))
+    return {**found, "eos_token_id": ends}
 
 
 def model_class(config: Any, place: str | Path) -> Any:

@@ -19,6 +19,7 @@ from lisan.model.fill import fill
 from lisan.model.finite import check_finite
 from lisan.model.folder import (
     CONFIG,
+    GENERATION,
     Folder,
     model_class,
     open_folder,
@@ -26,8 +27,6 @@ from lisan.model.folder import (
     read_config,
     refuse_report,
 )
-
-GENERATION = "generation_config.json"
 
 
 def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int) -> Any:

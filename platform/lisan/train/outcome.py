@@ -21,6 +21,7 @@ from lisan.model.adapter import note_base, write_adapter
 from lisan.model.config import InitMethod, Precision
 from lisan.model.donor import keep_donor_rows
 from lisan.model.embeddings import gather
+from lisan.model.folder import GENERATION, read_generation
 from lisan.model.load import load_model
 from lisan.model.new_rows import NewRows, check_new_rows, read_new_rows, write_new_rows
 from lisan.model.nf4 import is_quantised
@@ -73,7 +74,7 @@ def write_model(
                 note_base(folder / "adapter", merged_nats=float((merged - trained).abs().mean()))
             before = read_new_rows(places.model) if places.model else ()
             write_new_rows(folder, [*before, *new_rows])
-            copy_tokenizer(places.tokenizer, folder)
+            copy_tokenizer(places.tokenizer, folder, places.model)
             output.upload(folder)
     dist.barrier(patient)
     dist.destroy_process_group(patient)
@@ -107,8 +108,8 @@ def settle_rows(adapted: Adapted) -> list[NewRows]:
     return [manifest]
 
 
-def copy_tokenizer(place: str, folder: Path) -> None:
-    """Put the tokenizer, its template and the generation defaults beside the weights."""
+def copy_tokenizer(place: str, folder: Path, model: str = "") -> None:
+    """Put the tokenizer, its template and the generation defaults beside the weights; `model` is the base, if there is one."""
     tokenizer = open_tokenizer(place)
     source = tokenizer_folder(place)
     if not (source / TOKENIZER).exists():  # a bare tokenizer.model
@@ -117,12 +118,20 @@ def copy_tokenizer(place: str, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copy(source / name, folder / name)
-    ends = sorted({tokenizer.eos_token_id, end_of_turn_id(tokenizer)} - {None})
+    write_generation(tokenizer, folder, read_generation(model) if model else {})
+
+
+def write_generation(tokenizer: Any, folder: Path, base: dict[str, Any]) -> None:
+    """Write the generation defaults: those of the base where it has any, with the end of a turn as one more end.
+
+    A model without such a base is greedy and stops after 256 tokens.
+    """
+    ends = base.pop("eos_token_id", None)
+    ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id, end_of_turn_id(tokenizer)} - {None}
+    own = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
     defaults = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": ends,
-        "pad_token_id": tokenizer.pad_token_id,
-        "do_sample": False,
-        "max_new_tokens": 256,
+        **(base or {"do_sample": False, "max_new_tokens": 256}),
+        **{name: base.get(name) if token is None else token for name, token in own.items()},
+        "eos_token_id": sorted(ends),
     }
-    (folder / "generation_config.json").write_text(json.dumps(defaults, indent=1))
+    (folder / GENERATION).write_text(json.dumps(defaults, indent=1), encoding="utf-8")
