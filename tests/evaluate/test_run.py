@@ -142,6 +142,11 @@ def test_a_model_with_damaged_weights_is_refused(config: EvalConfig, base_model:
         run(replace(config, name="damaged", candidate=str(folder), tasks={"questions": TASKS["questions"]}))
 
 
+def test_a_folder_without_a_model_is_refused(config: EvalConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no config\.json; name a model folder, model/name@version or a hub id"):
+        run(replace(config, name="folder", candidate=str(tmp_path)))
+
+
 def test_a_chat_task_needs_a_chat_template(config: EvalConfig, base_model: str, tmp_path: Path) -> None:
     folder = Path(copytree(base_model, tmp_path / "plain"))
     (folder / "chat_template.jinja").unlink()
@@ -188,9 +193,12 @@ def test_metrics_go_to_the_tracker_task_by_task(config: EvalConfig) -> None:
         (
             {"tasks": {"t": TaskConfig(kind=TaskKind.preference, sources=("en_pairs",), split="test")}},
             DataError,
-            "split",
+            "has no split test of preferences/en_pairs",
         ),
         ({"tasks": {}}, ConfigError, "run_evals needs tasks"),
+        ({"candidate": "/nowhere"}, ConfigError, "candidate=/nowhere is no folder; name a model folder"),
+        ({"context_length": 500}, ConfigError, "context_length is 500 and .* has positions for 128 tokens"),
+        ({"context_length": 1}, ConfigError, "context_length >= 2"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(

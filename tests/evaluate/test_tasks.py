@@ -11,6 +11,7 @@ from lisan.corpus.records import Question, Turn
 from lisan.evaluate.tasks import (
     Counts,
     Item,
+    Length,
     Prompt,
     TaskConfig,
     TaskKind,
@@ -166,6 +167,12 @@ def test_what_is_no_record_is_refused(tokenizer: Any) -> None:
 def test_a_task_without_sources_or_records_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="a task needs sources and max_records >= 1"):
         TaskConfig(kind=TaskKind.preference, **values)
+
+
+@pytest.mark.parametrize("values", [{"prompt": Prompt.chat}, {"length": Length.none}])
+def test_what_has_no_effect_on_documents_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="prompt and length have no effect on bits_per_byte"):
+        TaskConfig(kind=TaskKind.bits_per_byte, sources=("a",), **values)
 
 
 def test_every_choice_of_a_tiny_question_is_a_candidate(tokenizer: Any) -> None:

@@ -13,6 +13,7 @@ from lisan.evaluate.page import Column, ModelRow, lay_out_table
 from lisan.evaluate.results import Result, TaskReport, describe
 from lisan.evaluate.tasks import Item
 from lisan.pages.render import render_template
+from lisan.tokens.losses import SPELT
 
 NORMAL_95 = 1.96
 "Standard errors on both sides of a mean that hold 95 % of a normal distribution."
@@ -103,6 +104,8 @@ def _notes(report: TaskReport, context_length: int) -> list[str]:
         notes.append(f"{report.name}: a sample of {seen:,} of {report.counts.matched:,} records (max_records)")
     if report.counts.left_out:
         notes.append(f"{report.name}: {numbers['left_out']:,} records are left out: {describe(report.counts.left_out)}")
+    if numbers["spelt_controls"]:
+        notes.append(f"{report.name}: {numbers['spelt_controls']:,} records {SPELT}")
     if numbers.get("truncated"):
         notes.append(
             f"{report.name}: {numbers['truncated']:,} prompts lost their beginning to fit {context_length} tokens"

@@ -7,6 +7,7 @@ Writes a `report` artifact: metrics and counts in the manifest, every item's res
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,13 @@ from lisan.core.errors import ConfigError, DataError
 from lisan.core.integrity import fetch_folder
 from lisan.core.progress import doing
 from lisan.core.stage import Run, Stage
-from lisan.corpus.reader import list_sources, read_records
+from lisan.corpus.reader import list_sources, read_records, shard_paths
 from lisan.evaluate.config import EvalConfig
 from lisan.evaluate.eval_page import render_page
 from lisan.evaluate.results import Result, TaskReport, check_finite, describe, make_result, say_task
 from lisan.evaluate.tasks import RECORDS, Counts, Item, Prompt, TaskConfig, choose_records, fit_items, make_item
 from lisan.model.folder import check_folder
-from lisan.model.load import load_model
+from lisan.model.load import load_model, read_max_positions
 from lisan.model.precision import find_precision, resolve_precision
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.examples import count_spelt_controls
@@ -161,16 +162,36 @@ def _find_model(config: EvalConfig, store: Store) -> str:
 
 
 def _check(config: EvalConfig, store: Store) -> None:
-    check_folder(_find_model(config, store))
+    check_candidate(config.candidate)
+    place = _find_model(config, store)
+    check_folder(place)
+    longest = read_max_positions(place)
+    if longest is not None and config.context_length > longest:
+        raise ConfigError(
+            f"context_length is {config.context_length:,} and {config.candidate} has positions for {longest:,} tokens; "
+            f"set context_length={longest}"
+        )
     corpus = store.open(Ref.parse(config.corpus, Kind.corpus))
     for name, task in config.tasks.items():
-        known = list_sources(corpus, RECORDS[task.kind])
-        missing = [source for source in task.sources if source not in known]
-        if missing:
-            raise ConfigError(
-                f"tasks.{name}.sources names {missing[0]}, {corpus.ref} has {', '.join(known) or 'none'} "
-                f"of {RECORDS[task.kind]}"
-            )
+        kind = RECORDS[task.kind]
+        known = list_sources(corpus, kind)
+        for source in task.sources:
+            if source not in known:
+                raise ConfigError(
+                    f"tasks.{name}.sources names {source}, {corpus.ref} has {', '.join(known) or 'none'} of {kind}; "
+                    f"name one of these, leave the task out with '~tasks.{name}', or choose another suite"
+                )
+            shard_paths(corpus, kind, source, task.split)
+
+
+def check_candidate(candidate: str) -> None:
+    """Refuse a local place that holds no model: only a name that is no path is asked of the hub."""
+    folder = Path(candidate).expanduser()
+    if Ref.looks_like(candidate) or not (folder.exists() or candidate.startswith(("/", ".", "~"))):
+        return
+    if not (folder / "config.json").exists():
+        fault = "has no config.json" if folder.is_dir() else "is no folder"
+        raise ConfigError(f"candidate={candidate} {fault}; name a model folder, model/name@version or a hub id")
 
 
 EVALS = Stage(

@@ -70,6 +70,10 @@ class TaskConfig:
     def __post_init__(self) -> None:
         if not self.sources or self.max_records < 1:
             raise ConfigError(f"a task needs sources and max_records >= 1, got {self.sources} and {self.max_records}")
+        if self.is_text and (self.prompt is not Prompt.plain or self.length is not Length.bytes):
+            raise ConfigError(
+                f"prompt and length have no effect on {self.kind}, which has no choices to compare; leave them out"
+            )
 
     @property
     def is_text(self) -> bool:
