@@ -20,6 +20,7 @@ from lisan.corpus.records import Conversation, Preference, Turn
 from lisan.tokens.chat import (
     check_template,
     check_turns,
+    encode_answer,
     encode_conversation,
     encode_prompt,
     encode_reply,
@@ -282,6 +283,28 @@ def test_replies_are_trained_with_their_end_mark_and_nothing_else(template: str,
     assert trained_text(speaker, example) == spoken
     assert speaker.decode(example.input_ids) == render_whole(speaker, (SYSTEM, *TALK)).rstrip()
     assert end_of_turn_id(speaker) == speaker.convert_tokens_to_ids(mark) == example.input_ids[-1]
+
+
+@pytest.mark.parametrize("template", RENDERED)
+def test_an_answer_is_a_reply_without_the_mark_that_ends_it(template: str, speakers: dict[str, Any]) -> None:
+    speaker = speakers[template]
+    answer, reply = (encode(speaker, TALK[:3], LAST.content) for encode in (encode_answer, encode_reply))
+    assert reply.input_ids.tolist()[: len(answer)] == answer.input_ids.tolist()
+    assert [text.strip() for text in trained_text(speaker, answer)] == [LAST.content]
+    assert (answer.labels == reply.labels[: len(answer)]).all()
+
+
+def test_what_a_template_writes_before_an_answer_is_not_labelled() -> None:
+    thinks = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}<think></think>\n{% endif %}{{ m.content }}</>\n"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    example = encode_answer(Template(thinks), (ASK,), "Rabat.")
+    said = "".join(chr(letter) for letter in example.input_ids[example.labels >= 0])
+    assert said == "\nRabat."
+    shouts = "{% for m in messages %}[{{ m.content | upper }}]{% endfor %}"
+    with pytest.raises(DataError, match=r"the chat template changes the reply 'Rabat\.'"):
+        encode_answer(Template(shouts), (ASK,), "Rabat.")
 
 
 @pytest.mark.parametrize("template", RENDERED)
