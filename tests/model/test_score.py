@@ -176,3 +176,19 @@ def test_a_batch_moves_as_a_whole() -> None:
         tensor.device.type
         for tensor in (moved.input_ids, moved.labels, moved.documents, moved.positions, moved.doc_numbers)
     } == {"meta"}
+
+
+def test_exact_logits_tell_apart_what_bfloat16_makes_equal(scorer: Scorer) -> None:
+    model = scorer.model.bfloat16()
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 8  # logits as large as those of a trained model
+    ids = np.arange(3, 99).reshape(1, -1)
+    batch = collate(ids, ids, [[ids.shape[1]]])
+    seen: list[torch.Tensor] = []
+    model.get_decoder().register_forward_hook(lambda _module, _inputs, found: seen.append(found.last_hidden_state))
+    with torch.no_grad():
+        rounded, exact = (Scorer(model, exact_logits=is_exact).eval()(batch)[0, 1:] for is_exact in (False, True))
+    hidden = seen[-1][0, :-1].double()
+    wanted = (hidden @ model.get_output_embeddings().weight.double().T).log_softmax(-1)
+    wanted = wanted.gather(1, batch.input_ids[0, 1:, None])[:, 0]
+    assert float((exact - wanted).abs().max()) < 0.02 * float((rounded - wanted).abs().max())

@@ -68,7 +68,7 @@ def _open_candidate(config: EvalConfig, draft: Draft) -> tuple[Any, Scorer, str]
     resolved = resolve_precision(config.precision, [find_precision(device)])
     print(f"  {resolved}", flush=True)
     with doing(f"loading {config.candidate}"):
-        scorer = Scorer(load_model(place, resolved.precision.dtype).to(device).eval())
+        scorer = Scorer(load_model(place, resolved.precision.dtype).to(device).eval(), exact_logits=True)
     return tokenizer, scorer, resolved.precision.value
 
 

@@ -80,12 +80,19 @@ def collate(input_ids: Any, labels: Any, doc_lens: Sequence[Sequence[int]]) -> B
 class Scorer(nn.Module):
     """A causal LM that answers with log-probabilities; the unit that is sharded, trained and evaluated."""
 
-    def __init__(self, model: Any, attention: Attention = Attention.sdpa) -> None:
-        """Raises ConfigError when the model cannot use this attention, or keep its positions apart."""
+    def __init__(self, model: Any, attention: Attention = Attention.sdpa, exact_logits: bool = False) -> None:
+        """With `exact_logits` the output product is computed in fp32 whatever the type of the weights.
+
+        In bf16 a logit of 20 is rounded to a multiple of 0.125, and different answers come out equal. Training goes without: its
+        mean over many tokens loses nothing.
+
+        Raises ConfigError when the model cannot use this attention, or keep its positions apart.
+        """
         super().__init__()
         use_attention(model, attention)
         use_rope_by_document(model)
         self.model = model
+        self.exact_logits = exact_logits
         self._scale, self._softcap = read_head(model)
 
     def forward(self, batch: Batch, with_log_z: bool = False) -> torch.Tensor:
@@ -103,6 +110,8 @@ class Scorer(nn.Module):
         targets_N = batch.labels[:, 1:][is_scored]
         weight_VD = self.model.get_output_embeddings().weight
         hidden_ND = hidden_BTD[:, :-1][is_scored]
+        if self.exact_logits:
+            hidden_ND = hidden_ND.float()
         if self._scale != 1:
             hidden_ND = hidden_ND * self._scale
         logps_N, log_z_N = linear_logps(hidden_ND, weight_VD, targets_N, self._softcap)
@@ -158,7 +167,7 @@ class _LinearLogps(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for part in _parts(len(targets_N)):
             hidden, targets = hidden_ND[part], targets_N[part]
-            for first, weight in _tiles(weight_VD):
+            for first, weight in _tiles(weight_VD, hidden.dtype):
                 logits = _cap(hidden @ weight.T, ctx.softcap)
                 softmax = torch.sub(logits, log_z_N[part, None]).exp_()
                 grad_logits = softmax.mul_(of_softmax_N[part, None]).to(hidden.dtype)
@@ -181,10 +190,10 @@ def _parts(num: int) -> Iterator[slice]:
     return (slice(start, start + CHUNK_TOKENS) for start in range(0, num, CHUNK_TOKENS))
 
 
-def _tiles(weight_VD: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield the first piece and the rows of each part of the output matrix."""
+def _tiles(weight_VD: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the first piece and the rows of each part of the output matrix, in a type."""
     size = CHUNK_PIECES[weight_VD.device.type]
-    return ((first, weight_VD[first : first + size]) for first in range(0, len(weight_VD), size))
+    return ((first, weight_VD[first : first + size].to(dtype)) for first in range(0, len(weight_VD), size))
 
 
 def _score_part(
@@ -193,7 +202,7 @@ def _score_part(
     """Return logps and log Z of tokens whose logits fit into memory, one part of the vocabulary after the other."""
     target_logits = hidden.new_empty(len(hidden), dtype=torch.float32)
     log_z = torch.full_like(target_logits, -torch.inf)
-    for first, weight in _tiles(weight_VD):
+    for first, weight in _tiles(weight_VD, hidden.dtype):
         logits = _cap(hidden @ weight.T, softcap)
         largest = logits.amax(1).float()
         log_z = torch.logaddexp(log_z, torch.sub(logits, largest[:, None]).exp_().sum(1).log_() + largest)
