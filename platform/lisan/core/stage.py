@@ -78,6 +78,8 @@ class ClusterConfig:
             raise ConfigError(
                 f"cluster needs num_workers >= 0 and num_nodes >= 1, got {self.num_workers} and {self.num_nodes}"
             )
+        if not self.cpus_per_worker > 0:
+            raise ConfigError(f"cluster.cpus_per_worker must be > 0, got {self.cpus_per_worker}")
         if self.peak_tflops is not None and not 0 <= self.peak_tflops < math.inf:
             raise ConfigError(
                 f"cluster.peak_tflops must be > 0, 0 for no MFU or null to find out, got {self.peak_tflops}"

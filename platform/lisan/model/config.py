@@ -96,6 +96,17 @@ class ShapeConfig:
     tie_embeddings: bool = True
 
     def __post_init__(self) -> None:
+        for name in (
+            "num_layers",
+            "hidden_size",
+            "intermediate_size",
+            "num_heads",
+            "num_kv_heads",
+            "max_positions",
+            "rope_theta",
+        ):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"model.shape.{name} must be > 0, got {getattr(self, name)}")
         if self.hidden_size % self.num_heads or self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"model.shape needs hidden_size divisible by num_heads and num_heads by num_kv_heads, "
@@ -150,6 +161,8 @@ class ModelConfig:
     "Where the embedding rows of pieces begin that `tokenizer` has and the model of `path` has not."
 
     def __post_init__(self) -> None:
+        if not self.init_std > 0:
+            raise ConfigError(f"model.init_std must be > 0, got {self.init_std}")
         if (self.path is None) == (self.shape is None):
             raise ConfigError(
                 "model needs exactly one of path (start from a model) and shape (start from random weights)"

@@ -51,6 +51,8 @@ class MixConfig:
     def __post_init__(self) -> None:
         for key, _, weights in self.parts():
             _check_weights(key, weights)
+        if not self.max_epochs > 0:
+            raise ConfigError(f"mix.max_epochs must be > 0, got {self.max_epochs}")
         if bad := {source: cap for source, cap in self.epoch_caps.items() if not cap > 0}:
             raise ConfigError(f"mix.epoch_caps must be > 0, got {bad}; give a source weight 0 to leave it out")
         self._check_stages()
