@@ -162,3 +162,15 @@ def test_a_tokenizer_model_keeps_the_tokens_beside_it(tmp_path: Path) -> None:
     opened = load_tokenizer(tmp_path)
     assert opened.pad_token_id == 32000
     assert opened.encode("hello <|tool|> x", add_special_tokens=False) == [6312, 28709, 28705, 32001, 28705, 1318]
+
+
+def test_a_template_that_is_not_utf8_is_one_sentence(vicuna: Path) -> None:
+    (vicuna / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
+    with pytest.raises(DataError, match=r"holds a tokenizer that does not open \(.*utf-8.*\)"):
+        load_tokenizer(vicuna)
+
+
+def test_an_expansion_that_is_cut_off_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "expansion.json").write_text('{"method": ')
+    with pytest.raises(DataError, match=r"expansion\.json is cut off or not JSON"):
+        load_expansion(tmp_path)

@@ -72,7 +72,11 @@ def sample_preferences(config: SampleConfig, draft: Draft, run: Run) -> Mapping[
     corpus = draft.parent(Kind.corpus)
     prompts, num_repeated = read_prompts(config.prompts, corpus)
     parts = [prompts[start : start + PART_PROMPTS] for start in range(0, len(prompts), PART_PROMPTS)]
-    print(f"  {len(prompts):,} prompts of {corpus.ref}, {config.sampling.num_answers} answers to each", flush=True)
+    repeated = f" ({num_repeated:,} more are repeated and left out)" if num_repeated else ""
+    print(
+        f"  {len(prompts):,} prompts of {corpus.ref}{repeated}, {config.sampling.num_answers} answers to each",
+        flush=True,
+    )
     policy = _sample(config, parts, draft.parts / "sampled", run)
     _judge(config, parts, draft.parts, run)
     facts = write_pairs(draft, len(parts), config.prompts.split, config.min_gap)

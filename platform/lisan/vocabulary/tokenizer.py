@@ -63,10 +63,10 @@ def load_tokenizer(place: Artifact | Path | str) -> Any:
     try:
         if is_own:
             return PreTrainedTokenizerFast.from_pretrained(str(folder))
-        opened = open_spec(spec)
+        opened, template = open_spec(spec), _own_template(folder)
     except Exception as error:  # the library raises no narrower class for a definition that it does not take
         raise DataError(f"{folder} holds a tokenizer that does not open ({error}); download it again") from error
-    return PreTrainedTokenizerFast(tokenizer_object=opened, chat_template=_own_template(folder), **read_roles(folder))
+    return PreTrainedTokenizerFast(tokenizer_object=opened, chat_template=template, **read_roles(folder))
 
 
 def _own_template(folder: Path) -> Any:
@@ -141,7 +141,7 @@ def load_expansion(place: Artifact | Path | str) -> Expansion:
     folder = fetch_folder(place.location) if isinstance(place, Artifact) else Path(place)
     if not (folder / EXPANSION).exists():
         raise DataError(f"{folder} holds no {EXPANSION}; make the tokenizer with expand_tokenizer")
-    raw = json.loads((folder / EXPANSION).read_bytes())
+    raw = read_json(folder / EXPANSION)
     pieces = {int(index): tuple(old) for index, old in raw["pieces"].items()}
     return Expansion(**{**raw, "new_ids": tuple(raw["new_ids"]), "pieces": pieces})
 
