@@ -8,7 +8,8 @@ import pytest
 
 from lisan.core.artifact import code_commit
 from lisan.core.errors import ClusterError, DataError
-from lisan.session import answer, in_one_sentence, reason_of, runtime_env
+from lisan.core.stage import ClusterConfig
+from lisan.session import answer, connect, in_one_sentence, reason_of, runtime_env
 
 ADDRESS = "10.0.0.1:6379"
 
@@ -83,3 +84,15 @@ def test_workers_know_which_cluster_is_theirs() -> None:
     """Ray Train's cleaner would ask another cluster of the machine whether the controller of a run lives."""
     assert runtime_env(ADDRESS)["env_vars"]["RAY_ADDRESS"] == ADDRESS  # type: ignore[index]
     assert "RAY_ADDRESS" not in runtime_env("ray://10.0.0.1:10001")["env_vars"]  # type: ignore[operator]
+
+
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a trace\nno room for the object store")
+
+    monkeypatch.setattr("ray.init", fail)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ClusterError, match=r"Ray does not start on this machine: RuntimeError: no room for the object"):
+        connect(ClusterConfig())
+    with pytest.raises(ClusterError, match=r"cannot join the Ray cluster at 10.0.0.1:6379: RuntimeError: no room"):
+        connect(ClusterConfig(address=ADDRESS))

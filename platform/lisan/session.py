@@ -152,6 +152,18 @@ def _quiet_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
+def check_alive() -> None:
+    """Raise ClusterError when a process of the Ray that this one has started is gone: Ray would end us without a sentence."""
+    node = ray._private.worker._global_node
+    dead = node.dead_processes() if node is not None else []
+    if dead:
+        mute_workers()
+        raise ClusterError(
+            f"Ray's {dead[0][0]} on this machine ended; see {SESSION_LOGS}, free memory and disk; the same command goes on from "
+            "the last checkpoint"
+        )
+
+
 def mute_workers() -> None:
     """Print nothing more of what workers say, such as the traces of those that end with the job."""
     global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")

@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.experimental import internal_kv
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from lisan.core.errors import DataError
+from lisan.core.errors import ClusterError, DataError
 from lisan.core.storage import Location
 from lisan.train.run_state import Listener, Restarts, RunState, Watch, find_cause
 
@@ -96,3 +96,10 @@ def test_a_request_reaches_the_worker_that_takes_steps(state: RunState) -> None:
 def test_a_request_before_the_first_step_ends_the_run_at_once(state: RunState) -> None:
     with pytest.raises(KeyboardInterrupt):
         Watch(state, 2).look(is_asked=True)
+
+
+def test_a_ray_that_is_gone_is_one_sentence(state: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = SimpleNamespace(dead_processes=lambda: [("raylet", None)])
+    monkeypatch.setattr("ray._private.worker._global_node", node)
+    with pytest.raises(ClusterError, match=r"^Ray's raylet on this machine ended; see .*; the same command goes on"):
+        Watch(state, 2).look(is_asked=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lisan.core.errors import ConfigError, Interrupted, LisanError, TrainingError
+from lisan.core.errors import ClusterError, ConfigError, Interrupted, LisanError, TrainingError
 from lisan.core.stage import ClusterConfig
 from lisan.train.checkpoint import next_start
 from lisan.train.job import TrainJob, plan_run, run_worker
@@ -90,6 +90,8 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
         )
         try:
             result = fit(trainer, state, cluster.num_workers)
+        except ClusterError:
+            raise
         except Exception as error:
             raise TrainingError(
                 f"{reason_of(error)} (traces lie in {SESSION_LOGS}/train of the worker's machine)"

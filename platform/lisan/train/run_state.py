@@ -20,7 +20,7 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from lisan.core.interrupt import Interruption
 from lisan.core.progress import doing, say
 from lisan.core.storage import Location
-from lisan.session import reason_of
+from lisan.session import check_alive, reason_of
 from lisan.train.checkpoint import next_start
 from lisan.train.watchdog import EXIT_CODE
 
@@ -201,7 +201,9 @@ class Watch:
         return "" if self.is_speaking else f"  waiting for {self.num_workers} workers"
 
     def look(self, is_asked: bool) -> None:
-        """Say what is new, and hand on a request to end; KeyboardInterrupt where no worker takes steps yet."""
+        """Say what is new, and hand on a request to end; KeyboardInterrupt where no worker takes steps yet, ClusterError where
+        Ray is gone."""
+        check_alive()
         if line := self.state.find_restart(self.num_restarts + 1):
             self.num_restarts += 1
             say(line)
