@@ -90,8 +90,8 @@ def read_config(place: str | Path) -> Any:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{place} is not a model that transformers can load: {reason}") from error
     text = config.get_text_config()
+    model_class(text, place)
     if text is not config:
-        model_class(text, place)
         text.tie_word_embeddings = config.tie_word_embeddings
         text.dtype = config.dtype or text.dtype
     if text.tie_word_embeddings and Path(place).is_dir() and _holds_two_matrices(Path(place), text):
