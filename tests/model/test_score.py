@@ -192,3 +192,20 @@ def test_exact_logits_tell_apart_what_bfloat16_makes_equal(scorer: Scorer) -> No
     wanted = (hidden @ model.get_output_embeddings().weight.double().T).log_softmax(-1)
     wanted = wanted.gather(1, batch.input_ids[0, 1:, None])[:, 0]
     assert float((exact - wanted).abs().max()) < 0.02 * float((rounded - wanted).abs().max())
+
+
+@pytest.mark.parametrize("softcap", [0.0, 5.0])
+def test_logits_that_are_kept_or_computed_again_give_the_same_gradients(
+    softcap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(100, 16, generator=draws), torch.randn(3000, 16, generator=draws)
+    targets = torch.randint(3000, (100,), generator=draws)
+    found = []
+    for kept_bytes in (0, 2**30):
+        monkeypatch.setattr(score, "KEPT_BYTES", kept_bytes)
+        inputs = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        logps, log_z = score.linear_logps(*inputs, targets, softcap)
+        (logps.sum() + 0.1 * log_z.square().sum()).backward()
+        found.append((logps, log_z, *(one.grad for one in inputs)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

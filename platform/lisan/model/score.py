@@ -1,8 +1,9 @@
 """`score`, one of the two verbs of a model: the log-probability of every labelled token.
 
 In: a `Batch` of packed rows. Out: logps_BT, natural log, 0 where nothing is labelled. Always: documents of one row do
-not see each other, positions restart with each document, and the logits of the vocabulary never exist for all tokens
-or all pieces at once. Training, evaluation and the DPO reference pass all use it.
+not see each other, positions restart with each document, and the logits of the vocabulary exist for a tile of tokens and
+pieces at a time; only those below `KEPT_BYTES` stay for the backward pass. Training, evaluation and the DPO reference pass
+all use it.
 
 Shapes: B rows, T tokens, N labelled tokens, D hidden, V vocabulary.
 """
@@ -28,6 +29,10 @@ ROUND_TOKENS = 64
 CHUNK_PIECES = {"cpu": 2048, "cuda": 65_536}
 """Pieces of the vocabulary whose logits exist at a time, by device: on a CPU 2048 x 2048 x 4 bytes = 16 MB stay in the
 cache, where the softmax costs half of what it does through memory; a GPU wants few large products, 512 MB."""
+
+
+KEPT_BYTES = 64 * 2**20
+"Up to which the logits stay for the backward pass, which computes larger ones again."
 
 
 @dataclass(frozen=True)
@@ -144,15 +149,19 @@ def sum_by_document(logps_BT: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 class _LinearLogps(torch.autograd.Function):
-    """log softmax(hidden W^T)[target] and log Z, tile by tile, with the logits computed again in the backward pass."""
+    """log softmax(hidden W^T)[target] and log Z, tile by tile; many logits are computed again in the backward pass."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, softcap: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logps_N, log_z_N = hidden_ND.new_empty(2, len(targets_N), dtype=torch.float32)
+        num_bytes = len(hidden_ND) * len(weight_VD) * hidden_ND.element_size()
+        keeps = num_bytes <= KEPT_BYTES and any(ctx.needs_input_grad)
+        kept: list[torch.Tensor] | None = [] if keeps else None
+        ctx.logits = kept
         for part in _parts(len(targets_N)):
-            logps_N[part], log_z_N[part] = _score_part(hidden_ND[part], weight_VD, targets_N[part], softcap)
+            logps_N[part], log_z_N[part] = _score_part(hidden_ND[part], weight_VD, targets_N[part], softcap, kept)
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N, logps_N, log_z_N)
         ctx.softcap = softcap
         return logps_N, log_z_N
@@ -165,11 +174,13 @@ class _LinearLogps(torch.autograd.Function):
         of_target_N = (of_softmax_N * logps_N.exp() + grads[0]).to(hidden_ND.dtype)
         grad_hidden = torch.zeros_like(hidden_ND, dtype=torch.float32)
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        kept = iter(ctx.logits or ())
         for part in _parts(len(targets_N)):
             hidden, targets = hidden_ND[part], targets_N[part]
+            scratch = _make_scratch(hidden, weight_VD)
             for first, weight in _tiles(weight_VD, hidden.dtype):
-                logits = _cap(hidden @ weight.T, ctx.softcap)
-                softmax = torch.sub(logits, log_z_N[part, None]).exp_()
+                logits = _cap(hidden @ weight.T, ctx.softcap) if ctx.logits is None else next(kept)
+                softmax = torch.sub(logits, log_z_N[part, None], out=_take(scratch, logits)).exp_()
                 grad_logits = softmax.mul_(of_softmax_N[part, None]).to(hidden.dtype)
                 rows = ((targets >= first) & (targets < first + len(weight))).nonzero()[:, 0]
                 grad_logits[rows, targets[rows] - first] = of_target_N[part][rows]
@@ -196,16 +207,35 @@ def _tiles(weight_VD: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[int, t
     return ((first, weight_VD[first : first + size].to(dtype)) for first in range(0, len(weight_VD), size))
 
 
+def _make_scratch(hidden: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
+    """Return memory for a tile in fp32: new memory for every one costs a CPU as much as what is computed in it."""
+    size = min(CHUNK_PIECES[hidden.device.type], len(weight_VD))
+    return hidden.new_empty(len(hidden) * size, dtype=torch.float32)
+
+
+def _take(scratch: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return scratch[: logits.numel()].view(logits.shape)
+
+
 def _score_part(
-    hidden: torch.Tensor, weight_VD: torch.Tensor, targets: torch.Tensor, softcap: float
+    hidden: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets: torch.Tensor,
+    softcap: float,
+    kept: list[torch.Tensor] | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logps and log Z of tokens whose logits fit into memory, one part of the vocabulary after the other."""
+    """Return logps and log Z of tokens, one part of the vocabulary after the other; add its logits to `kept`."""
     target_logits = hidden.new_empty(len(hidden), dtype=torch.float32)
     log_z = torch.full_like(target_logits, -torch.inf)
+    scratch = _make_scratch(hidden, weight_VD)
     for first, weight in _tiles(weight_VD, hidden.dtype):
         logits = _cap(hidden @ weight.T, softcap)
+        if kept is not None:
+            kept.append(logits)
         largest = logits.amax(1).float()
-        log_z = torch.logaddexp(log_z, torch.sub(logits, largest[:, None]).exp_().sum(1).log_() + largest)
+        log_z = torch.logaddexp(
+            log_z, torch.sub(logits, largest[:, None], out=_take(scratch, logits)).exp_().sum(1).log_() + largest
+        )
         rows = ((targets >= first) & (targets < first + len(weight))).nonzero()[:, 0]
         target_logits[rows] = logits[rows, targets[rows] - first].float()
     return target_logits - log_z, log_z
@@ -214,7 +244,7 @@ def _score_part(
 def linear_logps(
     hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, softcap: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log p(target) and log Z for each of N hidden states, fp32; memory is one tile of logits, not N x V.
+    """Return log p(target) and log Z for each of N hidden states, fp32; memory is one tile of logits, or all below KEPT_BYTES.
 
     With `softcap` c the logits are c tanh(x / c), as Gemma 2 has them.
     """
