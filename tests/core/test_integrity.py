@@ -29,7 +29,7 @@ def store(request: Any, tmp_path: Path) -> Store:
 
 
 def make(store: Store) -> Artifact:
-    draft = store.begin(TEXT, {"seed": 1}, (), "encode_tokens")
+    draft = store.begin(TEXT, {"seed": 1}, (), job="encode_tokens")
     (draft.location / SHARD).write_bytes(b"content")
     return draft.commit({})
 
