@@ -150,6 +150,7 @@ def _quiet_data() -> None:
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that the bars are off
 
 
 def check_alive() -> None:
