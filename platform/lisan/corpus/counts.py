@@ -114,11 +114,11 @@ def report(name: str, source: SourceConfig, counts: Facts) -> None:
     lost = f"{counts['quarantined']} quarantined, {dropped} dropped, {counts['duplicates']} duplicates"
     kept = f"{counts['kept']:,} {counts['kind']}, {megabytes:.1f} MB"
     print(f"  {name}: {counts['read']:,} rows, {kept} ({lost})", flush=True)
-    for title, found in (("dropped", "dropped"), ("left out", "notes"), ("fields not used", "unused")):
+    for title, found in (("dropped: ", "dropped"), ("", "notes"), ("fields not used: ", "unused")):
         if counts[found]:
             ranked = sorted(counts[found].items(), key=lambda item: -item[1])
             said = ", ".join(f"{what} ({times:,})" for what, times in ranked)
-            print(f"  {name}: {title}: {said}", flush=True)
+            print(f"  {name}: {title}{said}", flush=True)
     _warn(name, counts)
     _advise(name, source, counts)
 

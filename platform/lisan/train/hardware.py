@@ -6,6 +6,7 @@ with what it is a share of, because an MFU means nothing without its denominator
 Peaks on GPUs are the vendors' dense bf16 figures; this table has not been checked on the GPUs themselves.
 """
 
+import math
 import os
 import resource
 import sys
@@ -37,6 +38,8 @@ TFLOPS = {
 MEASURED_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 MEASURE_S = 0.3
 "For all sizes together, and a product or two of the largest: a CPU at 0.03 TFLOP/s is through within a second."
+MEASURE_AGAIN_S = 0.05
+"Several ticks of the scheduler, by which the CPU time of other threads is counted."
 BUSY = 0.8
 "Share of its threads' time below which a process did not have the machine to itself."
 
@@ -82,9 +85,9 @@ def find_peak(device: str, dtype: torch.dtype, given: float | None = None) -> Pe
 
 
 def measure_again(device: str, dtype: torch.dtype) -> Peak:
-    """Time one more product of the size that was fastest; return the best of all."""
+    """Time some more products of the size that was fastest; return the best of all."""
     key = (device, dtype, torch.get_num_threads())
-    _measure(key, _fastest[key].size, 0.0)
+    _measure(key, _fastest[key].size, MEASURE_AGAIN_S)
     return _measured_peak(key)
 
 
@@ -122,21 +125,19 @@ def look_up(name: str) -> float | None:
 
 
 def _measure(key: tuple[str, torch.dtype, int], size: int, seconds: float) -> None:
-    """Time products of two square matrices for so long, one at least, and remember the fastest."""
+    """Time products of two square matrices for so many seconds, above 0, and remember the fastest."""
     device, dtype, threads = key
     # A GPU is faster on numbers that are all the same than on those of a model. The run's own draws stay as they are.
     draws = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, dtype=dtype, device=device, generator=draws) for _ in range(2))
     torch.mm(left, right)  # the first one also sets up what the others use
-    stop = time.perf_counter() + seconds
-    while True:
-        used = time.process_time()
-        taken = _time_product(left, right)
-        had_ratio = min(1.0, (time.process_time() - used) / taken / threads)
-        found = Measured(2 * size**3 / taken / 1e12, size, had_ratio)
-        _fastest[key] = max(_fastest.get(key, found), found, key=lambda one: one.tflops)
-        if time.perf_counter() >= stop:
-            return
+    begun, used = time.perf_counter(), time.process_time()
+    best = math.inf
+    while time.perf_counter() < begun + seconds:
+        best = min(best, _time_product(left, right))
+    had_ratio = min(1.0, (time.process_time() - used) / (time.perf_counter() - begun) / threads)
+    found = Measured(2 * size**3 / best / 1e12, size, had_ratio)
+    _fastest[key] = max(_fastest.get(key, found), found, key=lambda one: one.tflops)
 
 
 def _time_product(left: torch.Tensor, right: torch.Tensor) -> float:
