@@ -109,7 +109,8 @@ def _choose_sources(config: EncodeConfig, corpus: Artifact) -> tuple[str, ...]:
     """Return the sources that have the split; the others are said, and DataError where none has it."""
     named = config.sources or tuple(list_sources(corpus, config.kind))
     if not named:
-        raise DataError(f"{corpus.ref} holds no {config.kind}; set kind to what it holds, or build another corpus")
+        held = ", ".join(kind for kind in RecordKind if list_sources(corpus, kind))
+        raise DataError(f"{corpus.ref} holds {held} and no {config.kind}; set kind to one of these, or build another corpus")
     chosen = tuple(name for name in named if config.split in list_splits(corpus, config.kind, name))
     lacking = [name for name in named if name not in chosen]
     if not chosen or not all(list_splits(corpus, config.kind, name) for name in lacking):
