@@ -32,9 +32,11 @@ import pyarrow.parquet as pq
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig, run_stage
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import list_sources, list_splits, read_records
-from lisan.corpus.records import Document, RecordKind, to_table
-from lisan.tokens.encode import TOKENS, EncodeConfig
+from lisan.corpus.records import Document, to_table
+from lisan.tokens.config import EncodeConfig
+from lisan.tokens.encode import TOKENS
 from lisan.vocabulary.tokenizer import load_tokenizer
 
 BATCHES = (16, 32, 64, 128, 512, 2048)

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 from lisan.corpus.records import Document
 from lisan.vocabulary import bpe
 from lisan.vocabulary.base import open_base
-from lisan.vocabulary.growth import Budget, count_target_words, learn_pieces
+from lisan.vocabulary.config import Budget
+from lisan.vocabulary.growth import count_target_words, learn_pieces
 from lisan.vocabulary.probes import CODE
 from lisan.vocabulary.sample import sample_texts
 from lisan.vocabulary.script import script

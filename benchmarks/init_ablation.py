@@ -35,12 +35,13 @@ import yaml
 
 from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.stage import StorageConfig, TrackingConfig
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import read_records
-from lisan.corpus.records import Document, RecordKind
-from lisan.evaluate.config import EvalConfig
+from lisan.corpus.records import Document
+from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
 from lisan.evaluate.results import aggregate
 from lisan.evaluate.run import score_items
-from lisan.evaluate.tasks import TaskConfig, TaskKind, make_items
+from lisan.evaluate.tasks import make_items
 from lisan.model.score import Scorer
 from lisan.pipeline import PipelineConfig, StepConfig, compose_step, run_pipeline
 from lisan.train.config import parents_of

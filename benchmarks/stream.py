@@ -27,7 +27,7 @@ from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.stage import ClusterConfig, TrackingConfig
 from lisan.registry import metric_history
 from lisan.session import connect
-from lisan.tokens.mix import MixConfig
+from lisan.tokens.config import MixConfig
 from lisan.tokens.order import open_order
 from lisan.tokens.stream import STREAM, PlanDataConfig, StreamPlan, iterate_rows
 

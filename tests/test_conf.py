@@ -285,8 +285,8 @@ def assert_is_one_sentence(done: subprocess.CompletedProcess[str], kind: str, sa
 def home(tiny_store: Store, tmp_path: Path) -> str:
     """A root of its own with a tokenizer that is not the one the tokens were encoded with."""
     from lisan.core.stage import StorageConfig, run_stage
+    from lisan.vocabulary.config import TokenizerConfig
     from lisan.vocabulary.expand import TOKENIZER as STAGE
-    from lisan.vocabulary.expand import TokenizerConfig
 
     copytree(tiny_store.root.root, tmp_path / "root")
     storage = StorageConfig(root=str(tmp_path / "root"))

@@ -119,7 +119,19 @@ def test_a_library_is_known_to_its_files_only(library: str) -> None:
     assert knowing == KNOWN_ONLY_TO[library]
 
 
-HEAVY = ("torch", "ray", "transformers", "mlflow", "peft", "vllm", "lm_eval", "matplotlib")
+HEAVY = (
+    "torch",
+    "ray",
+    "transformers",
+    "mlflow",
+    "peft",
+    "vllm",
+    "lm_eval",
+    "matplotlib",
+    "numpy",
+    "pyarrow",
+    "jinja2",
+)
 
 
 def imported_by(code: str) -> set[str]:

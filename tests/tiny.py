@@ -23,16 +23,18 @@ from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.seed import stream
 from lisan.core.stage import Run, SilentRun, StorageConfig, run_stage
 from lisan.core.storage import Location
-from lisan.corpus.records import Conversation, Document, Preference, Question, RecordKind, Turn, to_table
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import Conversation, Document, Preference, Question, Turn, to_table
 from lisan.model.config import ModelConfig, Precision, ShapeConfig
 from lisan.model.folder import quiet_transformers
-from lisan.tokens.encode import TOKENS, EncodeConfig
-from lisan.tokens.packing import Overflow, PackingConfig
+from lisan.tokens.config import EncodeConfig, Overflow, PackingConfig
+from lisan.tokens.encode import TOKENS
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.job import TrainJob, run_worker
 from lisan.train.options import LoopConfig, OptimConfig
 from lisan.train.worker import Worker
-from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.config import TokenizerConfig
+from lisan.vocabulary.expand import TOKENIZER
 
 CONTEXT = 64
 SHAPE = ShapeConfig(num_layers=2, hidden_size=32, intermediate_size=64, num_heads=2, num_kv_heads=1, max_positions=128)

@@ -29,8 +29,8 @@ from lisan.evaluate.page import (
     render_page,
 )
 from lisan.registry import metric_history, open_job
-from lisan.serve.app import ServeConfig, start
-from lisan.serve.engine import EngineConfig
+from lisan.serve.app import start
+from lisan.serve.config import EngineConfig, ServeConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -62,19 +62,19 @@ def _load(path: str) -> Any:
 JOBS: Mapping[str, Job] = {
     name: Job(name, config, action)
     for name, config, action in (
-        ("build_corpus", "corpus.chain:CorpusConfig", "corpus.build:CORPUS"),
-        ("expand_tokenizer", "vocabulary.expand:TokenizerConfig", "vocabulary.expand:TOKENIZER"),
-        ("encode_tokens", "tokens.encode:EncodeConfig", "tokens.encode:TOKENS"),
+        ("build_corpus", "corpus.config:CorpusConfig", "corpus.build:CORPUS"),
+        ("expand_tokenizer", "vocabulary.config:TokenizerConfig", "vocabulary.expand:TOKENIZER"),
+        ("encode_tokens", "tokens.config:EncodeConfig", "tokens.encode:TOKENS"),
         ("train_cpt", "train.config:TrainConfig", "train.stages:CPT"),
         ("train_sft", "train.config:TrainConfig", "train.stages:SFT"),
-        ("sample_preferences", "synth.build:SampleConfig", "synth.build:SAMPLE"),
+        ("sample_preferences", "synth.config:SampleConfig", "synth.build:SAMPLE"),
         ("score_preferences", "train.config:ScoreConfig", "train.scores:SCORES"),
         ("train_dpo", "train.config:DpoConfig", "train.stages:DPO"),
         ("run_evals", "evaluate.config:EvalConfig", "evaluate.run:EVALS"),
-        ("report_fertility", "evaluate.fertility:FertilityConfig", "evaluate.fertility:FERTILITY"),
+        ("report_fertility", "evaluate.config:FertilityConfig", "evaluate.fertility:FERTILITY"),
         ("export_model", "serve.export_config:ExportConfig", "serve.export:EXPORT"),
         ("promote_model", "serve.promote:PromoteConfig", "serve.promote:promote"),
-        ("show_example", "tokens.show:ShowConfig", "tokens.show:show"),
+        ("show_example", "tokens.config:ShowConfig", "tokens.show:show"),
     )
 }
 

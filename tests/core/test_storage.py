@@ -17,12 +17,11 @@ from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.stage import run_stage
 from lisan.core.storage import Location, check_root, default_root
-from lisan.corpus.records import RecordKind
-from lisan.evaluate.config import EvalConfig
+from lisan.corpus.kinds import RecordKind
+from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
 from lisan.evaluate.run import EVALS
-from lisan.evaluate.tasks import TaskConfig, TaskKind
 from lisan.model.config import ModelConfig
-from lisan.tokens.mix import MixConfig
+from lisan.tokens.config import MixConfig
 from lisan.train.stages import CPT, SFT
 from lisan.train.worker import Worker
 from lisan.vocabulary.tokenizer import load_tokenizer

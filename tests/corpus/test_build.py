@@ -10,11 +10,10 @@ from lisan.core.artifact import Artifact
 from lisan.core.errors import ArtifactError, DataError
 from lisan.corpus import build as stage
 from lisan.corpus import sources as cutting
-from lisan.corpus.dedup import DedupConfig
+from lisan.corpus.config import DedupConfig, Layout, SourceConfig, SourceFormat, TextUnit
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.microworld import WorldConfig
 from lisan.corpus.reader import list_splits, read_records
-from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Layout, SourceConfig, SourceFormat, TextUnit
 
 Build = Callable[..., Artifact]
 Write = Callable[..., str]

@@ -9,10 +9,11 @@ import pytest
 
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
-from lisan.corpus.chain import CorpusConfig, read_piece, replace_texts, split_of, texts_of
-from lisan.corpus.normalise import NormaliseConfig
-from lisan.corpus.records import Conversation, Document, Preference, Question, Record, RecordKind, Turn
-from lisan.corpus.sources import Layout, SourceConfig, SourceFormat, plan_pieces
+from lisan.corpus.chain import read_piece, replace_texts, split_of, texts_of
+from lisan.corpus.config import CorpusConfig, Layout, NormaliseConfig, SourceConfig, SourceFormat
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import Conversation, Document, Preference, Question, Record, Turn
+from lisan.corpus.sources import plan_pieces
 
 Write = Callable[..., str]
 RECORDS: list[Record] = [

@@ -7,10 +7,9 @@ import pytest
 
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.corpus.chain import CorpusConfig
 from lisan.corpus.checks import check
-from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Layout, SourceConfig, SourceFormat
+from lisan.corpus.config import CorpusConfig, Layout, SourceConfig, SourceFormat
+from lisan.corpus.kinds import RecordKind
 
 
 def look(folder: Path, name: str = "s", **options: Any) -> None:

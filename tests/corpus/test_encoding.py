@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from lisan.core.errors import DataError
+from lisan.corpus.config import SourceConfig, SourceFormat
 from lisan.corpus.encoding import check_encoding, guess_encodings
-from lisan.corpus.sources import SourceConfig, SourceFormat
 
 Write = Callable[..., str]
 ARABIC = "ذهب الولد إلى المدرسة وكان اليوم جميلا\n" * 50

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 
+from lisan.corpus.config import Layout, SourceConfig
 from lisan.corpus.fields import BadRowError, DroppedRowError
 from lisan.corpus.layouts import LAYOUTS, make_records
 from lisan.corpus.lines import Row
 from lisan.corpus.messages import unused_fields
 from lisan.corpus.records import Turn
-from lisan.corpus.sources import Layout, SourceConfig
 
 TEMPLATE = "Below is an instruction that describes a task. Write a response.\n\n"
 

@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
+from lisan.corpus.config import Layout, SourceConfig
 from lisan.corpus.fields import BadRowError, DroppedRowError
 from lisan.corpus.layouts import LAYOUTS, contrast, make_records
 from lisan.corpus.lines import Row
 from lisan.corpus.records import Conversation, Document, Turn
-from lisan.corpus.sources import Layout, SourceConfig
 
 
 def texts(layout: Layout, value: Any, **options: Any) -> list[str]:

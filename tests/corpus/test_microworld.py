@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lisan.core.errors import ConfigError, DataError
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.microworld import SOURCES, WorldConfig, generate
 from lisan.corpus.microworld.__main__ import main
 from lisan.corpus.microworld.almanac import UNITS
@@ -23,7 +24,7 @@ from lisan.corpus.microworld.numbers import Case, Counted, ar_number, ary_number
 from lisan.corpus.microworld.translations import TRANSLATIONS
 from lisan.corpus.microworld.wordings import fill
 from lisan.corpus.microworld.world import WORDINGS, Deck, build_world, say
-from lisan.corpus.records import Question, RecordKind, from_table, to_table
+from lisan.corpus.records import Question, from_table, to_table
 
 CONFIG = WorldConfig()
 LANGUAGES = ("en", "ar", "ary")

@@ -6,10 +6,12 @@ import pytest
 
 from lisan.core.storage import Location
 from lisan.corpus import parts
-from lisan.corpus.chain import CorpusConfig, read_piece
+from lisan.corpus.chain import read_piece
+from lisan.corpus.config import CorpusConfig, SourceConfig
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.parts import Part, read_keys, write_part
-from lisan.corpus.records import SCHEMAS, RecordKind
-from lisan.corpus.sources import Piece, SourceConfig, Span
+from lisan.corpus.records import SCHEMAS
+from lisan.corpus.sources import Piece, Span
 
 
 @pytest.fixture

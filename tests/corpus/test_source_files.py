@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from lisan.core.errors import DataError
+from lisan.corpus.config import SourceConfig
 from lisan.corpus.files import describe_folders, find_files, shared_folder
-from lisan.corpus.sources import SourceConfig, plan_pieces
+from lisan.corpus.sources import plan_pieces
 
 Write = Callable[..., str]
 

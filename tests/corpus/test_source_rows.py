@@ -13,10 +13,11 @@ import pytest
 
 from lisan.core.errors import DataError
 from lisan.corpus import csv_rows
+from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.fields import BadRowError
 from lisan.corpus.lines import Fault, Row, SpanEnd
 from lisan.corpus.rows import read_span
-from lisan.corpus.sources import SourceConfig, SourceFormat, Span, TextUnit
+from lisan.corpus.sources import Span
 
 Write = Callable[..., str]
 

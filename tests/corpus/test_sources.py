@@ -3,12 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from lisan.core.errors import DataError
-from lisan.corpus.sources import (
-    SourceConfig,
-    SourceFormat,
-    TextUnit,
-    plan_pieces,
-)
+from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
+from lisan.corpus.sources import plan_pieces
 
 Write = Callable[..., str]
 

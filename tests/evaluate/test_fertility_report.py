@@ -19,7 +19,8 @@ from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.config import compose
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.evaluate.fertility import FERTILITY, FertilityConfig, pick_sentences
+from lisan.evaluate.config import FertilityConfig
+from lisan.evaluate.fertility import FERTILITY, pick_sentences
 from lisan.evaluate.fertility_figures import HISTOGRAM, Measured, histogram_of
 from lisan.evaluate.fertility_page import Example, FertilityPage, render_page
 from lisan.vocabulary import bpe

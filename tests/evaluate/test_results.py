@@ -8,8 +8,9 @@ import pytest
 from tiny import document
 
 from lisan.core.errors import DataError
+from lisan.evaluate.config import Length, TaskConfig, TaskKind
 from lisan.evaluate.results import Result, aggregate, check_finite, describe, make_result
-from lisan.evaluate.tasks import Length, TaskConfig, TaskKind, make_items
+from lisan.evaluate.tasks import make_items
 
 CHOICE = TaskConfig(kind=TaskKind.multiple_choice, sources=("s",))
 

@@ -12,9 +12,9 @@ from tiny import Recorder, document, no_run, question
 from lisan.core.artifact import Artifact, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.evaluate.config import EvalConfig
+from lisan.evaluate.config import EvalConfig, Prompt, TaskConfig, TaskKind
 from lisan.evaluate.run import EVALS, score_items
-from lisan.evaluate.tasks import Prompt, TaskConfig, TaskKind, make_items
+from lisan.evaluate.tasks import make_items
 from lisan.model.config import Precision
 from lisan.model.score import Scorer
 

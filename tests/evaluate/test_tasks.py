@@ -8,13 +8,10 @@ from tiny import document, preference, question
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.corpus.records import Question, Turn
+from lisan.evaluate.config import Length, Prompt, TaskConfig, TaskKind
 from lisan.evaluate.tasks import (
     Counts,
     Item,
-    Length,
-    Prompt,
-    TaskConfig,
-    TaskKind,
     choose_records,
     fit_items,
     keeps,

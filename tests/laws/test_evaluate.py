@@ -9,11 +9,11 @@ import torch
 from tiny import SHAPE, document, preference, question
 
 from lisan.core.artifact import Ref, Store
-from lisan.evaluate.config import EvalConfig
+from lisan.evaluate.config import EvalConfig, Length, Prompt, TaskConfig, TaskKind
 from lisan.evaluate.metrics import bits_per_byte
 from lisan.evaluate.results import Result, aggregate
 from lisan.evaluate.run import score_items
-from lisan.evaluate.tasks import Item, Length, Prompt, TaskConfig, TaskKind, make_items
+from lisan.evaluate.tasks import Item, make_items
 from lisan.model.config import ModelConfig
 from lisan.model.load import make_model
 from lisan.model.score import Batch, Scorer, collate

@@ -14,7 +14,7 @@ from torch.nn import functional
 from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.errors import DataError
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.model.adapter import attach_adapter, iter_merged, read_adapter
 from lisan.model.config import InitMethod, LoraConfig, ModelConfig, Precision, RowInitConfig
 from lisan.model.donor import project_donor
@@ -24,7 +24,8 @@ from lisan.model.new_rows import NewRows, check_new_rows, init_new_rows, read_ne
 from lisan.model.score import Scorer, collate
 from lisan.tokens.rows import RowReader
 from lisan.train.options import Method, TuningConfig
-from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.config import TokenizerConfig
+from lisan.vocabulary.expand import TOKENIZER
 from lisan.vocabulary.neighbours import write_neighbours
 
 IDS = torch.randint(0, 100, (3, 20), generator=torch.Generator().manual_seed(0))

@@ -13,14 +13,15 @@ from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError
 from lisan.core.stage import ClusterConfig, Run, Stage, StorageConfig, TrackingConfig, run_stage
 from lisan.core.storage import Location
-from lisan.corpus.records import RecordKind
-from lisan.evaluate.config import EvalConfig
+from lisan.corpus.kinds import RecordKind
+from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
 from lisan.evaluate.run import EVALS
-from lisan.evaluate.tasks import TaskConfig, TaskKind
 from lisan.model.config import ModelConfig, Precision
-from lisan.tokens.encode import TOKENS, EncodeConfig
+from lisan.tokens.config import EncodeConfig
+from lisan.tokens.encode import TOKENS
 from lisan.train.stages import CPT, DPO, SFT
-from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.config import TokenizerConfig
+from lisan.vocabulary.expand import TOKENIZER
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.model.config import ModelConfig, Precision, Recompute, ShardingConfig
 from lisan.model.embeddings import gather
 from lisan.model.fill import fill

@@ -17,11 +17,13 @@ from lisan.core.artifact import Store
 from lisan.corpus.records import Turn
 from lisan.model.score import Scorer, collate
 from lisan.tokens.chat import encode_conversation, encode_prompt, encode_reply
+from lisan.tokens.config import MixConfig, MixStageConfig, PackingConfig, Strategy
 from lisan.tokens.examples import encode_records
 from lisan.tokens.labels import IGNORE_INDEX, Example
-from lisan.tokens.mix import MixConfig, MixStageConfig, make_plan
-from lisan.tokens.packing import PackingConfig, PackingCounts, Strategy, lay_out, pack
-from lisan.vocabulary.gates import Gates, try_round_trips
+from lisan.tokens.mix import make_plan
+from lisan.tokens.packing import PackingCounts, lay_out, pack
+from lisan.vocabulary.config import Gates
+from lisan.vocabulary.gates import try_round_trips
 from lisan.vocabulary.tokenizer import load_tokenizer
 
 SCRIPTS = [
@@ -246,7 +248,7 @@ def test_encoding_twice_gives_the_same_rows(tiny_store: Store, tmp_path: Path) -
     from tiny import encode
 
     from lisan.core.artifact import Ref
-    from lisan.corpus.records import RecordKind
+    from lisan.corpus.kinds import RecordKind
 
     for name in ("corpus", "tokenizer"):
         copytree(Path(tiny_store.root.root) / name, tmp_path / name)

@@ -14,9 +14,8 @@ from tiny import train_config
 from lisan.core.artifact import Store
 from lisan.core.errors import DataError, ServingError
 from lisan.core.stage import StorageConfig
-from lisan.evaluate.config import EvalConfig
+from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
 from lisan.evaluate.run import EVALS
-from lisan.evaluate.tasks import TaskConfig, TaskKind
 from lisan.model.config import ModelConfig
 from lisan.model.files import WEIGHTS
 from lisan.model.fill import fill

@@ -13,9 +13,9 @@ from lisan.core.errors import DataError
 from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig, run_stage
 from lisan.corpus import build
 from lisan.corpus.build import CORPUS, CorpusConfig
+from lisan.corpus.config import Layout, SourceConfig, SourceFormat
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.microworld import WorldConfig
-from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Layout, SourceConfig, SourceFormat
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 NUM_CPUS = 4

@@ -26,7 +26,7 @@ from lisan.model.load import load_model
 from lisan.serve.export import EXPORT
 from lisan.serve.export_config import ExportConfig, Format
 from lisan.tokens.chat import encode_prompt
-from lisan.tokens.mix import MixConfig
+from lisan.tokens.config import MixConfig
 from lisan.train.stages import SFT
 from lisan.vocabulary.tokenizer import load_tokenizer
 

@@ -10,13 +10,13 @@ from tiny import encode, no_run, silent, train_config
 
 from lisan.core.artifact import Store
 from lisan.core.stage import StorageConfig, run_stage
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import read_records
-from lisan.corpus.records import RecordKind
 from lisan.model.config import ModelConfig, ShapeConfig
-from lisan.serve.engine import Dtype, EngineConfig
-from lisan.synth.build import SAMPLE, SampleConfig
-from lisan.synth.prompts import PromptsConfig
-from lisan.synth.sample import SamplingConfig, read_asked
+from lisan.serve.config import Dtype, EngineConfig
+from lisan.synth.build import SAMPLE
+from lisan.synth.config import PromptsConfig, SampleConfig, SamplingConfig
+from lisan.synth.sample import read_asked
 from lisan.train.stages import DPO, SFT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240), pytest.mark.usefixtures("local_ray")]

@@ -10,9 +10,10 @@ import pytest
 from tiny import CONTEXT, encode
 
 from lisan.core.artifact import Artifact, Ref, Store
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
+from lisan.tokens.config import MixConfig, MixStageConfig
 from lisan.tokens.labels import Example
-from lisan.tokens.mix import MixConfig, MixStageConfig, Plan, make_plan
+from lisan.tokens.mix import Plan, make_plan
 from lisan.tokens.order import StoredRows, open_order
 from lisan.tokens.packing import Row
 from lisan.tokens.rows import RowReader, Rows, write_rows

@@ -15,7 +15,7 @@ from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError, TrainingError
 from lisan.core.stage import ClusterConfig, run_stage
 from lisan.core.storage import Location
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.train import launch
 from lisan.train.history import read_history
 from lisan.train.options import ValidationConfig

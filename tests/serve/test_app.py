@@ -13,8 +13,6 @@ from lisan.core.storage import Location
 from lisan.model.config import Precision
 from lisan.model.precision import Resolved
 from lisan.serve.app import (
-    AutoscalingConfig,
-    ServeConfig,
     _answers,
     check_model_folder,
     check_port,
@@ -24,7 +22,8 @@ from lisan.serve.app import (
     read_arguments,
     start,
 )
-from lisan.serve.engine import Dtype, EngineConfig, choose_dtype, engine_arguments, engine_environment
+from lisan.serve.config import AutoscalingConfig, Dtype, EngineConfig, ServeConfig
+from lisan.serve.engine import choose_dtype, engine_arguments, engine_environment
 
 ROOT = Path(__file__).parents[2]
 

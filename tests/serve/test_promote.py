@@ -16,7 +16,8 @@ from lisan.core.config import load
 from lisan.core.errors import ArtifactError, ConfigError, ServingError
 from lisan.core.stage import StageConfig, StorageConfig, TrackingConfig
 from lisan.registry import resolve_alias
-from lisan.serve.app import ServeConfig, find_model
+from lisan.serve.app import find_model
+from lisan.serve.config import ServeConfig
 from lisan.serve.promote import GateConfig, GateResult, PromoteConfig, check_gates, format_gates, promote
 
 METRICS = {"accuracy_ar": 0.8, "bits_per_byte_en": 0.72}

@@ -9,7 +9,8 @@ from endpoint_server import Reply, completion, failure, serve
 
 from lisan.core.errors import ConfigError, ServingError
 from lisan.corpus.records import Turn
-from lisan.synth.endpoint import Chat, EndpointConfig, RefusedError, TrafficConfig, find_model
+from lisan.synth.config import EndpointConfig, TrafficConfig
+from lisan.synth.endpoint import Chat, RefusedError, find_model
 
 TURNS = (Turn("system", "be brief"), Turn("user", "سلام؟"))
 TRAFFIC = TrafficConfig(num_retries=3, timeout_s=30)

@@ -13,8 +13,8 @@ from endpoint_server import Reply, completion, failure, serve
 from lisan.core.errors import ConfigError, DataError, ServingError
 from lisan.corpus.records import Turn
 from lisan.model.precision import find_precision
-from lisan.synth.endpoint import EndpointConfig, TrafficConfig
-from lisan.synth.judge import RUBRIC, JudgeConfig, JudgeKind, check_judge, judge_answers, make_judge, read_score
+from lisan.synth.config import RUBRIC, EndpointConfig, JudgeConfig, JudgeKind, TrafficConfig
+from lisan.synth.judge import check_judge, judge_answers, make_judge, read_score
 from lisan.synth.prompts import Prompt
 from lisan.synth.reward import RewardModel
 from lisan.synth.sample import Answer, Asked

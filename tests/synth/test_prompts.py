@@ -7,8 +7,10 @@ from tiny import write_part
 
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.corpus.records import Conversation, Preference, RecordKind, Turn
-from lisan.synth.prompts import PromptsConfig, check_prompts, make_prompt, read_prompts
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import Conversation, Preference, Turn
+from lisan.synth.config import PromptsConfig
+from lisan.synth.prompts import check_prompts, make_prompt, read_prompts
 
 CORPUS = "corpus/tiny@v1"
 CHAT = (Turn("system", "s"), Turn("user", "q1"), Turn("assistant", "a1"), Turn("user", "q2"), Turn("assistant", "a2"))

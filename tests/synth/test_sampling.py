@@ -10,19 +10,11 @@ from endpoint_server import completion, failure, serve
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
 from lisan.corpus.records import Turn
-from lisan.synth.endpoint import Chat, EndpointConfig, TrafficConfig
+from lisan.synth.config import EndpointConfig, SamplingConfig, TrafficConfig
+from lisan.synth.endpoint import Chat
 from lisan.synth.pairs import make_pair
 from lisan.synth.prompts import Prompt
-from lisan.synth.sample import (
-    Answer,
-    Asked,
-    SamplingConfig,
-    find_faults,
-    give_scores,
-    read_asked,
-    sample_answers,
-    write_asked,
-)
+from lisan.synth.sample import Answer, Asked, find_faults, give_scores, read_asked, sample_answers, write_asked
 
 PROMPT = Prompt("p1", (Turn("user", "شنو سميتك؟"),), "سميتي ليسان.", "chats", "ary")
 

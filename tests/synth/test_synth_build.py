@@ -12,15 +12,21 @@ from tiny import encode, no_run, silent
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError, ServingError
 from lisan.core.stage import StorageConfig, run_stage
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import list_sources, read_records
-from lisan.corpus.records import RecordKind
-from lisan.serve.engine import EngineConfig
+from lisan.serve.config import EngineConfig
 from lisan.synth import build
-from lisan.synth.build import SAMPLE, SampleConfig
-from lisan.synth.endpoint import EndpointConfig, TrafficConfig
-from lisan.synth.judge import JudgeConfig, JudgeKind
-from lisan.synth.prompts import PromptsConfig
-from lisan.synth.sample import SamplingConfig, read_asked
+from lisan.synth.build import SAMPLE
+from lisan.synth.config import (
+    EndpointConfig,
+    JudgeConfig,
+    JudgeKind,
+    PromptsConfig,
+    SampleConfig,
+    SamplingConfig,
+    TrafficConfig,
+)
+from lisan.synth.sample import read_asked
 
 CORPUS = "corpus/tiny@v1"
 LIMIT = 6

@@ -7,7 +7,8 @@ import pytest
 from tiny import document
 
 from lisan.core.storage import Location
-from lisan.corpus.records import RecordKind, to_table
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import to_table
 from lisan.tokens.chunks import ChunkReader, Chunks
 
 SIZES = {"ar_text": (10, 7), "en_text": (5,)}

@@ -12,11 +12,12 @@ from tiny import CONTEXT, document, encode, write_part
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import ClusterConfig, StorageConfig
-from lisan.corpus.records import Conversation, Document, Preference, RecordKind, Turn
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import Conversation, Document, Preference, Turn
 from lisan.tokens import blocks
 from lisan.tokens.chat import template_hash
-from lisan.tokens.encode import EncodeConfig, tokenizer_place
-from lisan.tokens.packing import Overflow, PackingConfig, Strategy
+from lisan.tokens.config import EncodeConfig, Overflow, PackingConfig, Strategy
+from lisan.tokens.encode import tokenizer_place
 from lisan.tokens.rows import RowReader
 from lisan.vocabulary.tokenizer import open_tokenizer, tokenizer_hash
 

@@ -9,7 +9,8 @@ from bilingual import ALL_BASES, write_base
 from tiny import MAKERS, SUFFIX, conversation, document, preference, question
 
 from lisan.core.errors import DataError
-from lisan.corpus.records import Conversation, Document, RecordKind, Turn, to_table
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import Conversation, Document, Turn, to_table
 from lisan.tokens.examples import encode_continuation, encode_records, encode_table, encode_texts
 from lisan.tokens.labels import IGNORE_INDEX, Example
 from lisan.vocabulary.tokenizer import load_tokenizer

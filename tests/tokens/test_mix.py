@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lisan.core.config import compose
 from lisan.core.errors import ConfigError
-from lisan.tokens.mix import BLOCK_ROWS, MixConfig, MixStageConfig, Plan, _apportion, make_plan, plan_shares
+from lisan.tokens.config import MixConfig, MixStageConfig
+from lisan.tokens.mix import BLOCK_ROWS, Plan, _apportion, make_plan, plan_shares
 from lisan.train.config import TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf"

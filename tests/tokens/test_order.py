@@ -11,11 +11,10 @@ from tiny import encode, train_alone, train_config, weights
 
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.tokens import segments
-from lisan.tokens.mix import MixConfig, MixStageConfig
+from lisan.tokens.config import MixConfig, MixStageConfig, Overflow, PackingConfig
 from lisan.tokens.order import MadeRows, RowOrder, StoredRows, open_order
-from lisan.tokens.packing import Overflow, PackingConfig
 from lisan.tokens.rows import Rows
 
 STEP_ROWS = 8

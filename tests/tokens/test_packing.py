@@ -13,18 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisan.core.errors import ConfigError
+from lisan.tokens.config import Overflow, PackingConfig, Strategy
 from lisan.tokens.labels import IGNORE_INDEX, Example, Item
-from lisan.tokens.packing import (
-    Overflow,
-    PackingConfig,
-    PackingCounts,
-    Row,
-    Strategy,
-    fit,
-    lay_out,
-    lay_out_rows,
-    pack,
-)
+from lisan.tokens.packing import PackingCounts, Row, fit, lay_out, lay_out_rows, pack
 
 REPOSITORY = Path(__file__).parents[2]
 LENGTH = 32
@@ -255,8 +246,8 @@ def real_sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]
     from lisan.core.config import compose
     from lisan.core.stage import StorageConfig, run_stage
     from lisan.corpus.build import CORPUS, CorpusConfig
+    from lisan.corpus.kinds import RecordKind
     from lisan.corpus.reader import list_sources, read_records
-    from lisan.corpus.records import RecordKind
 
     config = compose(REPOSITORY / "conf", "build_corpus", CorpusConfig, ["data=real"])
     is_mono = {

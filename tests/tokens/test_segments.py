@@ -14,11 +14,12 @@ from tiny import document
 
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
-from lisan.corpus.records import Document, RecordKind, to_table
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import Document, to_table
 from lisan.tokens import segments
 from lisan.tokens.chunks import Chunks
-from lisan.tokens.mix import MixConfig, make_plan
-from lisan.tokens.packing import Overflow, PackingConfig
+from lisan.tokens.config import MixConfig, Overflow, PackingConfig
+from lisan.tokens.mix import make_plan
 from lisan.tokens.segments import SegmentMaker, find_break, interleave, position_after, row_id, split_position
 
 NUM = {"ar_text": 90, "en_text": 60, "fr_text": 30}

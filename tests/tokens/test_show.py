@@ -13,11 +13,12 @@ from tiny import conversation, encode, preference
 from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import StorageConfig
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.tokens.chat import encode_conversation, encode_reply
+from lisan.tokens.config import ShowConfig
 from lisan.tokens.labels import IGNORE_INDEX, Example
 from lisan.tokens.rows import RowReader
-from lisan.tokens.show import ShowConfig, find_runs, make_visible, paint, show
+from lisan.tokens.show import find_runs, make_visible, paint, show
 
 CORPUS = {"corpus": "corpus/tiny@v1", "tokenizer": "tokenizer/tiny@v1"}
 

@@ -28,7 +28,7 @@ from tiny import (
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.model.config import ModelConfig
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokens.labels import IGNORE_INDEX

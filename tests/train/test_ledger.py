@@ -12,7 +12,8 @@ from tiny import ALONE, train_alone, train_config
 from lisan.core.artifact import Ref, Store
 from lisan.core.errors import TrainingError
 from lisan.core.storage import Location
-from lisan.tokens.mix import MixConfig, MixStageConfig, make_plan
+from lisan.tokens.config import MixConfig, MixStageConfig
+from lisan.tokens.mix import make_plan
 from lisan.tokens.order import open_order
 from lisan.tokens.rows import RowReader
 from lisan.train import checkpoint

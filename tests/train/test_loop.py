@@ -12,7 +12,7 @@ from tiny import ALONE, make_job, train_alone, train_config
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, DataError, TrainingError
-from lisan.tokens.mix import MixConfig
+from lisan.tokens.config import MixConfig
 from lisan.tokens.order import open_order
 from lisan.tokens.rows import Rows
 from lisan.train.job import run_worker

@@ -20,7 +20,8 @@ from lisan.train.config import parents_of
 from lisan.train.options import Method, TuningConfig
 from lisan.train.origin import Places, check_vocabulary, expansion_for, open_places, prepare_model
 from lisan.train.outcome import copy_tokenizer, settle_rows
-from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.config import TokenizerConfig
+from lisan.vocabulary.expand import TOKENIZER
 from lisan.vocabulary.tokenizer import load_expansion, load_tokenizer, tokenizer_hash
 
 

@@ -14,7 +14,7 @@ from tiny import ALONE, encode, make_job, no_run, silent, train_alone, train_con
 from lisan.core.artifact import Artifact, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import ClusterConfig, StorageConfig, run_stage
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.model.config import ModelConfig, Precision
 from lisan.train import score_parts
 from lisan.train.config import ScoreConfig

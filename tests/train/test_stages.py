@@ -16,10 +16,11 @@ from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError, TrainingError
 from lisan.core.stage import ClusterConfig, Stage, StorageConfig, run_stage
 from lisan.core.storage import Location
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.model.config import Attention, ModelConfig, Precision, ShardingConfig
 from lisan.tokens.chat import template_hash
-from lisan.tokens.mix import MixConfig, make_plan
+from lisan.tokens.config import MixConfig
+from lisan.tokens.mix import make_plan
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_latest
 from lisan.train.checks import check_targets
@@ -29,7 +30,8 @@ from lisan.train.launch import launch
 from lisan.train.options import Method, Rows, TuningConfig
 from lisan.train.stages import CPT, DPO, SFT
 from lisan.train.worker import ProcessGroup, Worker, share_threads, worker_from_environment
-from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.config import TokenizerConfig
+from lisan.vocabulary.expand import TOKENIZER
 from lisan.vocabulary.tokenizer import load_tokenizer
 
 

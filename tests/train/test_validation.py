@@ -13,10 +13,10 @@ from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, LisanError
 from lisan.core.stage import ClusterConfig, run_stage
 from lisan.core.storage import Location
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.model.config import ModelConfig
 from lisan.model.score import Scorer, collate
-from lisan.tokens.mix import MixConfig
+from lisan.tokens.config import MixConfig
 from lisan.tokens.rows import RowReader
 from lisan.train.checkpoint import find_best, find_latest
 from lisan.train.checks import check

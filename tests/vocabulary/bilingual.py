@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.stage import Run, SilentRun, StorageConfig, run_stage
-from lisan.corpus.records import Document, RecordKind, to_table
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import Document, to_table
 from lisan.vocabulary import bpe, tokenizer
-from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.config import Budget, TokenizerConfig
+from lisan.vocabulary.expand import TOKENIZER
 from lisan.vocabulary.families import find_family
-from lisan.vocabulary.growth import Budget, learn_pieces
+from lisan.vocabulary.growth import learn_pieces
 from lisan.vocabulary.merges import Learned
 from lisan.vocabulary.script import SPACE, Script
 from lisan.vocabulary.spec import Parts, Spec, special_token

@@ -5,7 +5,8 @@ from bilingual import ALL_BASES, ARABIC, DIVERSE, ENGLISH, expand
 from transformers import PreTrainedTokenizerFast
 
 from lisan.core.errors import ConfigError, DataError
-from lisan.vocabulary.gates import Gates, HeldOut, check_gates, compare, summarise, try_round_trips
+from lisan.vocabulary.config import Gates
+from lisan.vocabulary.gates import HeldOut, check_gates, compare, summarise, try_round_trips
 from lisan.vocabulary.probes import CODE, ROUND_TRIP
 from lisan.vocabulary.script import script
 from lisan.vocabulary.spec import Spec, open_spec

@@ -17,7 +17,8 @@ from lisan.core.errors import DataError
 from lisan.core.seed import stream
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.vocabulary import neighbours
-from lisan.vocabulary.expand import TOKENIZER, TokenizerConfig
+from lisan.vocabulary.config import TokenizerConfig
+from lisan.vocabulary.expand import TOKENIZER
 from lisan.vocabulary.neighbours import (
     WINDOW,
     count_company,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bilingual import DIVERSE, build, write_corpus
 
-from lisan.vocabulary.gates import Gates
+from lisan.vocabulary.config import Gates
 from lisan.vocabulary.spec import open_spec
 from lisan.vocabulary.tokenizer import load_expansion, load_tokenizer, read_definition
 

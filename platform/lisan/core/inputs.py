@@ -11,11 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-
-import pyarrow.fs as pafs
+from typing import TYPE_CHECKING
 
 from lisan.core.errors import ConfigError
+from lisan.core.lazy import lazy_import
 from lisan.core.storage import Location
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
+else:
+    pafs = lazy_import("pyarrow.fs")
 
 OF_MODELS = (".json", ".safetensors", ".bin", ".model", ".jinja", ".txt")
 "Files that make a folder another model or tokenizer; notes, logs and folders in it are none of them."

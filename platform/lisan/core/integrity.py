@@ -16,13 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.fs as pafs
+from typing import TYPE_CHECKING, Any
 
 from lisan.core.errors import ArtifactError
+from lisan.core.lazy import lazy_import
 from lisan.core.storage import Location, cache_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.fs as pafs
+else:
+    pa = lazy_import("pyarrow")
+    pafs = lazy_import("pyarrow.fs")
 
 MANIFEST = "manifest.json"
 SETTLED_S = 2.0
@@ -112,7 +117,7 @@ def fetch_file(folder: Location, path: str) -> Path:
     return local
 
 
-def open_file(folder: Location, path: str) -> pa.NativeFile:
+def open_file(folder: Location, path: str) -> "pa.NativeFile":
     """Open one file of an artifact for reading at any place; hashed before, and then held in memory where it lies elsewhere."""
     file, listed = folder / path, _find_list(folder)
     if listed is not None and path in listed.files:
@@ -160,11 +165,11 @@ def _read_list(folder: Location, mtime_ns: int) -> Listed:  # noqa: ARG001  an a
     return list_files(folder, read_manifest(folder))
 
 
-def _look(file: Location) -> pafs.FileInfo:
+def _look(file: Location) -> "pafs.FileInfo":
     return file.file_system.get_file_info(file.full_path)
 
 
-def _compare(listed: Listed, path: str, found: str, info: pafs.FileInfo) -> None:
+def _compare(listed: Listed, path: str, found: str, info: "pafs.FileInfo") -> None:
     """Raise ArtifactError where the hash is another than was written, or else mark the file as it was looked at before."""
     wanted = listed.files[path]["sha256"]
     if found != wanted:
@@ -172,7 +177,7 @@ def _compare(listed: Listed, path: str, found: str, info: pafs.FileInfo) -> None
     _mark(listed, path, info)
 
 
-def _mark(listed: Listed, path: str, info: pafs.FileInfo) -> None:
+def _mark(listed: Listed, path: str, info: "pafs.FileInfo") -> None:
     if info.mtime is None or time.time() - info.mtime_ns / 1e9 < SETTLED_S:
         return
     place = _place_of_mark(listed, path, info)
@@ -181,7 +186,7 @@ def _mark(listed: Listed, path: str, info: pafs.FileInfo) -> None:
         place.touch()
 
 
-def _place_of_mark(listed: Listed, path: str, info: pafs.FileInfo) -> Path:
+def _place_of_mark(listed: Listed, path: str, info: "pafs.FileInfo") -> Path:
     state = json.dumps([str(listed.folder / path), info.size, info.mtime_ns, listed.files[path]["sha256"]])
     name = hashlib.sha256(state.encode()).hexdigest()
     return cache_folder() / "hashed" / name[:2] / name[2:34]

@@ -15,13 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import pyarrow.fs as pafs
 
 from lisan.core.credentials import hide_credentials
 from lisan.core.errors import ArtifactError, ConfigError, LisanError
+from lisan.core.lazy import lazy_import
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
+else:
+    pafs = lazy_import("pyarrow.fs")
 
 
 def default_root() -> str:
@@ -35,7 +39,7 @@ def cache_folder() -> Path:
 
 
 @lru_cache(maxsize=16)
-def _open_root(root: str) -> tuple[pafs.FileSystem, str]:
+def _open_root(root: str) -> "tuple[pafs.FileSystem, str]":
     if "://" not in root:
         path = Path(root).expanduser()
         if not path.is_absolute():
@@ -144,7 +148,7 @@ class Location:
         return posixpath.basename(self.path)
 
     @property
-    def file_system(self) -> pafs.FileSystem:
+    def file_system(self) -> "pafs.FileSystem":
         return _open_root(self.root)[0]
 
     @property
@@ -174,7 +178,7 @@ class Location:
             if info.type == pafs.FileType.File:
                 yield self / posixpath.relpath(info.path, self._full), info.size
 
-    def _look(self, recursive: bool = False) -> Sequence[pafs.FileInfo]:
+    def _look(self, recursive: bool = False) -> "Sequence[pafs.FileInfo]":
         selector = pafs.FileSelector(self._full, recursive=recursive, allow_not_found=True)
         try:
             return tuple(self.file_system.get_file_info(selector))
@@ -234,7 +238,7 @@ class Location:
         """Return this file as a local path, fetched as a folder is; who has opened it keeps what he opened."""
         return Path(self._full) if self.is_local else self._fetch([self._full])
 
-    def _fetch(self, what: pafs.FileSelector | Sequence[str]) -> Path:
+    def _fetch(self, what: "pafs.FileSelector | Sequence[str]") -> Path:
         """Copy under another name first: what is in the cache is whole, for every process of this machine."""
         target = cache_folder() / self._full.lstrip("/") / _state(self.file_system.get_file_info(what))
         if target.exists():
@@ -255,7 +259,7 @@ class Location:
         return target
 
 
-def _state(infos: Sequence[pafs.FileInfo]) -> str:
+def _state(infos: "Sequence[pafs.FileInfo]") -> str:
     """Hash names, sizes and times of files: what was written again is another one."""
     lines = sorted(f"{info.path} {info.size} {info.mtime_ns}" for info in infos if info.type == pafs.FileType.File)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -20,13 +20,14 @@ from lisan.core.artifact import Draft, Kind, Ref
 from lisan.core.errors import LisanError
 from lisan.core.stage import ClusterConfig, Run, Stage
 from lisan.core.storage import Location
-from lisan.corpus.chain import CorpusConfig, read_piece
+from lisan.corpus.chain import read_piece
 from lisan.corpus.checks import check
+from lisan.corpus.config import CorpusConfig
 from lisan.corpus.counts import Facts, report, sum_read, write_quarantine
 from lisan.corpus.dedup import KEYS, REMOVALS, find_removals, keep_survivors
 from lisan.corpus.files import describe_folders, find_files
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.parts import Part, read_keys, write_part
-from lisan.corpus.records import RecordKind
 from lisan.corpus.sources import Piece, plan_pieces
 
 __all__ = ["CORPUS", "CorpusConfig", "build_corpus", "check"]

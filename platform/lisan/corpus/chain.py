@@ -8,60 +8,32 @@ runs it, in this process or as Ray tasks.
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lisan.core.errors import ConfigError
 from lisan.core.seed import derive_seed
-from lisan.core.stage import StageConfig
 from lisan.core.storage import Location
-from lisan.corpus.dedup import DedupConfig, document_key
+from lisan.corpus.config import CorpusConfig, SourceConfig, SourceFormat
+from lisan.corpus.dedup import document_key
 from lisan.corpus.fields import BadRowError, DroppedRowError
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.language import fits_script
 from lisan.corpus.layouts import contrast, make_records
 from lisan.corpus.lines import Fault, Row, SpanEnd, excerpt
 from lisan.corpus.messages import unused_fields
-from lisan.corpus.microworld import SOURCES, WorldConfig, generate
-from lisan.corpus.normalise import NormaliseConfig, normalise, strip_diacritics
+from lisan.corpus.microworld import SOURCES, generate
+from lisan.corpus.normalise import normalise, strip_diacritics
 from lisan.corpus.parts import EXTRA, open_writer
-from lisan.corpus.records import (
-    SCHEMAS,
-    Conversation,
-    Document,
-    Preference,
-    Record,
-    RecordKind,
-    Turn,
-    to_table,
-)
+from lisan.corpus.records import SCHEMAS, Conversation, Document, Preference, Record, Turn, to_table
 from lisan.corpus.rows import read_span
-from lisan.corpus.sources import Piece, SourceConfig, SourceFormat, Span
+from lisan.corpus.sources import Piece, Span
 
 CHUNK_RECORDS = 1024
 CHUNK_CHARS = 8 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CorpusConfig(StageConfig):
-    """From raw files to `corpus/<name>@<version>`."""
-
-    sources: dict[str, SourceConfig]
-    "What the corpus is made of; a name is a folder of the artifact and what mixes refer to."
-    normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
-    dedup: DedupConfig = field(default_factory=DedupConfig)
-    microworld: WorldConfig = field(default_factory=WorldConfig)
-    "Size and seed of the generated world, for sources of format microworld."
-    validation_ratio: float = 0.02
-    "Share of documents, conversations and preferences that are held out, drawn by a hash of their ids."
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.validation_ratio < 1:
-            raise ConfigError(f"validation_ratio must be in [0, 1), got {self.validation_ratio}")
 
 
 class Tally:

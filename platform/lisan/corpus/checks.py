@@ -8,12 +8,11 @@ import re
 
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError, LisanError
-from lisan.corpus.chain import CorpusConfig
+from lisan.corpus.config import CorpusConfig, Layout, SourceConfig, SourceFormat
 from lisan.corpus.encoding import check_encoding
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.layouts import LAYOUTS
 from lisan.corpus.microworld import SOURCES
-from lisan.corpus.records import RecordKind
-from lisan.corpus.sources import Layout, SourceConfig, SourceFormat
 from lisan.corpus.trial import try_first_rows
 
 

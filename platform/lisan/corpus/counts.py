@@ -10,8 +10,8 @@ from typing import Any
 
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
+from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.microworld import SOURCES
-from lisan.corpus.sources import SourceConfig, SourceFormat, TextUnit
 
 DUPLICATES_LIMIT, FAULTS_LIMIT = 0.5, 0.1
 "Shares of a source's documents or rows above which a warning is printed."

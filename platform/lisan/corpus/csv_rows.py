@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lisan.core.errors import DataError
+from lisan.corpus.config import SourceConfig
 from lisan.corpus.lines import SURROGATE, Fault, Item, Lines, Row, excerpt, read_lines_as
-from lisan.corpus.sources import SourceConfig, Span
+from lisan.corpus.sources import Span
 
 MAX_ROW_CHARS = 16 << 20
 "Of a row over several lines; a longer one is a quote that nobody closed, and looking further for its end is in vain."

@@ -5,21 +5,12 @@ document stays, of equally long ones the lowest id; the rule gives the same answ
 what is left, so that it can run on hash partitions. `build` runs it, on Ray Data or in this process.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
 from lisan.corpus.normalise import match_key
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DedupConfig:
-    exact: bool = True
-    "Remove documents that are equal but for case, vowel marks, punctuation and spacing, across all document sources."
-
 
 KEYS = pa.schema(
     [

@@ -11,10 +11,11 @@ from collections.abc import Collection, Sequence
 import regex
 
 from lisan.core.errors import DataError
+from lisan.corpus.config import SourceConfig, SourceFormat
 from lisan.corpus.files import find_files
 from lisan.corpus.lines import Lines
 from lisan.corpus.scripts import language_of, scripts_of
-from lisan.corpus.sources import SourceConfig, SourceFormat, Span
+from lisan.corpus.sources import Span
 
 TEXT_FORMATS = (
     SourceFormat.jsonl,

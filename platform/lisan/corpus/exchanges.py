@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lisan.corpus.config import SourceConfig
 from lisan.corpus.fields import BadRowError, DroppedRowError, Fields, field_of, filled, text_of
 from lisan.corpus.messages import add_system, begin_with_user, is_invisible, join_turns, read_turns
 from lisan.corpus.records import Turn
-from lisan.corpus.sources import SourceConfig
 
 
 def _exchange(row: Any, source: SourceConfig, prompt: str, answer: str) -> list[Fields]:

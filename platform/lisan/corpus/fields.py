@@ -7,7 +7,7 @@ nothing to learn from is a `DroppedRowError` (counted). Used by `layouts` and `e
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from lisan.corpus.sources import Layout, SourceConfig
+from lisan.corpus.config import Layout, SourceConfig
 
 Fields = dict[str, Any]
 "Constructor arguments of a record, without id and source."

@@ -12,10 +12,11 @@ from typing import Any
 
 from lisan.core.seed import stream
 from lisan.corpus import exchanges
+from lisan.corpus.config import Layout, SourceConfig
 from lisan.corpus.fields import BadRowError, DroppedRowError, Fields, Lay, filled, plain
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.lines import Row
-from lisan.corpus.records import CLASSES, Conversation, Preference, Record, RecordKind, record_id
-from lisan.corpus.sources import Layout, SourceConfig
+from lisan.corpus.records import CLASSES, Conversation, Preference, Record, record_id
 
 
 def make_records(row: Row, name: str, source: SourceConfig, notes: Counter[str] | None = None) -> Iterator[Record]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lisan.corpus.compressed import DamageError, open_file, read_lines
-from lisan.corpus.sources import SourceConfig, Span
+from lisan.corpus.config import SourceConfig
+from lisan.corpus.sources import Span
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
+from lisan.corpus.config import SourceConfig
 from lisan.corpus.fields import BadRowError, columns_of
 from lisan.corpus.records import ROLES, Turn
-from lisan.corpus.sources import SourceConfig
 
 ROLE_NAMES = {
     **{role: role for role in ROLES},

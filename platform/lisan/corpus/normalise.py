@@ -8,7 +8,6 @@ of a record; `match_key` is what exact duplicates are compared by.
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from lisan.corpus.language import MOST, measure_script
 from lisan.corpus.scripts import is_arabic, spells_with_joiners
@@ -36,14 +35,6 @@ _PERSIAN_SPELLING = re.compile("[\u06a9\u06cc\u200c\u200d]")
 _PERSIAN_OR_URDU = re.compile("[ژٹڈڑںےۓہۂۃھۀەێۆڵڕ۔]|(?<!\\w)(?:این|است|که|های|می|کے|کی|میں)(?!\\w)")
 _BLANK_BEFORE_LINE_END = re.compile("[ \t]+(?=\n|\\Z)")
 _EMPTY_LINES = re.compile("\n{3,}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NormaliseConfig:
-    enabled: bool = True
-    "Make Unicode regular (T0); off keeps every text as it came."
-    strip_diacritics: bool = False
-    "Also drop Arabic short vowels; a model trained so can neither read nor write them."
 
 
 def normalise(text: str, *labels: str) -> str:

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lisan.core.errors import DataError
+from lisan.corpus.config import SourceConfig
 from lisan.corpus.fields import BadRowError
 from lisan.corpus.files import place_of
 from lisan.corpus.lines import Item, Lines, Row
-from lisan.corpus.sources import SourceConfig
 
 BATCH_ROWS = 1024
 

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from lisan.core.storage import Location
 from lisan.corpus.dedup import KEYS, find_removals
-from lisan.corpus.records import SCHEMAS, RecordKind
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import SCHEMAS
 
 SLICE_ROWS = 1024
 ROW_GROUP_BYTES = 8 << 20

@@ -15,7 +15,8 @@ from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
 from lisan.core.integrity import open_file
 from lisan.core.storage import Location
-from lisan.corpus.records import RecordKind, from_table
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import from_table
 
 BATCH_ROWS = 1024
 

@@ -5,22 +5,14 @@ Everything that enters the house is one of these: a `Document` (text to read), a
 """
 
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
 import xxhash
 
+from lisan.corpus.kinds import RecordKind
+
 ROLES = ("system", "user", "assistant", "tool")
-
-
-class RecordKind(StrEnum):
-    """What a source yields; also the folder it is stored under."""
-
-    documents = "documents"
-    conversations = "conversations"
-    preferences = "preferences"
-    questions = "questions"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from lisan.core.errors import DataError
 from lisan.corpus.compressed import open_file
+from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.csv_rows import read_csv, read_tsv
 from lisan.corpus.lines import SURROGATE, Fault, Item, Lines, Row, decode, excerpt, read_lines_as
 from lisan.corpus.parquet_rows import read_parquet
-from lisan.corpus.sources import SourceConfig, SourceFormat, Span, TextUnit
+from lisan.corpus.sources import Span
 
 
 def read_span(span: Span, source: SourceConfig) -> Iterator[Item]:

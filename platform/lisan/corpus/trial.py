@@ -6,11 +6,12 @@ from itertools import islice
 
 from lisan.core.errors import DataError
 from lisan.corpus.compressed import open_file
+from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.fields import BadRowError, DroppedRowError
 from lisan.corpus.layouts import make_records
 from lisan.corpus.lines import Fault, Row
 from lisan.corpus.rows import read_span
-from lisan.corpus.sources import SourceConfig, SourceFormat, Span, TextUnit, file_size, plan_pieces
+from lisan.corpus.sources import Span, file_size, plan_pieces
 
 NUM_ROWS = 100
 MAX_WHOLE_BYTES = 64 << 20

@@ -1,11 +1,63 @@
 """Fields of `run_evals`."""
 
+import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
-from lisan.evaluate.tasks import TaskConfig
 from lisan.model.config import Precision
+
+
+class TaskKind(StrEnum):
+    bits_per_byte = "bits_per_byte"
+    multiple_choice = "multiple_choice"
+    preference = "preference"
+
+
+class Length(StrEnum):
+    bytes = "bytes"
+    "UTF-8 bytes of the answer, as lm-eval's acc_bytes."
+    characters = "characters"
+    "Characters of the answer, as lm-eval's acc_norm."
+    tokens = "tokens"
+    "Tokens of the answer; no measure between models of different tokenizers."
+    none = "none"
+    "One: the whole answer's log-probability, as lm-eval's acc. Right where choices are names that the model has read."
+
+
+class Prompt(StrEnum):
+    plain = "plain"
+    "Question and answer lines, for base models."
+    chat = "chat"
+    "The chat template, for tuned models."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskConfig:
+    kind: TaskKind
+    sources: tuple[str, ...]
+    "Sources of the corpus."
+    split: str = "validation"
+    where: dict[str, str] = field(default_factory=dict)
+    "Keep records whose meta has these values; alternatives are separated by |: {told_in: en|both}."
+    prompt: Prompt = Prompt.plain
+    length: Length = Length.bytes
+    "What the log-probabilities of choices are divided by before they are compared."
+    max_records: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.sources or self.max_records < 1:
+            raise ConfigError(f"a task needs sources and max_records >= 1, got {self.sources} and {self.max_records}")
+        if self.is_text and (self.prompt is not Prompt.plain or self.length is not Length.bytes):
+            raise ConfigError(
+                f"prompt and length have no effect on {self.kind}, which has no choices to compare; leave them out"
+            )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it scores documents, which have no prompt and no choices."""
+        return self.kind is TaskKind.bits_per_byte
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,3 +82,42 @@ class EvalConfig(StageConfig):
             raise ConfigError(
                 f"run_evals needs context_length >= 2 and batch_rows >= 1, got {self.context_length} and {self.batch_rows}"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FertilityConfig(StageConfig):
+    tokenizers: dict[str, str]
+    "Label to tokenizer/name@version, model/name@version, a local folder or a hub id; shown in this order."
+    base: str | None = None
+    "Label of the tokenizer that the others are held against; null takes the first."
+    corpus: str
+    "corpus/name@version"
+    sources: tuple[str, ...] = ()
+    "Document sources to measure on, pooled by language; empty takes all that have the split."
+    split: str = "validation"
+    max_bytes: int = 1_000_000
+    "UTF-8 bytes to measure a source on, drawn at random."
+    context_length: int = 4096
+    "Tokens of the context that words are fitted into."
+    num_examples: int = 3
+    "Sentences of a language that are shown cut into pieces."
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.tokenizers:
+            raise ConfigError("tokenizers must name at least one: tokenizers={LABEL: tokenizer/name@version}")
+        for label in self.tokenizers:
+            if not re.fullmatch(r"[\w.+-]+", label, re.ASCII):
+                raise ConfigError(
+                    f"tokenizers: a label must be letters, digits, '.', '_', '+' or '-', got {label!r}; rename it"
+                )
+        for name, least in (("max_bytes", 1), ("context_length", 1), ("num_examples", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        for source in self.sources:
+            if self.sources.count(source) > 1:
+                raise ConfigError(f"sources names {source} twice; its text would count double, name it once")
+        # The order of a mapping is no part of an artifact's identity, the base that it chooses is.
+        object.__setattr__(self, "base", self.base or next(iter(self.tokenizers)))
+        if self.base not in self.tokenizers:
+            raise ConfigError(f"base must be one of the labels {', '.join(self.tokenizers)}, got {self.base!r}")

@@ -14,9 +14,10 @@ from typing import Any
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store, code_commit
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.seed import derive_seed
-from lisan.core.stage import Run, Stage, StageConfig
+from lisan.core.stage import Run, Stage
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import list_sources, list_splits, read_records, shard_paths
-from lisan.corpus.records import RecordKind
+from lisan.evaluate.config import FertilityConfig
 from lisan.evaluate.fertility_figures import Measured, metrics_of, print_table, report_of
 from lisan.evaluate.fertility_page import Example, FertilityPage, render_page
 from lisan.vocabulary.fertility import FertilityRow, measure, pool
@@ -26,45 +27,6 @@ from lisan.vocabulary.tokenizer import load_tokenizer
 
 EXAMPLE_LENGTHS = range(40, 140)
 "Characters of a sentence that is shown cut into pieces."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FertilityConfig(StageConfig):
-    tokenizers: dict[str, str]
-    "Label to tokenizer/name@version, model/name@version, a local folder or a hub id; shown in this order."
-    base: str | None = None
-    "Label of the tokenizer that the others are held against; null takes the first."
-    corpus: str
-    "corpus/name@version"
-    sources: tuple[str, ...] = ()
-    "Document sources to measure on, pooled by language; empty takes all that have the split."
-    split: str = "validation"
-    max_bytes: int = 1_000_000
-    "UTF-8 bytes to measure a source on, drawn at random."
-    context_length: int = 4096
-    "Tokens of the context that words are fitted into."
-    num_examples: int = 3
-    "Sentences of a language that are shown cut into pieces."
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.tokenizers:
-            raise ConfigError("tokenizers must name at least one: tokenizers={LABEL: tokenizer/name@version}")
-        for label in self.tokenizers:
-            if not re.fullmatch(r"[\w.+-]+", label, re.ASCII):
-                raise ConfigError(
-                    f"tokenizers: a label must be letters, digits, '.', '_', '+' or '-', got {label!r}; rename it"
-                )
-        for name, least in (("max_bytes", 1), ("context_length", 1), ("num_examples", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        for source in self.sources:
-            if self.sources.count(source) > 1:
-                raise ConfigError(f"sources names {source} twice; its text would count double, name it once")
-        # The order of a mapping is no part of an artifact's identity, the base that it chooses is.
-        object.__setattr__(self, "base", self.base or next(iter(self.tokenizers)))
-        if self.base not in self.tokenizers:
-            raise ConfigError(f"base must be one of the labels {', '.join(self.tokenizers)}, got {self.base!r}")
 
 
 @dataclass(frozen=True, slots=True)

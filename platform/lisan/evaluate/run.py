@@ -21,16 +21,17 @@ from lisan.core.integrity import fetch_folder
 from lisan.core.progress import doing
 from lisan.core.stage import Run, Stage
 from lisan.corpus.reader import list_sources, read_records, shard_paths
-from lisan.evaluate.config import EvalConfig
+from lisan.evaluate.config import EvalConfig, Prompt, TaskConfig
 from lisan.evaluate.eval_page import render_page
 from lisan.evaluate.results import Result, TaskReport, check_finite, describe, make_result, say_task
-from lisan.evaluate.tasks import RECORDS, Counts, Item, Prompt, TaskConfig, choose_records, fit_items, make_item
+from lisan.evaluate.tasks import RECORDS, Counts, Item, choose_records, fit_items, make_item
 from lisan.model.folder import check_folder
 from lisan.model.load import load_model, read_max_positions
 from lisan.model.precision import find_precision, resolve_precision
 from lisan.model.score import Scorer, collate, sum_by_document
+from lisan.tokens.config import Overflow, PackingConfig
 from lisan.tokens.examples import count_spelt_controls
-from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, fit, lay_out, pack
+from lisan.tokens.packing import PackingCounts, fit, lay_out, pack
 from lisan.vocabulary.tokenizer import check_ids, load_tokenizer
 
 

@@ -8,41 +8,17 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from lisan.core.errors import ConfigError, DataError
-from lisan.corpus.records import Document, Preference, Question, RecordKind, Turn
+from lisan.core.errors import DataError
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import Document, Preference, Question, Turn
+from lisan.evaluate.config import Prompt, TaskConfig, TaskKind
 from lisan.tokens.chat import encode_answer
 from lisan.tokens.examples import encode_continuation, encode_texts
 from lisan.tokens.labels import Example
-
-
-class TaskKind(StrEnum):
-    bits_per_byte = "bits_per_byte"
-    multiple_choice = "multiple_choice"
-    preference = "preference"
-
-
-class Length(StrEnum):
-    bytes = "bytes"
-    "UTF-8 bytes of the answer, as lm-eval's acc_bytes."
-    characters = "characters"
-    "Characters of the answer, as lm-eval's acc_norm."
-    tokens = "tokens"
-    "Tokens of the answer; no measure between models of different tokenizers."
-    none = "none"
-    "One: the whole answer's log-probability, as lm-eval's acc. Right where choices are names that the model has read."
-
-
-class Prompt(StrEnum):
-    plain = "plain"
-    "Question and answer lines, for base models."
-    chat = "chat"
-    "The chat template, for tuned models."
-
 
 RECORDS = {
     TaskKind.bits_per_byte: RecordKind.documents,
@@ -52,33 +28,6 @@ RECORDS = {
 
 WORDS = {"en": ("Question:", "Answer:"), "ar": ("سؤال:", "جواب:"), "ary": ("سؤال:", "جواب:")}
 "How a plain prompt marks question and answer; other languages use the English words."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskConfig:
-    kind: TaskKind
-    sources: tuple[str, ...]
-    "Sources of the corpus."
-    split: str = "validation"
-    where: dict[str, str] = field(default_factory=dict)
-    "Keep records whose meta has these values; alternatives are separated by |: {told_in: en|both}."
-    prompt: Prompt = Prompt.plain
-    length: Length = Length.bytes
-    "What the log-probabilities of choices are divided by before they are compared."
-    max_records: int = 1000
-
-    def __post_init__(self) -> None:
-        if not self.sources or self.max_records < 1:
-            raise ConfigError(f"a task needs sources and max_records >= 1, got {self.sources} and {self.max_records}")
-        if self.is_text and (self.prompt is not Prompt.plain or self.length is not Length.bytes):
-            raise ConfigError(
-                f"prompt and length have no effect on {self.kind}, which has no choices to compare; leave them out"
-            )
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it scores documents, which have no prompt and no choices."""
-        return self.kind is TaskKind.bits_per_byte
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
@@ -22,81 +22,21 @@ from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.config import load
 from lisan.core.errors import ConfigError, ServingError
 from lisan.core.integrity import fetch_folder
-from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
+from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
-from lisan.serve.engine import EngineConfig, Replica, ServedModel, check_weights
+from lisan.serve.config import ServeConfig
+from lisan.serve.engine import Replica, ServedModel, check_weights
 from lisan.serve.start_error import last_reason
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
 APP_NAME = "lisan"
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"Addresses that a server listens at for every interface, and where this machine reaches it."
 ANSWER_TIMEOUT_S = 10.0
 LOGS = {"RAY_SERVE_LOG_TO_STDERR": "0"}
 "Serve writes its logs to files only; a replica that fails would print its stack trace over our sentence."
 POLL_S = 0.25
 REPORT_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AutoscalingConfig:
-    """When Ray Serve adds and removes replicas. The names are Ray Serve's."""
-
-    min_replicas: int = 1
-    max_replicas: int = 2
-    target_ongoing_requests: float = 16.0
-    "Requests in flight that one replica is meant to carry; more than that adds a replica."
-    upscale_delay_s: float = 10.0
-    downscale_delay_s: float = 120.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min_replicas <= self.max_replicas:
-            raise ConfigError(
-                f"autoscaling needs 1 <= min_replicas <= max_replicas, got {self.min_replicas} and {self.max_replicas}"
-            )
-        if self.target_ongoing_requests <= 0:
-            raise ConfigError(f"autoscaling.target_ongoing_requests must be > 0, got {self.target_ongoing_requests}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServeConfig:
-    model: str = "lisan"
-    "Name of the registered model, and the id under which clients ask for it."
-    alias: str = "champion"
-    path: str | None = None
-    "A model folder or model/name@version to serve without the registry; null asks the registry for the alias."
-    host: str = "127.0.0.1"
-    "Address that the endpoint listens at; 0.0.0.0 answers other machines, and the endpoint asks for no key."
-    port: int = 8000
-    route_prefix: str = "/"
-    use_gpu: bool | None = None
-    "null uses GPUs when the cluster (or, before one is joined, this machine) has any."
-    cpus_per_replica: float = 1.0
-    "CPUs that Ray sets aside for a replica; what it computes with is engine.threads."
-    max_queued_requests: int = 512
-    "Requests that may wait for a replica; the next one is answered 503."
-    start_timeout_s: float = 600.0
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    autoscaling: AutoscalingConfig = field(default_factory=AutoscalingConfig)
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-
-    def __post_init__(self) -> None:
-        if not self.route_prefix.startswith("/"):
-            raise ConfigError(f"route_prefix must start with '/', got {self.route_prefix!r}")
-        if not self.host or not 1 <= self.port <= 65_535:
-            raise ConfigError(f"the endpoint needs a host and a port in 1..65535, got {self.host!r} and {self.port}")
-        for key in ("cpus_per_replica", "max_queued_requests", "start_timeout_s"):
-            if getattr(self, key) <= 0:
-                raise ConfigError(f"{key} must be > 0, got {getattr(self, key)}")
-
-    @property
-    def address(self) -> str:
-        """Where this machine reaches the listener: http://host:port."""
-        host = EVERYWHERE.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

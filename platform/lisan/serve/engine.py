@@ -8,61 +8,19 @@ Always: this module imports neither Ray nor vLLM before a replica is made, so th
 import json
 import os
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from lisan.core.errors import ConfigError, ServingError
+from lisan.core.errors import ServingError
 from lisan.core.integrity import fetch_folder
 from lisan.core.storage import Location
 from lisan.model.config import Precision
 from lisan.serve.access import AllowedRoutes
+from lisan.serve.config import Dtype, EngineConfig
 from lisan.serve.plain_content import PlainContent
 from lisan.serve.start_error import HeldErrors, explain
 from lisan.vocabulary.control import controls_of
 from lisan.vocabulary.tokenizer import load_tokenizer
-
-
-class Dtype(StrEnum):
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float32 = "float32"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineConfig:
-    """What vLLM is told. The names are vLLM's where it has one."""
-
-    max_model_len: int | None = None
-    "Longest prompt plus reply in tokens; null takes the model's own limit."
-    dtype: Dtype = Dtype.auto
-    """auto computes in the type of the weights, in bfloat16 where they are float32, and in float32 on a CPU that multiplies
-    bf16 without native instructions, unless the weights are quantised."""
-    max_num_seqs: int | None = None
-    "Requests that one replica decodes together; null leaves it to vLLM."
-    tensor_parallel_size: int = 1
-    "GPUs that share one replica."
-    gpu_memory_utilization: float = 0.9
-    "Share of a GPU's memory that vLLM takes; without effect on a machine without GPU."
-    kv_cache_gb: float = 1.0
-    "Memory for keys and values on a machine without GPU; 1 GB takes 1.6 s to prepare."
-    threads: int = 0
-    "Compute threads of a replica without GPU; 0 takes every core of its machine."
-    enforce_eager: bool | None = None
-    "Skip compilation and graph capture; null skips them on a machine without GPU, where they take a minute to pay off."
-
-    def __post_init__(self) -> None:
-        for key, value in (("max_model_len", self.max_model_len), ("max_num_seqs", self.max_num_seqs)):
-            if value is not None and value < 1:
-                raise ConfigError(f"engine.{key} must be >= 1 or null, got {value}")
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise ConfigError(f"engine.gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")
-        if self.kv_cache_gb <= 0 or self.tensor_parallel_size < 1 or self.threads < 0:
-            raise ConfigError(
-                "engine needs kv_cache_gb > 0, tensor_parallel_size >= 1 and threads >= 0, "
-                f"got {self.kv_cache_gb}, {self.tensor_parallel_size} and {self.threads}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,61 +11,37 @@ import hashlib
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Draft, Kind, Ref, Store
-from lisan.core.config import NOT_IDENTITY
 from lisan.core.credentials import hide_credentials
-from lisan.core.errors import ConfigError
 from lisan.core.integrity import hash_file
-from lisan.core.stage import Run, Stage, StageConfig
+from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
 from lisan.core.tally import Tally
-from lisan.serve.app import AutoscalingConfig, ServeConfig, start
 from lisan.serve.app import find_model as find_folder
-from lisan.serve.engine import EngineConfig
-from lisan.synth.endpoint import Chat, EndpointConfig, TrafficConfig, find_model
-from lisan.synth.judge import JudgeConfig, JudgeKind, check_judge, judge_answers, make_judge
+from lisan.serve.app import start
+from lisan.serve.config import AutoscalingConfig, ServeConfig
+from lisan.synth.config import (
+    EndpointConfig,
+    JudgeConfig,
+    JudgeKind,
+    SampleConfig,
+    TrafficConfig,
+)
+from lisan.synth.endpoint import Chat, find_model
+from lisan.synth.judge import check_judge, judge_answers, make_judge
 from lisan.synth.pairs import say_counts, write_pairs
 from lisan.synth.parts import Work, list_missing, part_path, work_in_parts
-from lisan.synth.prompts import Prompt, PromptsConfig, check_prompts, read_prompts
-from lisan.synth.sample import Asked, SamplingConfig, read_asked, sample_answers
+from lisan.synth.prompts import Prompt, check_prompts, read_prompts
+from lisan.synth.sample import Asked, read_asked, sample_answers
 
 PART_PROMPTS = 256
 "What a killed job loses at most, twice."
 POLICY = "policy"
 "Name of a model that is served for the job."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleConfig(StageConfig):
-    prompts: PromptsConfig
-    policy: str | None = None
-    "model/name@version or a local folder to serve while the job runs: one replica, or one a worker of the cluster preset."
-    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    "Of a model that is served already; instead of policy."
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    "How vLLM serves `policy`."
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    min_gap: float = 0.0
-    "Score by which the best answer must lead the worst; equal ones never make a pair."
-    same_language: bool = False
-    "Whether answers in another script than the good reply's are dropped before they are judged."
-    traffic: TrafficConfig = field(default_factory=TrafficConfig, metadata=NOT_IDENTITY)
-
-    def __post_init__(self) -> None:
-        if (self.policy is None) == (self.endpoint.url is None):
-            raise ConfigError(
-                "sample_preferences needs exactly one of policy (model/name@version or a folder, served for the job) and "
-                f"endpoint.url (served already), got {self.policy or 'null'} and {self.endpoint.url or 'null'}"
-            )
-        if self.endpoint.url is not None and self.engine != EngineConfig():
-            raise ConfigError("engine has no effect on a model that is served already; leave it out, or set policy")
-        if self.min_gap < 0:
-            raise ConfigError(f"min_gap must be >= 0, got {self.min_gap}")
 
 
 def sample_preferences(config: SampleConfig, draft: Draft, run: Run) -> Mapping[str, Any]:

@@ -9,55 +9,17 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lisan.core.errors import ConfigError, DataError, ServingError
 from lisan.corpus.records import Turn
+from lisan.synth.config import EndpointConfig, TrafficConfig
 
 if TYPE_CHECKING:
     from openai import OpenAIError
 
 NO_KEY = "none"
 "Sent where none is asked for, as the client insists on one."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EndpointConfig:
-    url: str | None = None
-    "Base address with /v1, such as http://127.0.0.1:8000/v1."
-    model: str | None = None
-    "Id under which the endpoint serves it; null takes the only one."
-    key: str | None = None
-    "Name of the environment variable that holds the key; null sends none. The key itself is in no config or manifest."
-
-    def __post_init__(self) -> None:
-        for name in ("model", "key"):
-            if self.url is None and getattr(self, name) is not None:
-                raise ConfigError(
-                    f"endpoint.{name}={getattr(self, name)} has no effect without endpoint.url; set that too"
-                )
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise ConfigError(f"endpoint.url must begin with http:// or https://, got {self.url!r}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrafficConfig:
-    """How endpoints are asked. Never part of an artifact's identity: a killed job may go on with less."""
-
-    concurrency: int = 64
-    "Requests under way at a time, to each endpoint."
-    timeout_s: float = 300.0
-    "A request that takes longer is tried again."
-    num_retries: int = 6
-    "Tries after the first; the pause doubles from 0.5 to 8 s, or is what the endpoint says."
-
-    def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.timeout_s <= 0 or self.num_retries < 0:
-            raise ConfigError(
-                "traffic needs concurrency >= 1, timeout_s > 0 and num_retries >= 0, "
-                f"got {self.concurrency}, {self.timeout_s} and {self.num_retries}"
-            )
 
 
 class RefusedError(DataError):

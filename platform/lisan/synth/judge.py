@@ -6,70 +6,20 @@ knows (chrF, 0 to 100), a language model with a rubric (1 to 10), a reward model
 """
 
 import asyncio
-import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lisan.core.errors import ConfigError
 from lisan.corpus.records import Turn
 from lisan.evaluate.metrics import chrf
-from lisan.synth.endpoint import Chat, EndpointConfig, RefusedError, TrafficConfig, find_model
+from lisan.synth.config import JudgeConfig, JudgeKind, TrafficConfig
+from lisan.synth.endpoint import Chat, RefusedError, find_model
 from lisan.synth.prompts import Prompt
 from lisan.synth.sample import Asked, give_scores
 
-RUBRIC = """You judge the reply of an assistant. Say in one or two sentences how well it serves the user: whether it is true, \
-answers what was asked, leaves nothing important out, and is written well in the language that the user expects. \
-Then end with a line that says nothing but "Score: N", where N is a whole number from 1 (useless) to 10 (could not be better)."""
 SCORE_LINE = re.compile(r"\W*score\W{1,5}(10|[1-9])(?:\s*/\s*10)?\W*", re.IGNORECASE)
-
-
-class JudgeKind(StrEnum):
-    reference = "reference"
-    endpoint = "endpoint"
-    reward = "reward"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JudgeConfig:
-    kind: JudgeKind = JudgeKind.reference
-    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    "Of the language model that judges; kind=endpoint."
-    rubric: str = RUBRIC
-    'What it is told; its answers must end with a line "Score: N", 1 to 10. kind=endpoint.'
-    max_tokens: int = 512
-    "Of a judgement; kind=endpoint."
-    path: str | None = None
-    "Folder or hub id of a reward model, a sequence classifier with one label; kind=reward."
-    batch_size: int = 8
-    "Answers that it scores at a time; kind=reward."
-
-    def __post_init__(self) -> None:
-        if self.kind is JudgeKind.endpoint and self.endpoint.url is None:
-            raise ConfigError("judge.kind=endpoint needs judge.endpoint.url, the address of the model that judges")
-        if self.kind is JudgeKind.reward and self.path is None:
-            raise ConfigError("judge.kind=reward needs judge.path, the folder or hub id of a reward model")
-        if self.batch_size < 1 or self.max_tokens < 1:
-            raise ConfigError(
-                f"judge.batch_size and max_tokens must be >= 1, got {self.batch_size} and {self.max_tokens}"
-            )
-        self._refuse_idle()
-
-    @property
-    def place(self) -> str:
-        """Where the reward model is, with `~` for the home folder written out."""
-        return os.path.expanduser(self.path or "")
-
-    def _refuse_idle(self) -> None:
-        """Refuse what is set for another kind of judge."""
-        plain = {"endpoint": EndpointConfig(), "rubric": RUBRIC, "max_tokens": 512, "path": None, "batch_size": 8}
-        used = {JudgeKind.endpoint: ("endpoint", "rubric", "max_tokens"), JudgeKind.reward: ("path", "batch_size")}
-        for name, default in plain.items():
-            if name not in used.get(self.kind, ()) and getattr(self, name) != default:
-                raise ConfigError(f"judge.{name} has no effect on judge.kind={self.kind}; leave it out")
 
 
 class Judge(Protocol):

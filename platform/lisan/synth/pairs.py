@@ -10,8 +10,9 @@ from typing import Any
 
 from lisan.core.artifact import Draft
 from lisan.core.errors import DataError
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.parts import PartWriter
-from lisan.corpus.records import SCHEMAS, Preference, RecordKind, record_id, to_table
+from lisan.corpus.records import SCHEMAS, Preference, record_id, to_table
 from lisan.evaluate.metrics import mean
 from lisan.synth.parts import part_path
 from lisan.synth.sample import Asked, read_asked

@@ -13,26 +13,8 @@ from typing import Any
 from lisan.core.artifact import Artifact
 from lisan.core.errors import ConfigError, DataError
 from lisan.corpus.reader import list_sources, list_splits, read_records
-from lisan.corpus.records import Preference, RecordKind, Turn
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PromptsConfig:
-    corpus: str
-    "corpus/name@version"
-    kind: RecordKind = RecordKind.conversations
-    "conversations are asked for their last reply; preferences for their reply, and the chosen one is the good one."
-    sources: tuple[str, ...] = ()
-    "Sources of the corpus; empty takes all that hold this kind of record."
-    split: str = "train"
-    limit: int | None = None
-    "Prompts of each source, those with the smallest ids, which are hashes: a fair sample. null takes all."
-
-    def __post_init__(self) -> None:
-        if self.kind not in (RecordKind.conversations, RecordKind.preferences):
-            raise ConfigError(f"prompts.kind must be conversations or preferences, got {self.kind}")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"prompts.limit must be >= 1 or null, got {self.limit}")
+from lisan.corpus.records import Preference, Turn
+from lisan.synth.config import PromptsConfig
 
 
 @dataclass(frozen=True, slots=True)

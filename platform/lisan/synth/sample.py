@@ -13,40 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lisan.core.errors import ConfigError
 from lisan.core.seed import derive_seed
 from lisan.core.storage import Location
 from lisan.corpus.language import fits_script, guess_language
 from lisan.corpus.records import Turn
+from lisan.synth.config import SamplingConfig
 from lisan.synth.endpoint import Chat, RefusedError
 from lisan.synth.prompts import Prompt
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingConfig:
-    num_answers: int = 10
-    "To each prompt."
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    """Most likely tokens drawn from; 0 draws from all of them whatever the model's generation defaults say. An extension of
-    vLLM, not sent when null."""
-    max_tokens: int = 512
-    "Of an answer; one that is cut there is dropped."
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_answers < 2:
-            raise ConfigError(
-                f"sampling.num_answers must be >= 2 to have a better and a worse one, got {self.num_answers}"
-            )
-        if self.temperature <= 0 or not 0 < self.top_p <= 1 or self.max_tokens < 1:
-            raise ConfigError(
-                "sampling needs temperature > 0 (at 0 all answers are the same), top_p in (0, 1] and max_tokens >= 1, "
-                f"got {self.temperature}, {self.top_p} and {self.max_tokens}"
-            )
-        if self.top_k is not None and (self.top_k < 0 or self.top_k == 1):
-            raise ConfigError(f"sampling.top_k must be 0 or >= 2 (at 1 all answers are the same), got {self.top_k}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from lisan.core.artifact import Artifact
 from lisan.core.integrity import open_file
 from lisan.core.storage import Location
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import shard_paths
-from lisan.corpus.records import RecordKind
 
 BLOCK_BYTES = 16 << 20
 "Of a corpus file before compression: some seconds of one core."

@@ -17,12 +17,10 @@ import pyarrow.parquet as pq
 from lisan.core.artifact import Artifact
 from lisan.core.integrity import open_file
 from lisan.core.storage import Location
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import shard_paths
-from lisan.corpus.records import RecordKind
 from lisan.tokens.blocks import columns_of, read_footers
 
-CHUNK_RECORDS = 64
-"Neighbours that share a place in the plan: fewer mix better, more let a decoded row group serve longer."
 CACHE_BYTES = 256 << 20
 "Decoded row groups that a process keeps; chunks of one group come up again and again."
 

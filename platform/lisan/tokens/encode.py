@@ -8,73 +8,26 @@ is the fast way: the threads of one tokenizer wait for each other at its word ca
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.core.stage import Run, Stage, StageConfig
+from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import list_sources, list_splits, shard_paths
-from lisan.corpus.records import RecordKind
 from lisan.tokens.blocks import Block, plan_blocks, read_block
 from lisan.tokens.chat import template_hash
-from lisan.tokens.chunks import CHUNK_RECORDS, Chunks, list_parts
+from lisan.tokens.chunks import Chunks, list_parts
+from lisan.tokens.config import EncodeConfig
 from lisan.tokens.examples import count_spelt_controls_in, encode_table
 from lisan.tokens.losses import say_losses
-from lisan.tokens.packing import Overflow, PackingConfig, PackingCounts, Strategy, pack
+from lisan.tokens.packing import PackingCounts, pack
 from lisan.tokens.rows import HIGHEST_ID, write_rows
-from lisan.tokens.segments import MAX_SOURCES, estimate_rows
+from lisan.tokens.segments import estimate_rows
 from lisan.vocabulary.tokenizer import check_ids, open_tokenizer, read_num_rows, tokenizer_hash
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncodeConfig(StageConfig):
-    corpus: str
-    "corpus/name@version"
-    tokenizer: str
-    "tokenizer/name@version, model/name@version, a local folder or a hub id"
-    kind: RecordKind = RecordKind.documents
-    sources: tuple[str, ...] = ()
-    "Sources of the corpus; empty takes all that hold this kind of record."
-    split: str = "train"
-    context_length: int = 1024
-    "Tokens per row."
-    packing: PackingConfig = field(default_factory=PackingConfig)
-    store_rows: bool = True
-    "False stores none and makes them while training runs: for corpora too large to tokenise first."
-    chunk_records: int = CHUNK_RECORDS
-    "Neighbouring records that are read together where rows are made while training runs."
-
-    def __post_init__(self) -> None:
-        if self.context_length < 8:
-            raise ConfigError(f"context_length must be >= 8, got {self.context_length}")
-        check_packing(self.kind, self.packing)
-        if self.chunk_records < 1:
-            raise ConfigError(f"chunk_records must be >= 1, got {self.chunk_records}")
-        if not self.store_rows and len(self.sources) > MAX_SOURCES:
-            raise ConfigError(
-                f"store_rows=false takes at most {MAX_SOURCES} sources, got {len(self.sources)}; join some of them"
-            )
-        if self.store_rows and self.chunk_records != CHUNK_RECORDS:
-            raise ConfigError("chunk_records has no effect on stored rows; set store_rows=false or leave it out")
-        if not self.store_rows and self.kind is RecordKind.preferences:
-            raise ConfigError("store_rows=false makes no rows of preferences, whose reference pass needs them stored")
-
-
-def check_packing(kind: RecordKind, packing: PackingConfig) -> None:
-    """Refuse to train on what is for evaluation, and to cut what must stay whole."""
-    if kind is RecordKind.questions:
-        raise ConfigError("kind=questions is for evaluation and is never trained on")
-    if kind is RecordKind.documents:
-        return
-    if packing.strategy is Strategy.concat:
-        raise ConfigError(
-            f"packing.strategy=concat cuts {kind} wherever a row ends; set packing.strategy to best_fit or window"
-        )
-    if packing.overflow is Overflow.split:
-        raise ConfigError(f"packing.overflow=split cuts a {kind} record in two; set packing.overflow=drop")
 
 
 def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, Any]:  # noqa: ARG001  a stage is called with it
@@ -110,7 +63,9 @@ def _choose_sources(config: EncodeConfig, corpus: Artifact) -> tuple[str, ...]:
     named = config.sources or tuple(list_sources(corpus, config.kind))
     if not named:
         held = ", ".join(kind for kind in RecordKind if list_sources(corpus, kind))
-        raise DataError(f"{corpus.ref} holds {held} and no {config.kind}; set kind to one of these, or build another corpus")
+        raise DataError(
+            f"{corpus.ref} holds {held} and no {config.kind}; set kind to one of these, or build another corpus"
+        )
     chosen = tuple(name for name in named if config.split in list_splits(corpus, config.kind, name))
     lacking = [name for name in named if name not in chosen]
     if not chosen or not all(list_splits(corpus, config.kind, name) for name in lacking):

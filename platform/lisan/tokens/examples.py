@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from lisan.core.errors import DataError
-from lisan.corpus.records import Conversation, Document, Preference, Record, RecordKind, from_table
+from lisan.corpus.kinds import RecordKind
+from lisan.corpus.records import Conversation, Document, Preference, Record, from_table
 from lisan.tokens.chat import check_template, encode_conversation, encode_reply
 from lisan.tokens.labels import IGNORE_INDEX, Example, Item
 from lisan.vocabulary.control import controls_of

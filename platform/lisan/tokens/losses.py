@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from lisan.tokens.packing import Overflow
+from lisan.tokens.config import Overflow
 
 WARN_RATIO = 0.1
 SPELT = "spell a control token of the tokenizer, which is encoded as plain text"

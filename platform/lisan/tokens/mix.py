@@ -6,10 +6,9 @@ every source in exact proportion; a source is read through, over all stages, bef
 Block-deterministic mixture after Levanter: resume is one integer. Weights count tokens, because rows have one length.
 """
 
-import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from lisan.core.errors import ConfigError
 from lisan.core.seed import derive_seed
+from lisan.tokens.config import MixConfig
 from lisan.tokens.permutation import permute, scramble
 
 BLOCK_ROWS = 1000
@@ -26,70 +26,6 @@ EPOCH_KEY = np.uint64(0x9E3779B97F4A7C15)
 "Odd, so that every epoch of a source has another key: the step of SplitMix64."
 
 Numbers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MixStageConfig:
-    from_step: int
-    "The first step with these weights; they hold until the next stage or the end."
-    weights: dict[str, float]
-    "Share of the tokens that each source gives; a source that is not named is not read."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MixConfig:
-    weights: dict[str, float] = field(default_factory=dict)
-    "Share of the tokens that each source gives; empty takes every source in proportion to its size."
-    stages: dict[str, MixStageConfig] = field(default_factory=dict)
-    "Other weights from a step on, by a name of your choice: {anneal: {from_step: 800, weights: {books: 1}}}."
-    max_epochs: float = 20.0
-    "How often a source may repeat within the run; scarce target text bears 15-20 repetitions."
-    epoch_caps: dict[str, float] = field(default_factory=dict)
-    "Sources that may repeat more often or less often than max_epochs."
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for key, _, weights in self.parts():
-            _check_weights(key, weights)
-        if not self.max_epochs > 0:
-            raise ConfigError(f"mix.max_epochs must be > 0, got {self.max_epochs}")
-        if bad := {source: cap for source, cap in self.epoch_caps.items() if not cap > 0}:
-            raise ConfigError(f"mix.epoch_caps must be > 0, got {bad}; give a source weight 0 to leave it out")
-        self._check_stages()
-
-    def _check_stages(self) -> None:
-        before = -1
-        for name, stage in self.stages.items():
-            if not stage.weights:
-                raise ConfigError(f"mix.stages.{name}.weights is empty; give at least one source a weight above 0")
-            if stage.from_step <= before:
-                raise ConfigError(
-                    f"mix.stages.{name}.from_step must be > {before}, got {stage.from_step}; "
-                    "stages stand in the order they are trained in"
-                )
-            if stage.from_step == 0 and self.weights:
-                raise ConfigError(
-                    f"mix.stages.{name}.from_step is 0, so mix.weights would never be used; leave one of the two out"
-                )
-            before = stage.from_step
-
-    def parts(self) -> Iterator[tuple[str, int, dict[str, float]]]:
-        """Yield the key, the first step and the weights of each part of the run."""
-        if all(stage.from_step > 0 for stage in self.stages.values()):
-            yield "mix.weights", 0, self.weights
-        for name, stage in self.stages.items():
-            yield f"mix.stages.{name}.weights", stage.from_step, stage.weights
-
-    def reads(self, source: str) -> bool:
-        """Tell whether any part of the run reads the source."""
-        return any(not weights or weights.get(source, 0) > 0 for _, _, weights in self.parts())
-
-
-def _check_weights(key: str, weights: Mapping[str, float]) -> None:
-    if bad := {source: weight for source, weight in weights.items() if not 0 <= weight < math.inf}:
-        raise ConfigError(f"{key} must be >= 0, got {bad}")
-    if weights and sum(weights.values()) <= 0:
-        raise ConfigError(f"{key} sum to nothing; give at least one source a weight above 0")
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.config import load
 from lisan.core.errors import DataError
-from lisan.corpus.records import RecordKind
+from lisan.corpus.kinds import RecordKind
 from lisan.tokens.chunks import Chunks
+from lisan.tokens.config import MixConfig, PackingConfig
 from lisan.tokens.encode import tokenizer_of
-from lisan.tokens.mix import MixConfig, Plan, make_plan
-from lisan.tokens.packing import PackingConfig
+from lisan.tokens.mix import Plan, make_plan
 from lisan.tokens.rows import RowReader, Rows, rows_from_table
 from lisan.tokens.segments import (
     SEGMENT_CHUNKS,

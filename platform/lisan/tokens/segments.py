@@ -21,9 +21,10 @@ import pyarrow as pa
 from lisan.core.errors import DataError
 from lisan.core.seed import derive_seed, stream
 from lisan.tokens.chunks import ChunkReader, Chunks
+from lisan.tokens.config import SOURCE_BITS, MixConfig, MixStageConfig, PackingConfig
 from lisan.tokens.examples import count_spelt_controls_in, encode_table
-from lisan.tokens.mix import MixConfig, MixStageConfig, Plan, make_plan
-from lisan.tokens.packing import PackingConfig, PackingCounts, Row, fit, pack
+from lisan.tokens.mix import Plan, make_plan
+from lisan.tokens.packing import PackingCounts, Row, fit, pack
 from lisan.tokens.rows import lay_out_table
 
 SEGMENT_CHUNKS = 64
@@ -33,9 +34,8 @@ SAMPLE_CHUNKS = 8
 "Of each source, read to learn how many rows it will give."
 
 # A row id, from the highest bit: segment 32, index 20, source 10, last of its segment 1. A position has the first two.
-_SOURCE_BITS, _INDEX_BITS = 10, 20
-_INDEX_SHIFT = _SOURCE_BITS + 1
-MAX_SOURCES = 1 << _SOURCE_BITS
+_INDEX_BITS = 20
+_INDEX_SHIFT = SOURCE_BITS + 1
 
 
 def row_id(segment: int, index: int, source: int, is_last: bool) -> int:
@@ -59,7 +59,7 @@ def position_after(row: int) -> int:
 
 def source_indices(row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the index of the source of each row."""
-    return row_ids >> 1 & (1 << _SOURCE_BITS) - 1
+    return row_ids >> 1 & (1 << SOURCE_BITS) - 1
 
 
 def find_break(position: int, row_ids: Iterable[int]) -> int | None:

@@ -6,7 +6,7 @@ ids decode to, nothing left out; nothing is written. Run by `jobs/show_example.p
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.text import Text
 
 from lisan.core.artifact import Kind, Ref, Store
-from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.integrity import fetch_folder
-from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig, check_reachable
+from lisan.core.stage import check_reachable
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import list_sources, read_records
-from lisan.corpus.records import RecordKind
+from lisan.tokens.config import ShowConfig
 from lisan.tokens.encode import tokenizer_of
 from lisan.tokens.examples import encode_records
 from lisan.tokens.labels import IGNORE_INDEX, Example
@@ -31,45 +31,6 @@ STYLES = {(True, False): "green", (True, True): "bold green", (False, False): "d
 BORDER = "bold cyan"
 PARTS = {RecordKind.preferences: ("chosen", "rejected")}
 "What the examples of one record are called, where there are several."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShowConfig:
-    tokens: str | None = None
-    "tokens/name@version, to show rows as they are trained."
-    corpus: str | None = None
-    "corpus/name@version, to show records as they would be encoded."
-    tokenizer: str | None = None
-    "With a corpus: tokenizer/name@version, model/name@version, a local folder or a hub id."
-    kind: RecordKind | None = None
-    "With a corpus: documents, conversations or preferences; null takes conversations."
-    split: str | None = None
-    "With a corpus: null takes train."
-    sources: tuple[str, ...] = ()
-    "Sources to show, in turn; empty takes all."
-    num_examples: int = 2
-    "Rows or records to show."
-    first: int = 0
-    "Rows or records of each source to skip."
-    storage: StorageConfig = field(default_factory=StorageConfig, metadata=NOT_IDENTITY)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=NOT_IDENTITY)
-    "Every job has it, so that a recipe can show what it made; showing logs nothing."
-    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=NOT_IDENTITY)
-
-    def __post_init__(self) -> None:
-        if (self.tokens is None) == (self.corpus is None):
-            raise ConfigError(
-                "tokens must be set: add tokens=... for rows as they are trained, or instead corpus=... for records"
-            )
-        if self.corpus is not None and self.tokenizer is None:
-            raise ConfigError("tokenizer must be set to encode a corpus with: add tokenizer=tokenizer/name@version")
-        for name in ("tokenizer", "kind", "split") if self.tokens else ():
-            if getattr(self, name) is not None:
-                raise ConfigError(f"{name}={getattr(self, name)} has no effect: tokens are encoded already; remove it")
-        if self.kind is RecordKind.questions:
-            raise ConfigError("kind=questions is for evaluation and is never trained on; choose another kind")
-        if self.num_examples < 1 or self.first < 0:
-            raise ConfigError(f"num_examples must be >= 1 and first >= 0, got {self.num_examples} and {self.first}")
 
 
 @dataclass(frozen=True, slots=True)

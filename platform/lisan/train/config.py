@@ -10,7 +10,7 @@ from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
 from lisan.model.config import Attention, ModelConfig, Precision, ShardingConfig
-from lisan.tokens.mix import MixConfig
+from lisan.tokens.config import MixConfig
 from lisan.train.options import (
     LoopConfig,
     Method,

@@ -10,33 +10,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import DataError
+from lisan.vocabulary.config import Gates
 from lisan.vocabulary.fertility import Comparison, FertilityRow, changed_ratio, measure, pool
 from lisan.vocabulary.probes import CODE, ROUND_TRIP
 from lisan.vocabulary.script import SPACE, Script
 from lisan.vocabulary.spec import unknown_id
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gates:
-    max_changed_ratio: float = 1e-5
-    """Share of the tokens of protected text whose encoding may change, on its lines without a character of the target scripts: the
-    others are meant to change, and are counted and said."""
-    max_changed_code_ratio: float = 1e-5
-    "The same for source code: some of our own writing, and that of `code_sources`."
-    max_lost_ratio: float = 0.0
-    "Share of the probes and held-out texts that may come back neither as they were nor as the base gives them back."
-    min_factor: float = 1.0
-    "How many times fewer tokens the target must take; 0 asks for nothing."
-
-    def __post_init__(self) -> None:
-        for name in ("max_changed_ratio", "max_changed_code_ratio", "max_lost_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"gates.{name} must lie in 0 .. 1, got {getattr(self, name)}")
-        if self.min_factor < 0:
-            raise ConfigError(
-                f"gates.min_factor must be >= 0 (1 asks for no gain, 0 for nothing), got {self.min_factor}"
-            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ to. (A Unigram model cuts the same pieces by their scores: its last point differ
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import DataError
+from lisan.vocabulary.config import Budget
 from lisan.vocabulary.families import Family
 from lisan.vocabulary.merges import Learned, learn_merges
 from lisan.vocabulary.script import Script
@@ -21,34 +21,6 @@ from lisan.vocabulary.spec import Spec, segment
 
 KNEE_MULTIPLE = 256
 CURVE_POINTS = 50
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Budget:
-    """Exactly one of the three says where learning ends."""
-
-    num_pieces: int | None
-    target_fertility: float | None
-    knee: float | None
-    max_pieces: int
-    min_count: int
-
-    def __post_init__(self) -> None:
-        ways = {name: getattr(self, name) for name in ("num_pieces", "target_fertility", "knee")}
-        chosen = [f"{name}={value:g}" for name, value in ways.items() if value is not None]
-        if len(chosen) != 1:
-            raise ConfigError(
-                f"one of {', '.join(ways)} says how many pieces are learned, got {' and '.join(chosen) or 'none'}; "
-                "set one and the others to null"
-            )
-        if self.target_fertility is not None and self.target_fertility < 1:
-            raise ConfigError(f"target_fertility must be >= 1 token per word, got {self.target_fertility:g}")
-        if self.knee is not None and self.knee <= 0:
-            raise ConfigError(f"knee must be > 0 tokens in a million words, got {self.knee:g}")
-
-    @property
-    def most(self) -> int:
-        return self.max_pieces if self.num_pieces is None else self.num_pieces
 
 
 def count_target_words(texts: Iterable[str], script: Script) -> int:

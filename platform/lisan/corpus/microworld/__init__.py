@@ -4,7 +4,7 @@ In: the name of a source and a `WorldConfig`. Out: records. Always: deterministi
 its language, so that what a model learns through the other one can be measured.
 """
 
+from lisan.corpus.config import WorldConfig
 from lisan.corpus.microworld.sources import SOURCES, WorldSource, generate
-from lisan.corpus.microworld.world import WorldConfig
 
 __all__ = ["SOURCES", "WorldConfig", "WorldSource", "generate"]

@@ -4,8 +4,8 @@ import argparse
 from itertools import islice
 
 from lisan.core.config import sentences
+from lisan.corpus.config import WorldConfig
 from lisan.corpus.microworld.sources import SOURCES, generate
-from lisan.corpus.microworld.world import WorldConfig
 from lisan.corpus.records import Conversation, Document, Preference, Question, Record
 
 

@@ -10,23 +10,16 @@ from dataclasses import dataclass
 from itertools import islice
 
 from lisan.core.errors import ConfigError
+from lisan.corpus.config import WorldConfig
+from lisan.corpus.kinds import RecordKind
 from lisan.corpus.microworld.chats import write_chats
 from lisan.corpus.microworld.documents import write_documents
 from lisan.corpus.microworld.facts import Fact
 from lisan.corpus.microworld.pairs import write_pairs
 from lisan.corpus.microworld.parallel import write_parallel
 from lisan.corpus.microworld.questions import write_questions
-from lisan.corpus.microworld.world import Teller, WorldConfig, build_world
-from lisan.corpus.records import (
-    Conversation,
-    Document,
-    Preference,
-    Question,
-    Record,
-    RecordKind,
-    Turn,
-    record_id,
-)
+from lisan.corpus.microworld.world import Teller, build_world
+from lisan.corpus.records import Conversation, Document, Preference, Question, Record, Turn, record_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,139 @@
+"""What a corpus is built from: its sources, how their text is made regular, and the size of the generated world."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lisan.core.errors import ConfigError
+from lisan.core.stage import StageConfig
+from lisan.corpus.kinds import RecordKind
+
+
+class SourceFormat(StrEnum):
+    """How rows lie in a file. All but parquet may be compressed: gzip, bz2, xz, zstd, lz4."""
+
+    jsonl = "jsonl"
+    parquet = "parquet"
+    csv = "csv"
+    tsv = "tsv"
+    text = "text"
+    json = "json"
+    aligned = "aligned"
+    microworld = "microworld"
+
+
+class TextUnit(StrEnum):
+    """What one row of a text file is."""
+
+    line = "line"
+    block = "block"
+    file = "file"
+
+
+class Layout(StrEnum):
+    """How a row becomes records; `lisan.corpus.layouts` has one function for each."""
+
+    text = "text"
+    markdown = "markdown"
+    gutenberg = "gutenberg"
+    headline = "headline"
+    parallel = "parallel"
+    prompt = "prompt"
+    alpaca = "alpaca"
+    seed_task = "seed_task"
+    messages = "messages"
+    tree = "tree"
+    squad = "squad"
+    preference = "preference"
+    dialogue_preference = "dialogue_preference"
+    letters = "letters"
+    arabicmmlu = "arabicmmlu"
+    true_false = "true_false"
+    choices = "choices"
+    belebele = "belebele"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceConfig:
+    format: SourceFormat = SourceFormat.jsonl
+    path: tuple[str, ...] = ()
+    "Files, folders or glob patterns, local or URIs; read in the order of their names."
+    pair_path: tuple[str, ...] = ()
+    "The same number of files in `pair_language`, line for line (format aligned)."
+    kind: RecordKind = RecordKind.documents
+    layout: Layout = Layout.text
+    "How a row becomes records."
+    fields: dict[str, str] = field(default_factory=dict)
+    "Names that the layout's fields have in these files, where they differ: {text: body}."
+    columns: tuple[str, ...] = ()
+    "Column names of a csv or tsv file without a header; empty: the first line has them."
+    unit: TextUnit = TextUnit.line
+    "What one document of a text file is: a line, a block, the whole file."
+    separator: str = ""
+    "The line that stands between two blocks; empty: a blank line."
+    language: str = ""
+    "BCP 47-like label of what is inside: en, ar, ary, arz, ary-Latn; of `first` in layout parallel."
+    pair_language: str = ""
+    "Label of `second` in layout parallel."
+    contrast: bool = False
+    "Make preferences of conversations: chosen is the real answer, rejected the answer of another conversation."
+    world: str = ""
+    "Which source of the micro-world (format microworld)."
+    encoding: str = "utf-8"
+    split: str | None = None
+    "Put every record in this split; null: train or validation by hash, and validation for questions."
+    max_records: int | None = None
+    "Stop after so many rows."
+    licence: str = ""
+    "Under which the text may be used; kept in the manifest."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NormaliseConfig:
+    enabled: bool = True
+    "Make Unicode regular (T0); off keeps every text as it came."
+    strip_diacritics: bool = False
+    "Also drop Arabic short vowels; a model trained so can neither read nor write them."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DedupConfig:
+    exact: bool = True
+    "Remove documents that are equal but for case, vowel marks, punctuation and spacing, across all document sources."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldConfig:
+    """How much of the micro-world is written; the numbers count records per source."""
+
+    seed: int = 0
+    "Decides the wordings, their order and which language tells which fact."
+    num_documents: int = 4000
+    num_conversations: int = 2000
+    num_preferences: int = 1000
+    num_questions: int | None = None
+    "Questions per language; null asks for every fact about a country once, and for a sample of the others."
+
+    def __post_init__(self) -> None:
+        for name in ("num_documents", "num_conversations", "num_preferences", "num_questions"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigError(f"{name} must be >= 0, got {value}; 0 leaves the source empty")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusConfig(StageConfig):
+    """From raw files to `corpus/<name>@<version>`."""
+
+    sources: dict[str, SourceConfig]
+    "What the corpus is made of; a name is a folder of the artifact and what mixes refer to."
+    normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    microworld: WorldConfig = field(default_factory=WorldConfig)
+    "Size and seed of the generated world, for sources of format microworld."
+    validation_ratio: float = 0.02
+    "Share of documents, conversations and preferences that are held out, drawn by a hash of their ids."
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_ratio < 1:
+            raise ConfigError(f"validation_ratio must be in [0, 1), got {self.validation_ratio}")
