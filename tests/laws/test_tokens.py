@@ -191,7 +191,7 @@ def test_the_plan_is_the_same_for_every_number_of_workers() -> None:
 
 def test_the_plan_is_the_same_in_another_process_and_from_any_place() -> None:
     code = (
-        "import numpy as np; from lisan.tokens.mix import *; "
+        "import numpy as np; from lisan.tokens.config import *; from lisan.tokens.mix import *; "
         f"plan = make_plan({SIZES}, {MIX!r}, 60, 24); "
         "print(*np.concatenate([plan.rows(place, place + 10) for place in range(1430, -1, -10)][::-1]))"
     )
