@@ -95,6 +95,7 @@ def job_overrides(root: Path, folder: Path, objective: str, name: str, num_steps
         f"tokens=tokens/{tokens}@v1",
         f"tuning={'lora' if objective == 'lora' else 'full'}",
         "optim.peak_lr=1e-5",
+        "optim.warmup_steps=0",
         f"loop.step_rows={STEP_ROWS}",
         f"loop.micro_rows={STEP_ROWS}",
         f"loop.num_steps={num_steps}",

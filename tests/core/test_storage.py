@@ -197,7 +197,7 @@ def test_uploading_a_folder_onto_itself_is_a_no_op(tmp_path: Path) -> None:
 @pytest.mark.parametrize("root", ["relative/folder", "ftp://host/path", "s4://bucket"])
 def test_a_root_that_cannot_be_is_one_sentence(root: str) -> None:
     with pytest.raises(ConfigError, match=rf"storage\.root.*{root.split('?', maxsplit=1)[0]}") as caught:
-        Location(root).exists()
+        check_root(root)
     assert "\n" not in str(caught.value)
 
 
@@ -347,3 +347,8 @@ class RemoteFolder:
         run_worker(job, worker)
         steps: list[int] = job.run.taken  # type: ignore[attr-defined]
         return steps
+
+
+def test_a_place_that_is_not_the_root_is_not_called_so() -> None:
+    with pytest.raises(ConfigError, match=r"^nowhere://b/x cannot be opened"):
+        Location("nowhere://b/x").exists()

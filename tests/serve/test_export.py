@@ -354,6 +354,19 @@ def test_the_modelfile_renders_what_the_template_renders(tokenizer: Any) -> None
     assert "PARAMETER stop <|im_end|>\n" in text
 
 
+def test_the_modelfile_samples_and_stops_as_the_generation_config_says(tokenizer: Any) -> None:
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    other = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [other, end]}
+    lines = write_modelfile(tokenizer, "m.gguf", adds_bos=False, generation=generation).splitlines()
+    assert [line for line in lines if line.startswith("PARAMETER")] == [
+        "PARAMETER stop <|im_end|>",
+        "PARAMETER stop <|endoftext|>",
+        "PARAMETER temperature 0.6",
+        "PARAMETER top_p 0.9",
+    ]
+
+
 def test_a_template_that_does_more_than_frame_is_left_to_the_metadata(tokenizer: Any) -> None:
     """Such as one that shows the system message inside of the user's."""
     other = load_tokenizer(tokenizer.name_or_path)

@@ -44,7 +44,7 @@ def _open_root(root: str) -> "tuple[pafs.FileSystem, str]":
         path = Path(root).expanduser()
         if not path.is_absolute():
             raise ConfigError(
-                f"storage.root must be an absolute path or a URI such as s3://bucket/prefix, got {root}; "
+                f"{root} must be an absolute path or a URI such as s3://bucket/prefix; "
                 "a relative path would move with the folder a job happens to run in"
             )
         return pafs.LocalFileSystem(), str(path)
@@ -52,8 +52,8 @@ def _open_root(root: str) -> "tuple[pafs.FileSystem, str]":
         file_system, path = pafs.FileSystem.from_uri(root)
     except Exception as error:
         raise ConfigError(
-            f"storage.root {hide_credentials(root)} cannot be opened: {_reason(error)}; expected a path, s3://, gs:// or hdfs://, "
-            "a bucket that exists and an endpoint that answers"
+            f"{hide_credentials(root)} cannot be opened: {_reason(error)}; expected a path, s3://, gs:// or hdfs://, a bucket that "
+            "exists and an endpoint that answers"
         ) from error
     return file_system, path.rstrip("/") or path[:1]
 
@@ -65,7 +65,10 @@ def _reason(error: Exception) -> str:
 
 def check_root(root: str) -> None:
     """Refuse an object store that does not answer, or a bucket that does not exist; ConfigError."""
-    file_system, path = _open_root(root)
+    try:
+        file_system, path = _open_root(root)
+    except ConfigError as error:
+        raise ConfigError(f"storage.root {error}") from error
     if isinstance(file_system, pafs.LocalFileSystem) or path.startswith("/"):
         return
     bucket, shown = path.partition("/")[0], hide_credentials(root)

@@ -19,7 +19,7 @@ import torch
 from lisan.core.artifact import DRAFT, MANIFEST, PAGE
 from lisan.model.adapter import read_adapter
 from lisan.model.files import INDEX, WEIGHTS, weight_files
-from lisan.model.folder import read_config, read_corrected_json, read_json
+from lisan.model.folder import GENERATION, read_config, read_corrected_json, read_json
 from lisan.model.gguf import read_gguf, write_gguf
 from lisan.model.load import load_model
 from lisan.model.new_rows import MANIFEST as NEW_ROWS
@@ -104,7 +104,8 @@ def write_gguf_folder(config: ExportConfig, subject: Subject, folder: Path) -> N
             "other ids; put text into NFC before you send it",
             flush=True,
         )
-    text = write_modelfile(load_tokenizer(subject.folder), file.name, tokenizer["ggml.add_bos_token"])
+    generation = read_json(subject.folder / GENERATION) if (subject.folder / GENERATION).exists() else {}
+    text = write_modelfile(load_tokenizer(subject.folder), file.name, tokenizer["ggml.add_bos_token"], generation)
     (folder / MODELFILE).write_text(text, encoding="utf-8")
     if (subject.folder / NEW_ROWS).exists():
         shutil.copy(subject.folder / NEW_ROWS, folder / NEW_ROWS)

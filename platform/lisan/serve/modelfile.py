@@ -6,7 +6,7 @@ Ollama reads out of a value is what was put in, or the export is refused.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from lisan.corpus.records import Turn
 from lisan.tokens.chat import end_of_turn_id, render_prompt
 
 MODELFILE = "Modelfile"
+SAMPLING = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "repetition_penalty": "repeat_penalty"}
+"Fields of generation_config.json and their names in a Modelfile."
 SIDES = ("system", "user", "assistant")
 MARKS = {role: f"the words of the {role}" for role in SIDES}
 "Contents that stand in no template, and that none trims."
@@ -57,8 +59,12 @@ class Frame:
         return f"{self.start}{{{{ range .Messages }}}}{cases}{{{{ end }}}}{{{{ end }}}}{self.prompt}"
 
 
-def write_modelfile(tokenizer: Any, gguf_name: str, adds_bos: bool) -> str:
-    """Return the Modelfile; `adds_bos` tells whether llama.cpp puts the mark before a text itself."""
+def write_modelfile(tokenizer: Any, gguf_name: str, adds_bos: bool, generation: Mapping[str, Any] | None = None) -> str:
+    """Return the Modelfile; `adds_bos` tells whether llama.cpp puts the mark before a text itself.
+
+    `generation` is the model's generation_config.json: sampling parameters and further ids that end a reply.
+    """
+    generation = generation or {}
     lines = [f"FROM ./{gguf_name}"]
     frame = find_frame(tokenizer) if tokenizer.chat_template is not None else None
     if frame is not None:
@@ -66,16 +72,29 @@ def write_modelfile(tokenizer: Any, gguf_name: str, adds_bos: bool) -> str:
         go = frame.to_go()
         template = go.removeprefix(bos) if adds_bos else go
         lines += [f"TEMPLATE {quote(template)}"] if fits(template) else []
-    stop = end_of_turn_id(tokenizer)
-    if stop is not None:
-        token = tokenizer.convert_ids_to_tokens(stop)
+    for token in tokenizer.convert_ids_to_tokens(_stop_ids(tokenizer, generation)):
         if not fits(token):
             raise DataError(
                 f"the end of a turn is {token!r}, which no Modelfile can hold (nothing that is not printable, no line that ends "
                 "in three quotes); leave gguf out of formats, or train with another template"
             )
         lines.append(f"PARAMETER stop {quote(token)}")
-    return "\n".join([*lines, "PARAMETER temperature 0", ""])
+    return "\n".join([*lines, *_sampling(generation), ""])
+
+
+def _stop_ids(tokenizer: Any, generation: Mapping[str, Any]) -> list[int]:
+    """Return the ids that end a reply, the template's first, each once."""
+    ends = generation.get("eos_token_id")
+    ids = [end_of_turn_id(tokenizer), *(ends if isinstance(ends, list) else [ends])]
+    return list(dict.fromkeys(id_ for id_ in ids if id_ is not None))
+
+
+def _sampling(generation: Mapping[str, Any]) -> list[str]:
+    """Return the sampling parameters under Ollama's names; a model that does not sample is greedy."""
+    if not generation.get("do_sample"):
+        return ["PARAMETER temperature 0"]
+    given = ((ours, generation.get(theirs)) for theirs, ours in SAMPLING.items())
+    return [f"PARAMETER {name} {value}" for name, value in given if value is not None]
 
 
 def fits(text: str) -> bool:
