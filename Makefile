@@ -23,7 +23,7 @@ else
 endif
 	touch $@
 
-demo: $(READY)   ## raw text to an endpoint that answers, in eleven minutes on two cores
+demo: $(READY)   ## raw text to an endpoint that answers, in seven to twelve minutes on two cores
 	$(BIN)/python jobs/run_pipeline.py recipe=demo
 
 test: $(READY)   ## every test but the slow ones
