@@ -30,18 +30,19 @@ sys.path.insert(0, str(REPOSITORY / "platform"))
 import numpy as np
 import torch
 
+from lisan.cluster.config import Precision
+from lisan.cluster.worker import ProcessGroup, Worker
 from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
-from lisan.model.config import ModelConfig, Precision, ShapeConfig
+from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.model.load import make_model
-from lisan.model.parallel import shard
+from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Batch, Scorer, collate
-from lisan.train import checkpoint, shards
-from lisan.train.keeper import Keeper
+from lisan.train.checkpoint import retention, sharded_state
+from lisan.train.checkpoint.checkpointer import Keeper
 from lisan.train.objectives import causal_lm
 from lisan.train.optim import make_optimizer
 from lisan.train.options import LoopConfig, OptimConfig
-from lisan.train.worker import ProcessGroup, Worker
 
 MAX_STALL_RATIO = 0.05
 VOCABULARY = 16_384
@@ -130,7 +131,7 @@ def measure_stalls(folder: Location, rounds: int) -> dict[str, float]:
             pairs = [(trial.keep(beside), trial.keep(between)) for _ in range(rounds + 1)][
                 1:
             ]  # the first makes buffers
-        found = checkpoint.find_latest(folder)
+        found = retention.find_latest(folder)
         assert found is not None
         return {
             "async": statistics.median(kept[0] for kept, _ in pairs),
@@ -146,9 +147,9 @@ def be_back(folder: Location) -> None:
     """Load the last checkpoint and take a step: what a process does that is started again."""
     with ProcessGroup(WORKER):
         trial = make_trial()
-        found = checkpoint.find_latest(folder)
+        found = retention.find_latest(folder)
         assert found is not None
-        shards.load(trial.scorer, trial.optimizer, found)
+        sharded_state.load(trial.scorer, trial.optimizer, found)
         with open_keeper(trial, folder, True) as keeper:
             trial.train(keeper)
 

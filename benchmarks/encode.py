@@ -32,12 +32,12 @@ import pyarrow.parquet as pq
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig, run_stage
-from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import list_sources, list_splits, read_records
-from lisan.corpus.records import Document, to_table
-from lisan.tokens.config import EncodeConfig
-from lisan.tokens.encode import TOKENS
-from lisan.vocabulary.tokenizer import load_tokenizer
+from lisan.data.config import EncodeConfig
+from lisan.data.encode_tokens import TOKENS
+from lisan.records.kinds import RecordKind
+from lisan.records.records import Document, to_table
+from lisan.tokenizer.tokenizer import load_tokenizer
 
 BATCHES = (16, 32, 64, 128, 512, 2048)
 "Texts a call that the bare tokenizer may choose from."

@@ -26,14 +26,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
-from lisan.corpus.records import Document
-from lisan.vocabulary import bpe
-from lisan.vocabulary.base import open_base
-from lisan.vocabulary.config import Budget
-from lisan.vocabulary.growth import count_target_words, learn_pieces
-from lisan.vocabulary.probes import CODE
-from lisan.vocabulary.sample import sample_texts
-from lisan.vocabulary.script import script
+from lisan.records.records import Document
+from lisan.tokenizer.config import Budget
+from lisan.tokenizer.expand import bpe
+from lisan.tokenizer.expand.base import open_base
+from lisan.tokenizer.expand.budget import count_target_words, learn_pieces
+from lisan.tokenizer.expand.probes import CODE
+from lisan.tokenizer.script import script
+from lisan.tokenizer.text_sample import sample_texts
 
 MAX_RATIO = 3.0
 MAX_GB = 2.0
@@ -90,7 +90,7 @@ def vary(text: str, chance: random.Random) -> str:
 
 def read_documents() -> Iterator[str]:
     if "LISAN_DATA" not in os.environ:
-        from lisan.corpus.microworld import WorldConfig, generate
+        from lisan.microworld import WorldConfig, generate
 
         yield from (record.text for record in generate("ar_articles", WorldConfig()) if isinstance(record, Document))
         return

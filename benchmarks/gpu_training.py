@@ -8,7 +8,7 @@ scorer, objective, optimizer, meter. The first intervals (compilation, allocatio
     python benchmarks/gpu_training.py --tiny        # the same way on a CPU with a very small model: no figures, no bars
 
 Prints a table with hardware, date and the denominator of MFU; exits 1 below a bar. Without a GPU it says so and exits 0.
-MFU is of model FLOPs (`lisan.model.flops`) and of a peak in bf16 (`lisan.train.hardware`), for float8 too. What this GPU or its
+MFU is of model FLOPs (`lisan.model.flops`) and of a peak in bf16 (`train.metrics.hardware`), for float8 too. What this GPU or its
 environment cannot do is said in the place of its figures.
 """
 
@@ -31,26 +31,27 @@ import numpy as np
 import torch
 import yaml
 
+from lisan.cluster.config import Precision
+from lisan.cluster.worker import ProcessGroup, Worker, worker_from_environment
 from lisan.core.errors import ConfigError
 from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
-from lisan.model.adapter import draw_adapter
-from lisan.model.attention import check_attention
-from lisan.model.config import Attention, LoraConfig, ModelConfig, Precision, Recompute, ShapeConfig, ShardingConfig
-from lisan.model.fill import Parts, fill
+from lisan.data.rows import Rows
+from lisan.model.adapters.lora import draw_adapter
+from lisan.model.attention.packed import check_attention
+from lisan.model.config import Attention, LoraConfig, ModelConfig, Recompute, ShapeConfig, ShardingConfig
 from lisan.model.float8 import check_float8, use_float8
 from lisan.model.flops import Work, count_flops
 from lisan.model.load import draw_model
-from lisan.model.parallel import shard
+from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Scorer
-from lisan.tokens.rows import Rows
+from lisan.model.weights.load_shards import Parts, fill
 from lisan.train import objectives
-from lisan.train.course import Course
-from lisan.train.hardware import find_peak
 from lisan.train.loop import train
+from lisan.train.metrics.hardware import find_peak
 from lisan.train.optim import make_optimizer
 from lisan.train.options import LoopConfig, OptimConfig
-from lisan.train.worker import ProcessGroup, Worker, worker_from_environment
+from lisan.train.plan import Course
 
 VOCABULARY = 128_256
 "Pieces of Llama 3."

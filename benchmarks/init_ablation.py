@@ -35,19 +35,19 @@ import yaml
 
 from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.stage import StorageConfig, TrackingConfig
-from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import read_records
-from lisan.corpus.records import Document
 from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
 from lisan.evaluate.results import aggregate
-from lisan.evaluate.run import score_items
+from lisan.evaluate.run_evals import score_items
 from lisan.evaluate.tasks import make_items
 from lisan.model.score import Scorer
-from lisan.pipeline import PipelineConfig, StepConfig, compose_step, run_pipeline
+from lisan.recipes.run_pipeline import PipelineConfig, StepConfig, compose_step, run_pipeline
+from lisan.records.kinds import RecordKind
+from lisan.records.records import Document
+from lisan.tokenizer.expand.neighbours import write_neighbours
+from lisan.tokenizer.tokenizer import load_tokenizer
 from lisan.train.config import parents_of
-from lisan.train.origin import open_places, prepare_model
-from lisan.vocabulary.neighbours import write_neighbours
-from lisan.vocabulary.tokenizer import load_tokenizer
+from lisan.train.setup.base_model import open_places, prepare_model
 
 METHODS = ("mean", "random", "global_mean", "similarity", "donor")
 POINTS = (0, 50, 100, 300)

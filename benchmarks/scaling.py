@@ -28,15 +28,16 @@ sys.path.insert(0, str(REPOSITORY / "platform"))
 
 import ray
 
+from lisan.cluster.config import Precision
+from lisan.cluster.worker import worker_from_environment
 from lisan.core.artifact import Ref, Store
 from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig
 from lisan.core.storage import Location
-from lisan.model.config import ModelConfig, Precision, ShapeConfig
+from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.train.config import TrainConfig, parents_of
-from lisan.train.job import TrainJob, run_worker
 from lisan.train.launch import launch
 from lisan.train.options import LoopConfig
-from lisan.train.worker import worker_from_environment
+from lisan.train.run import TrainJob, run_worker
 
 MIN_SPEEDUP = 1.7
 MAX_OVERHEAD = 0.02

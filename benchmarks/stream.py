@@ -23,13 +23,13 @@ sys.path.insert(0, str(REPOSITORY / "platform"))
 
 import ray
 
+from lisan.cluster.ray import connect
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.stage import ClusterConfig, TrackingConfig
-from lisan.registry import metric_history
-from lisan.session import connect
-from lisan.tokens.config import MixConfig
-from lisan.tokens.order import open_order
-from lisan.tokens.stream import STREAM, PlanDataConfig, StreamPlan, iterate_rows
+from lisan.data.config import MixConfig
+from lisan.data.ray_stream import STREAM, PlanDataConfig, StreamPlan, iterate_rows
+from lisan.data.row_order import open_order
+from lisan.tracking.registry import metric_history
 
 MAX_WAIT_RATIO = 0.02
 MAX_FIRST_BATCH_S = 5.0

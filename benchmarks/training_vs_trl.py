@@ -32,13 +32,14 @@ sys.path.insert(0, str(REPOSITORY / "platform"))
 import numpy as np
 import torch
 
+from lisan.cluster.config import Precision
+from lisan.cluster.precision import find_precision
 from lisan.core.artifact import Ref, Store
 from lisan.core.storage import Location
-from lisan.model.config import ModelConfig, Precision, ShapeConfig
+from lisan.data.rows import RowReader
+from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.model.load import load_model, make_model
-from lisan.model.precision import find_precision
-from lisan.tokens.rows import RowReader
-from lisan.train.history import read_history
+from lisan.train.metrics.run_log import read_history
 
 SHAPE = ShapeConfig(
     num_layers=8, hidden_size=448, intermediate_size=1216, num_heads=7, num_kv_heads=7, max_positions=2048

@@ -7,8 +7,8 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1] / "platform")
 )  # the code that was submitted, not an installed copy
 
-from lisan.core.config import run_job
-from lisan.pipeline import PipelineConfig, run_pipeline
+from lisan.core.command_line.run_job import run_job
+from lisan.recipes.run_pipeline import PipelineConfig, run_pipeline
 
 if __name__ == "__main__":
     conf = Path(__file__).resolve().parents[1] / "conf"

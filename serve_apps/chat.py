@@ -1,6 +1,6 @@
 """What `serve run serve_apps.chat:build alias=champion` and `serve deploy serve_apps/chat.yaml` start.
 
-In: `key=value` arguments, any field of `lisan.serve.app.ServeConfig`, groups with dots. Out: the Serve application.
+In: `key=value` arguments, any field of `lisan.inference.endpoint.ServeConfig`, groups with dots. Out: the Serve application.
 """
 
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 import ray
 from ray.serve import Application
 
-from lisan.core.config import sentences
+from lisan.core.command_line.run_job import sentences
 from lisan.core.errors import ConfigError
-from lisan.serve.app import build_app, check_port, is_serve_proxy, listen, read_arguments
+from lisan.inference.endpoint import check_port
+from lisan.serve.app import build_app, is_serve_proxy, listen, read_arguments
 
 
 def build(args: dict[str, Any]) -> Application:

@@ -2,15 +2,12 @@
 
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "vocabulary"))  # bilingual.py
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
@@ -53,7 +50,7 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> "Store":
 @pytest.fixture(scope="session")
 def tokenizer(tiny_store: "Store") -> Any:
     from lisan.core.artifact import Ref
-    from lisan.vocabulary.tokenizer import load_tokenizer
+    from lisan.tokenizer.tokenizer import load_tokenizer
 
     return load_tokenizer(tiny_store.open(Ref.parse("tokenizer/tiny@v1")))
 

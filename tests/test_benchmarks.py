@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from lisan.cluster.worker import ProcessGroup, Worker
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
-from lisan.model.attention import IMPLEMENTATIONS
+from lisan.model.attention.packed import IMPLEMENTATIONS
 from lisan.model.config import Attention, ShapeConfig
-from lisan.train.worker import ProcessGroup, Worker
 
 REPOSITORY = Path(__file__).parents[1]
 

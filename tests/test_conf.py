@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 from lisan.core.artifact import Store
-from lisan.core.config import compose, fingerprint, load, to_plain
+from lisan.core.config import compose, load
 from lisan.core.errors import ConfigError
-from lisan.job_table import JOBS
-from lisan.pipeline import PipelineConfig, compose_step
+from lisan.core.identity import fingerprint, to_plain
+from lisan.recipes.jobs import JOBS
+from lisan.recipes.run_pipeline import PipelineConfig, compose_step
 
 REPOSITORY = Path(__file__).parents[1]
 CONF = REPOSITORY / "conf"
@@ -285,8 +286,8 @@ def assert_is_one_sentence(done: subprocess.CompletedProcess[str], kind: str, sa
 def home(tiny_store: Store, tmp_path: Path) -> str:
     """A root of its own with a tokenizer that is not the one the tokens were encoded with."""
     from lisan.core.stage import StorageConfig, run_stage
-    from lisan.vocabulary.config import TokenizerConfig
-    from lisan.vocabulary.expand import TOKENIZER as STAGE
+    from lisan.tokenizer.config import TokenizerConfig
+    from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER as STAGE
 
     copytree(tiny_store.root.root, tmp_path / "root")
     storage = StorageConfig(root=str(tmp_path / "root"))

@@ -12,9 +12,9 @@ from lisan.core.artifact import Store
 from lisan.core.config import load
 from lisan.core.storage import Location
 from lisan.corpus.chain import read_piece
-from lisan.corpus.checks import check
 from lisan.corpus.config import CorpusConfig, Layout, SourceConfig, SourceFormat, TextUnit
-from lisan.corpus.sources import plan_pieces
+from lisan.corpus.config_checks import check
+from lisan.corpus.sources.find import plan_pieces
 
 PAGE = (Path(__file__).parents[1] / "docs/corpus.md").read_text(encoding="utf-8")
 FILE = re.compile(r"`([^`\n]+)`:\n```text\n(.*?)```\n", re.DOTALL)

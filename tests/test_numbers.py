@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from lisan.core.command_line.overrides import bare
 from lisan.core.config import load
 from lisan.core.errors import ConfigError
-from lisan.core.overrides import bare
-from lisan.job_table import JOBS
-from lisan.pipeline import PipelineConfig
+from lisan.recipes.jobs import JOBS
+from lisan.recipes.run_pipeline import PipelineConfig
 
 SCHEMAS = {**{name: job.config for name, job in JOBS.items()}, "run_pipeline": PipelineConfig}
 NEEDED: dict[str, Any] = {

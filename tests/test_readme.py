@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lisan.core.config import compose
-from lisan.job_table import JOBS
-from lisan.pipeline import PipelineConfig
+from lisan.recipes.jobs import JOBS
+from lisan.recipes.run_pipeline import PipelineConfig
 from lisan.serve.app import read_arguments
 
 REPOSITORY = Path(__file__).parents[1]

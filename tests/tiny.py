@@ -19,22 +19,23 @@ import torch.multiprocessing
 from bilingual import ARABIC, ENGLISH
 from safetensors.torch import load_file
 
+from lisan.cluster.config import Precision
+from lisan.cluster.worker import Worker
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.seed import stream
 from lisan.core.stage import Run, SilentRun, StorageConfig, run_stage
 from lisan.core.storage import Location
-from lisan.corpus.kinds import RecordKind
-from lisan.corpus.records import Conversation, Document, Preference, Question, Turn, to_table
-from lisan.model.config import ModelConfig, Precision, ShapeConfig
+from lisan.data.config import EncodeConfig, Overflow, PackingConfig
+from lisan.data.encode_tokens import TOKENS
+from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.model.folder import quiet_transformers
-from lisan.tokens.config import EncodeConfig, Overflow, PackingConfig
-from lisan.tokens.encode import TOKENS
+from lisan.records.kinds import RecordKind
+from lisan.records.records import Conversation, Document, Preference, Question, Turn, to_table
+from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
-from lisan.train.job import TrainJob, run_worker
 from lisan.train.options import LoopConfig, OptimConfig
-from lisan.train.worker import Worker
-from lisan.vocabulary.config import TokenizerConfig
-from lisan.vocabulary.expand import TOKENIZER
+from lisan.train.run import TrainJob, run_worker
 
 CONTEXT = 64
 SHAPE = ShapeConfig(num_layers=2, hidden_size=32, intermediate_size=64, num_heads=2, num_kv_heads=1, max_positions=128)

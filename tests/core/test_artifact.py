@@ -9,8 +9,8 @@ import pytest
 
 from lisan.core import artifact
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store, differing_keys, library_versions
-from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ArtifactError, ConfigError
+from lisan.core.identity import NOT_IDENTITY
 from lisan.core.storage import Location
 
 TEXT = Ref(Kind.corpus, "text", "v1")

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from lisan.core.config import NOT_IDENTITY, compose, fingerprint, flatten, load, sentences, to_plain
+from lisan.core.command_line.run_job import sentences
+from lisan.core.config import compose, load
 from lisan.core.errors import ConfigError, DataError
+from lisan.core.identity import NOT_IDENTITY, fingerprint, flatten, to_plain
 
 
 class Colour(StrEnum):

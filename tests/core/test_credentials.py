@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from lisan.core.config import fingerprint, sentences, to_plain
+from lisan.core.command_line.run_job import sentences
 from lisan.core.credentials import hide_credentials
 from lisan.core.errors import ConfigError
+from lisan.core.identity import fingerprint, to_plain
 
 
 @pytest.mark.parametrize(

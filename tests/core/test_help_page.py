@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from lisan.core.choices import list_choices
-from lisan.core.config import run_job
-from lisan.core.explain import field_names
-from lisan.core.help_page import WIDTH, read_docstrings
-from lisan.job_table import JOBS
-from lisan.pipeline import PipelineConfig
+from lisan.core.command_line.choices import list_choices
+from lisan.core.command_line.config_errors import field_names
+from lisan.core.command_line.help_page import WIDTH, read_docstrings
+from lisan.core.command_line.run_job import run_job
+from lisan.recipes.jobs import JOBS
+from lisan.recipes.run_pipeline import PipelineConfig
 from lisan.train.config import DpoConfig
 
 REPOSITORY = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from lisan.core.command_line.overrides import quote_text
 from lisan.core.config import SIGNED, compose
 from lisan.core.errors import ConfigError
-from lisan.core.overrides import quote_text
 
 
 @dataclass(frozen=True, kw_only=True)

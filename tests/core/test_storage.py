@@ -13,18 +13,18 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from safetensors.torch import load_file
 from tiny import ALONE, encode, make_store, no_run, train_alone, train_config, weights
 
+from lisan.cluster.worker import Worker
 from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.stage import run_stage
 from lisan.core.storage import Location, check_root, default_root
-from lisan.corpus.kinds import RecordKind
+from lisan.data.config import MixConfig
 from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
-from lisan.evaluate.run import EVALS
+from lisan.evaluate.run_evals import EVALS
 from lisan.model.config import ModelConfig
-from lisan.tokens.config import MixConfig
+from lisan.records.kinds import RecordKind
+from lisan.tokenizer.tokenizer import load_tokenizer
 from lisan.train.stages import CPT, SFT
-from lisan.train.worker import Worker
-from lisan.vocabulary.tokenizer import load_tokenizer
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -341,7 +341,7 @@ class RemoteFolder:
         """Train and return the steps that were done."""
         from tiny import make_job
 
-        from lisan.train.job import run_worker
+        from lisan.train.run import run_worker
 
         job = make_job(store, config, self.root)
         run_worker(job, worker)

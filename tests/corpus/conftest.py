@@ -8,7 +8,7 @@ import pytest
 
 from lisan.core.artifact import Artifact
 from lisan.core.stage import SilentRun, StorageConfig, run_stage
-from lisan.corpus.build import CORPUS, CorpusConfig
+from lisan.corpus.build_corpus import CORPUS, CorpusConfig
 from lisan.corpus.config import SourceConfig
 
 Build = Callable[..., Artifact]

@@ -11,9 +11,9 @@ from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
 from lisan.corpus.chain import read_piece, replace_texts, split_of, texts_of
 from lisan.corpus.config import CorpusConfig, Layout, NormaliseConfig, SourceConfig, SourceFormat
-from lisan.corpus.kinds import RecordKind
-from lisan.corpus.records import Conversation, Document, Preference, Question, Record, Turn
-from lisan.corpus.sources import plan_pieces
+from lisan.corpus.sources.find import plan_pieces
+from lisan.records.kinds import RecordKind
+from lisan.records.records import Conversation, Document, Preference, Question, Record, Turn
 
 Write = Callable[..., str]
 RECORDS: list[Record] = [

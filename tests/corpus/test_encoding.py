@@ -4,7 +4,7 @@ import pytest
 
 from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig, SourceFormat
-from lisan.corpus.encoding import check_encoding, guess_encodings
+from lisan.corpus.sources.encoding import check_encoding, guess_encodings
 
 Write = Callable[..., str]
 ARABIC = "ذهب الولد إلى المدرسة وكان اليوم جميلا\n" * 50

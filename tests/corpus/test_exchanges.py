@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 
 from lisan.corpus.config import Layout, SourceConfig
-from lisan.corpus.fields import BadRowError, DroppedRowError
-from lisan.corpus.layouts import LAYOUTS, make_records
-from lisan.corpus.lines import Row
-from lisan.corpus.messages import unused_fields
-from lisan.corpus.records import Turn
+from lisan.corpus.layouts.fields import BadRowError, DroppedRowError
+from lisan.corpus.layouts.layouts import LAYOUTS, make_records
+from lisan.corpus.layouts.messages import unused_fields
+from lisan.corpus.sources.lines import Row
+from lisan.records.records import Turn
 
 TEMPLATE = "Below is an instruction that describes a task. Write a response.\n\n"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from lisan.corpus.language import fits_script, guess_language, measure_script
+from lisan.corpus.clean.language import fits_script, guess_language, measure_script
 
 
 def test_the_share_of_a_script_is_of_all_letters() -> None:

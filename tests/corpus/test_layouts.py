@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 
 from lisan.corpus.config import Layout, SourceConfig
-from lisan.corpus.fields import BadRowError, DroppedRowError
-from lisan.corpus.layouts import LAYOUTS, contrast, make_records
-from lisan.corpus.lines import Row
-from lisan.corpus.records import Conversation, Document, Turn
+from lisan.corpus.layouts.fields import BadRowError, DroppedRowError
+from lisan.corpus.layouts.layouts import LAYOUTS, contrast, make_records
+from lisan.corpus.sources.lines import Row
+from lisan.records.records import Conversation, Document, Turn
 
 
 def texts(layout: Layout, value: Any, **options: Any) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lisan.corpus.normalise import match_key, normalise, strip_diacritics
+from lisan.corpus.clean.normalise import match_key, normalise, strip_diacritics
 
 ODD = (
     "اأبتجهولمنيىةـََّّٰکیگڤ\ufe76\ufdfa\ufc5e\u200b\u200c\u200d\u200e\ufeff\u00ad"

@@ -5,9 +5,9 @@ import pytest
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
 from lisan.corpus.config import Layout, SourceConfig
-from lisan.corpus.kinds import RecordKind
 from lisan.corpus.reader import list_sources, list_splits, read_records, read_table, read_tables, shard_paths
-from lisan.corpus.records import SCHEMAS, Conversation, Turn, from_table
+from lisan.records.kinds import RecordKind
+from lisan.records.records import SCHEMAS, Conversation, Turn, from_table
 
 DOCUMENTS, CONVERSATIONS = RecordKind.documents, RecordKind.conversations
 

@@ -1,6 +1,6 @@
 import pytest
 
-from lisan.corpus.scripts import is_arabic, language_of, scripts_of, spells_with_joiners
+from lisan.corpus.clean.scripts import is_arabic, language_of, scripts_of, spells_with_joiners
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 
 from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig
-from lisan.corpus.files import describe_folders, find_files, shared_folder
-from lisan.corpus.sources import plan_pieces
+from lisan.corpus.sources.files import describe_folders, find_files, shared_folder
+from lisan.corpus.sources.find import plan_pieces
 
 Write = Callable[..., str]
 

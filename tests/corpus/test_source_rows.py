@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from lisan.core.errors import DataError
-from lisan.corpus import csv_rows
 from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
-from lisan.corpus.fields import BadRowError
-from lisan.corpus.lines import Fault, Row, SpanEnd
-from lisan.corpus.rows import read_span
-from lisan.corpus.sources import Span
+from lisan.corpus.layouts.fields import BadRowError
+from lisan.corpus.sources import csv_rows
+from lisan.corpus.sources.find import Span
+from lisan.corpus.sources.lines import Fault, Row, SpanEnd
+from lisan.corpus.sources.read_rows import read_span
 
 Write = Callable[..., str]
 

@@ -4,7 +4,7 @@ import pytest
 
 from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
-from lisan.corpus.sources import plan_pieces
+from lisan.corpus.sources.find import plan_pieces
 
 Write = Callable[..., str]
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisan.evaluate.metrics import bits_per_byte, chrf, mean, standard_error
+from lisan.evaluate.metrics import bits_per_byte, mean, standard_error
+from lisan.inference.chrf import chrf
 
 
 @given(values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40))

@@ -21,7 +21,7 @@ def result(*logps: float, answer: int = 0, **sizes: Any) -> Result:
 
 
 def test_sizes_are_those_of_the_answers_by_their_own_names(tokenizer: Any) -> None:
-    from lisan.corpus.records import Question
+    from lisan.records.records import Question
 
     [item] = make_items(CHOICE, [Question("q", "Capital?", ("الرباط", "Fes"), 1, "s", "en")], tokenizer)
     found = make_result(item, (-1.0, -2.0))

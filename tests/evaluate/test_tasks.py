@@ -7,7 +7,6 @@ import pytest
 from tiny import document, preference, question
 
 from lisan.core.errors import ConfigError, DataError
-from lisan.corpus.records import Question, Turn
 from lisan.evaluate.config import Length, Prompt, TaskConfig, TaskKind
 from lisan.evaluate.tasks import (
     Counts,
@@ -19,6 +18,7 @@ from lisan.evaluate.tasks import (
     preference_text,
     question_text,
 )
+from lisan.records.records import Question, Turn
 
 CAPITAL = Question("q1", "What is the capital of Morocco?", ("Rabat", "Fes"), 0, "s", "en", meta={"told_in": "ar"})
 CHOICE = TaskConfig(kind=TaskKind.multiple_choice, sources=("s",))
@@ -77,7 +77,7 @@ def test_a_plain_preference_tells_who_speaks() -> None:
 
 
 def test_a_chat_prompt_is_what_serving_renders(tokenizer: Any) -> None:
-    from lisan.tokens.chat import encode_prompt
+    from lisan.tokenizer.chat.chat_template import encode_prompt
 
     [item] = make_items(replace(CHOICE, prompt=Prompt.chat), [CAPITAL], tokenizer)
     prompt = encode_prompt(tokenizer, (Turn("user", CAPITAL.question),))

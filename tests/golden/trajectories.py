@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "vocabulary"), str(TESTS.parent / "platform")]
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "platform")]
 
 import numpy as np
 import torch

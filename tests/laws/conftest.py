@@ -10,10 +10,10 @@ from tiny import SHAPE, encode, no_run, silent, train_alone, train_config
 
 from lisan.core.artifact import Store
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.corpus.kinds import RecordKind
 from lisan.model.config import ModelConfig
-from lisan.vocabulary.config import TokenizerConfig
-from lisan.vocabulary.expand import TOKENIZER
+from lisan.records.kinds import RecordKind
+from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 
 
 @pytest.fixture(scope="session")

@@ -9,16 +9,16 @@ import torch
 from tiny import SHAPE, document, preference, question
 
 from lisan.core.artifact import Ref, Store
+from lisan.data.examples import encode_records
+from lisan.data.rows import RowReader
 from lisan.evaluate.config import EvalConfig, Length, Prompt, TaskConfig, TaskKind
 from lisan.evaluate.metrics import bits_per_byte
 from lisan.evaluate.results import Result, aggregate
-from lisan.evaluate.run import score_items
+from lisan.evaluate.run_evals import score_items
 from lisan.evaluate.tasks import Item, make_items
 from lisan.model.config import ModelConfig
 from lisan.model.load import make_model
 from lisan.model.score import Batch, Scorer, collate
-from lisan.tokens.examples import encode_records
-from lisan.tokens.rows import RowReader
 from lisan.train.objectives import causal_lm
 
 CHOICE = TaskConfig(kind=TaskKind.multiple_choice, sources=("en_questions",))

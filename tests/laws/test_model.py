@@ -11,22 +11,23 @@ from safetensors.torch import load_file
 from tiny import SHAPE, encode, largest_difference, train_alone, train_config, weights
 from torch.nn import functional
 
+from lisan.cluster.config import Precision
 from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.errors import DataError
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.corpus.kinds import RecordKind
-from lisan.model.adapter import attach_adapter, iter_merged, read_adapter
-from lisan.model.config import InitMethod, LoraConfig, ModelConfig, Precision, RowInitConfig
-from lisan.model.donor import project_donor
-from lisan.model.embeddings import gather, is_tied, read_matrices
+from lisan.data.rows import RowReader
+from lisan.model.adapters.lora import attach_adapter, iter_merged, read_adapter
+from lisan.model.config import InitMethod, LoraConfig, ModelConfig, RowInitConfig
+from lisan.model.embeddings.donor import project_donor
+from lisan.model.embeddings.new_rows import NewRows, check_new_rows, init_new_rows, read_new_rows, replay_new_rows
+from lisan.model.embeddings.resize import gather, is_tied, read_matrices
 from lisan.model.load import load_model, make_model
-from lisan.model.new_rows import NewRows, check_new_rows, init_new_rows, read_new_rows, replay_new_rows
 from lisan.model.score import Scorer, collate
-from lisan.tokens.rows import RowReader
+from lisan.records.kinds import RecordKind
+from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
+from lisan.tokenizer.expand.neighbours import write_neighbours
 from lisan.train.options import Method, TuningConfig
-from lisan.vocabulary.config import TokenizerConfig
-from lisan.vocabulary.expand import TOKENIZER
-from lisan.vocabulary.neighbours import write_neighbours
 
 IDS = torch.randint(0, 100, (3, 20), generator=torch.Generator().manual_seed(0))
 PIECES = {100: (3, 4), 101: (5,), 105: (1, 2, 3)}

@@ -12,8 +12,8 @@ from tiny import largest_difference, make_job, train_alone, train_as_pair, train
 from lisan.core.artifact import Store
 from lisan.core.storage import Location
 from lisan.model.config import ModelConfig, ShapeConfig
-from lisan.model.new_rows import read_new_rows
-from lisan.train.checkpoint import find_latest
+from lisan.model.embeddings.new_rows import read_new_rows
+from lisan.train.checkpoint.retention import find_latest
 from lisan.train.options import MomentType
 
 from .test_train import KilledError, killed_at

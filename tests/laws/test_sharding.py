@@ -27,21 +27,22 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from laws.test_train import REORDERED_LOSS, REORDERED_WEIGHT, assert_same_run
+from lisan.cluster.config import Precision
 from lisan.core.artifact import Ref, Store
-from lisan.core.config import fingerprint
 from lisan.core.errors import ConfigError
-from lisan.model import side_by_side
-from lisan.model.adapter import attach_adapter, read_adapter
-from lisan.model.config import InitMethod, LoraConfig, ModelConfig, Precision, Recompute, ShapeConfig, ShardingConfig
-from lisan.model.embeddings import gather, is_tied
-from lisan.model.fill import fill
+from lisan.core.identity import fingerprint
+from lisan.data.rows import RowReader
+from lisan.model.adapters.lora import attach_adapter, read_adapter
+from lisan.model.attention import by_document
+from lisan.model.config import InitMethod, LoraConfig, ModelConfig, Recompute, ShapeConfig, ShardingConfig
+from lisan.model.embeddings.new_rows import NewRows, init_new_rows
+from lisan.model.embeddings.resize import gather, is_tied
 from lisan.model.load import load_model, make_model
-from lisan.model.new_rows import NewRows, init_new_rows
-from lisan.model.outline import load_vocabulary, outline_model
-from lisan.model.parallel import check_sharding, prepare_block, shard
+from lisan.model.parallel.fsdp import check_sharding, prepare_block, shard
 from lisan.model.score import Scorer, collate
-from lisan.model.write import write_config, write_weights
-from lisan.tokens.rows import RowReader
+from lisan.model.weights.load_shards import fill
+from lisan.model.weights.meta_model import load_vocabulary, outline_model
+from lisan.model.weights.save import write_config, write_weights
 from lisan.train.options import Method, TuningConfig
 
 MESHES = {"1x4": 0, "2x2": 2, "4x1": 1}
@@ -135,7 +136,7 @@ class Calls(TorchDispatchMode):
 def test_products_are_computed_again_by_full_and_kept_by_selective(
     tiny_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(side_by_side, "SHORT", 0)  # so that attention is one call a bucket
+    monkeypatch.setattr(by_document, "SHORT", 0)  # so that attention is one call a bucket
     number = {}
     for recompute in Recompute:
         with Calls() as calls:

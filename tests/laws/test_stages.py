@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 from tiny import no_run, train_config
 
+from lisan.cluster.config import Precision
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError
 from lisan.core.stage import ClusterConfig, Run, Stage, StorageConfig, TrackingConfig, run_stage
 from lisan.core.storage import Location
-from lisan.corpus.kinds import RecordKind
+from lisan.data.config import EncodeConfig
+from lisan.data.encode_tokens import TOKENS
 from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
-from lisan.evaluate.run import EVALS
-from lisan.model.config import ModelConfig, Precision
-from lisan.tokens.config import EncodeConfig
-from lisan.tokens.encode import TOKENS
+from lisan.evaluate.run_evals import EVALS
+from lisan.model.config import ModelConfig
+from lisan.records.kinds import RecordKind
+from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.train.stages import CPT, DPO, SFT
-from lisan.vocabulary.config import TokenizerConfig
-from lisan.vocabulary.expand import TOKENIZER
 
 
 @pytest.fixture

@@ -25,25 +25,26 @@ from tiny import (
 from torch.distributed.tensor import DTensor
 
 from laws.test_train import REORDERED_LOSS, REORDERED_WEIGHT, assert_same_run
+from lisan.cluster.config import Precision
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
-from lisan.corpus.kinds import RecordKind
-from lisan.model.config import ModelConfig, Precision, Recompute, ShardingConfig
-from lisan.model.embeddings import gather
-from lisan.model.fill import fill
+from lisan.model.config import ModelConfig, Recompute, ShardingConfig
+from lisan.model.embeddings.resize import gather
 from lisan.model.load import load_model
-from lisan.model.outline import outline_model
-from lisan.model.parallel import check_sharding, shard
+from lisan.model.parallel.fsdp import check_sharding, shard
+from lisan.model.parallel.tensor_parallel import check_split
 from lisan.model.score import Scorer
-from lisan.model.tensor_parallel import check_split
-from lisan.train.checkpoint import find_latest
-from lisan.train.checks import check
-from lisan.train.job import TrainJob
+from lisan.model.weights.load_shards import fill
+from lisan.model.weights.meta_model import outline_model
+from lisan.records.kinds import RecordKind
+from lisan.train.checkpoint.retention import find_latest
+from lisan.train.launch_checks import check
 from lisan.train.loop import check_rows
 from lisan.train.options import Method, MomentType, TuningConfig, ValidationConfig
-from lisan.train.split import check_model
+from lisan.train.run import TrainJob
+from lisan.train.setup.tensor_parallel_checks import check_model
 
 PAIR = ShardingConfig(tensor_workers=2)
 GROUPS = ShardingConfig(shard_workers=2, tensor_workers=2, recompute=Recompute.full)

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from tiny import CONTEXT, conversation, document
 
 from lisan.core.artifact import Store
-from lisan.corpus.records import Turn
+from lisan.data.config import MixConfig, MixStageConfig, PackingConfig, Strategy
+from lisan.data.examples import encode_records
+from lisan.data.mix import make_plan
+from lisan.data.packing import PackingCounts, lay_out, pack
 from lisan.model.score import Scorer, collate
-from lisan.tokens.chat import encode_conversation, encode_prompt, encode_reply
-from lisan.tokens.config import MixConfig, MixStageConfig, PackingConfig, Strategy
-from lisan.tokens.examples import encode_records
-from lisan.tokens.labels import IGNORE_INDEX, Example
-from lisan.tokens.mix import make_plan
-from lisan.tokens.packing import PackingCounts, lay_out, pack
-from lisan.vocabulary.config import Gates
-from lisan.vocabulary.gates import try_round_trips
-from lisan.vocabulary.tokenizer import load_tokenizer
+from lisan.records.records import Turn
+from lisan.tokenizer.chat.chat_template import encode_conversation, encode_prompt, encode_reply
+from lisan.tokenizer.config import Gates
+from lisan.tokenizer.expand.gates import try_round_trips
+from lisan.tokenizer.labels import IGNORE_INDEX, Example
+from lisan.tokenizer.tokenizer import load_tokenizer
 
 SCRIPTS = [
     "english",
@@ -191,7 +191,7 @@ def test_the_plan_is_the_same_for_every_number_of_workers() -> None:
 
 def test_the_plan_is_the_same_in_another_process_and_from_any_place() -> None:
     code = (
-        "import numpy as np; from lisan.tokens.config import *; from lisan.tokens.mix import *; "
+        "import numpy as np; from lisan.data.config import *; from lisan.data.mix import *; "
         f"plan = make_plan({SIZES}, {MIX!r}, 60, 24); "
         "print(*np.concatenate([plan.rows(place, place + 10) for place in range(1430, -1, -10)][::-1]))"
     )
@@ -248,7 +248,7 @@ def test_encoding_twice_gives_the_same_rows(tiny_store: Store, tmp_path: Path) -
     from tiny import encode
 
     from lisan.core.artifact import Ref
-    from lisan.corpus.kinds import RecordKind
+    from lisan.records.kinds import RecordKind
 
     for name in ("corpus", "tokenizer"):
         copytree(Path(tiny_store.root.root) / name, tmp_path / name)

@@ -18,18 +18,18 @@ from tiny import (
     weights,
 )
 
+from lisan.cluster.worker import ProcessGroup
 from lisan.core.artifact import Store
 from lisan.core.storage import Location
+from lisan.data.rows import RowReader
 from lisan.model.config import LoraConfig, ModelConfig
 from lisan.model.score import Scorer, collate, sum_by_document
-from lisan.tokens.labels import IGNORE_INDEX
-from lisan.tokens.rows import RowReader
-from lisan.train.checkpoint import find_latest
-from lisan.train.job import run_worker
+from lisan.tokenizer.labels import IGNORE_INDEX
+from lisan.train.checkpoint.retention import find_latest
 from lisan.train.objectives import Terms, causal_lm, preference
 from lisan.train.options import Method, PreferenceLoss, TuningConfig
-from lisan.train.reference import attach_reference, score_reference
-from lisan.train.worker import ProcessGroup
+from lisan.train.preference.reference import attach_reference, score_reference
+from lisan.train.run import run_worker
 
 REORDERED_LOSS = 2e-6
 "Relative, ten times what summing fp32 gradients in another order was measured to make of a loss in six steps."
@@ -92,7 +92,7 @@ def test_steps_after_the_last_checkpoint_are_done_again_and_end_the_same(tiny_st
     reader = RowReader(job.tokens)
 
     def dies_after_five_steps() -> Any:
-        from lisan.tokens.mix import make_plan
+        from lisan.data.mix import make_plan
 
         plan = make_plan(reader.num_rows, config.mix, 6, 8)
         yield from (reader.read(plan.rows(8 * step, 8 * step + 8)) for step in range(5))

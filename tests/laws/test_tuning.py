@@ -21,23 +21,24 @@ from tiny import (
     weights,
 )
 
+from lisan.cluster.config import Precision
+from lisan.cluster.worker import ProcessGroup
 from lisan.core.artifact import Store
-from lisan.model.adapter import read_adapter
-from lisan.model.config import LoraConfig, ModelConfig, Precision
+from lisan.data.rows import RowReader
+from lisan.model.adapters.lora import read_adapter
+from lisan.model.config import LoraConfig, ModelConfig
+from lisan.model.embeddings.new_rows import read_new_rows
+from lisan.model.embeddings.trained_rows import TRAINED_ROWS, freeze_other_rows
 from lisan.model.load import load_model
-from lisan.model.new_rows import read_new_rows
-from lisan.model.parallel import shard
+from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Scorer, collate
-from lisan.model.trained_rows import TRAINED_ROWS, freeze_other_rows
-from lisan.tokens.rows import RowReader
-from lisan.train.checkpoint import find_latest
-from lisan.train.job import plan_run
+from lisan.train.checkpoint.retention import find_latest
+from lisan.train.checkpoint.sharded_state import load
 from lisan.train.objectives import causal_lm
 from lisan.train.optim import make_optimizer
 from lisan.train.options import Method, Quantisation, Rows, TuningConfig
-from lisan.train.origin import open_places, prepare_model
-from lisan.train.shards import load
-from lisan.train.worker import ProcessGroup
+from lisan.train.run import plan_run
+from lisan.train.setup.base_model import open_places, prepare_model
 
 from .test_train import KilledError, assert_same_run, killed_at
 from .tuned import LORA, NEW_ROWS, grown, tuned_config

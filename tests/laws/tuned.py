@@ -7,8 +7,8 @@ from tiny import train_config
 
 from lisan.core.artifact import Store
 from lisan.model.config import LoraConfig, ModelConfig
+from lisan.model.embeddings.new_rows import NewRows, replay_new_rows
 from lisan.model.load import load_model
-from lisan.model.new_rows import NewRows, replay_new_rows
 from lisan.train.options import Method, Rows, TuningConfig
 
 LORA = LoraConfig(rank=4, alpha=16)

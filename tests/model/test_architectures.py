@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lisan.core.errors import ConfigError
-from lisan.model.fill import fill
-from lisan.model.outline import outline_model
+from lisan.model.attention.by_document import attend_side_by_side
 from lisan.model.score import Scorer, collate
-from lisan.model.side_by_side import attend_side_by_side
-from lisan.model.write import write_weights
+from lisan.model.weights.load_shards import fill
+from lisan.model.weights.meta_model import outline_model
+from lisan.model.weights.save import write_weights
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from tiny import SHAPE
 
 from lisan.core.errors import ConfigError
-from lisan.model import attention
-from lisan.model.attention import block_mask, check_attention, document_lengths, use_attention
+from lisan.model.attention import packed
+from lisan.model.attention.packed import block_mask, check_attention, document_lengths, use_attention
 from lisan.model.config import Attention, ModelConfig
 from lisan.model.load import make_model
 from lisan.model.score import Scorer, collate
@@ -26,7 +26,7 @@ WINDOWED: dict[str, Any] = {
 LENS = [[5, 9, 130], [60, 40], [150]]
 
 
-def packed(lens: list[list[int]] = LENS, length: int = 150) -> Any:
+def pack(lens: list[list[int]] = LENS, length: int = 150) -> Any:
     ids = torch.randint(5, 600, (len(lens), length), generator=torch.Generator().manual_seed(0)).numpy()
     labels = ids.copy()
     for row, sizes in enumerate(lens):
@@ -45,14 +45,14 @@ def with_attention(scorer: Scorer, kind: Attention) -> Scorer:
 @torch.no_grad()
 def test_flex_scores_what_sdpa_does(scorer: Scorer) -> None:
     """Rows longer than one block of 128, and two query heads to a key head."""
-    batch, flex = packed(), with_attention(scorer, Attention.flex)
+    batch, flex = pack(), with_attention(scorer, Attention.flex)
     assert scorer.model.config.num_key_value_heads < scorer.model.config.num_attention_heads
     assert flex.model.config._attn_implementation != scorer.model.config._attn_implementation
     assert torch.allclose(flex(batch), scorer(batch), atol=1e-4)
 
 
 def test_a_block_mask_is_the_mask() -> None:
-    documents = packed().documents
+    documents = pack().documents
     blocks = block_mask(documents)
     rows, length = torch.arange(len(documents))[:, None, None], documents.shape[1]
     query, key = torch.arange(length)[:, None], torch.arange(length)
@@ -95,8 +95,8 @@ def test_lengths_of_documents_reach_the_kernel_through_the_decoder(
     other = copy.deepcopy(scorer)
     AttentionInterface.register("by_lengths", attend_by_lengths)
     other.model.set_attn_implementation("by_lengths")
-    monkeypatch.setitem(attention.IMPLEMENTATIONS, Attention.flash, "by_lengths")
-    assert torch.allclose(other(packed()), scorer(packed()), atol=1e-4)
+    monkeypatch.setitem(packed.IMPLEMENTATIONS, Attention.flash, "by_lengths")
+    assert torch.allclose(other(pack()), scorer(pack()), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Attention.flex, Attention.flash])
@@ -118,8 +118,8 @@ def test_flex_with_windows_shorter_than_its_rows_is_refused() -> None:
     model = MistralForCausalLM(MistralConfig(**WINDOWED, sliding_window=12))
     scorer = Scorer(model, Attention.flex).eval()
     with pytest.raises(ConfigError, match=r"attention=flex knows no windows of 12 tokens in rows of 150; take .*=sdpa"):
-        scorer(packed())
-    short = packed([[5, 7]], 12)
+        scorer(pack())
+    short = pack([[5, 7]], 12)
     assert torch.allclose(scorer(short), with_attention(scorer, Attention.sdpa)(short), atol=1e-4)
 
 

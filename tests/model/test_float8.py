@@ -7,17 +7,18 @@ import pytest
 import torch
 from tiny import SHAPE, train_config
 
+from lisan.cluster.config import Precision
+from lisan.cluster.worker import ProcessGroup, Worker
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
-from lisan.model.adapter import attach_adapter
-from lisan.model.config import LoraConfig, ModelConfig, Precision, ShapeConfig
+from lisan.data.rows import RowReader
+from lisan.model.adapters.lora import attach_adapter
+from lisan.model.config import LoraConfig, ModelConfig, ShapeConfig
 from lisan.model.float8 import check_float8, use_float8
 from lisan.model.load import make_model
-from lisan.model.outline import outline_model
-from lisan.model.parallel import shard
+from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Scorer, collate
-from lisan.tokens.rows import RowReader
-from lisan.train.worker import ProcessGroup, Worker
+from lisan.model.weights.meta_model import outline_model
 
 needs_torchao = pytest.mark.skipif(not importlib.util.find_spec("torchao"), reason="needs torchao")
 

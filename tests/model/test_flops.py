@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lisan.model.adapter import attach_adapter
+from lisan.model.adapters.lora import attach_adapter
 from lisan.model.config import LoraConfig, ModelConfig, ShapeConfig
 from lisan.model.flops import ModelFlops, Work, count_flops
 from lisan.model.load import make_model

@@ -15,18 +15,18 @@ from lisan.core.artifact import Store
 from lisan.core.errors import DataError, ServingError
 from lisan.core.stage import StorageConfig
 from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
-from lisan.evaluate.run import EVALS
+from lisan.evaluate.run_evals import EVALS
+from lisan.export.config import ExportConfig, Format
+from lisan.export.export_model import check_export
+from lisan.export.formats import Subject, write_hf
+from lisan.inference.vllm import check_weights
 from lisan.model.config import ModelConfig
-from lisan.model.files import WEIGHTS
-from lisan.model.fill import fill
 from lisan.model.folder import check_folder, open_folder, read_config, say_once
 from lisan.model.load import load_model
-from lisan.model.outline import outline_model
-from lisan.serve.engine import check_weights
-from lisan.serve.export import check_export
-from lisan.serve.export_config import ExportConfig, Format
-from lisan.serve.formats import Subject, write_hf
-from lisan.train.checks import check
+from lisan.model.weights.load_shards import fill
+from lisan.model.weights.meta_model import outline_model
+from lisan.model.weights.safetensors_files import WEIGHTS
+from lisan.train.launch_checks import check
 
 Tensors = dict[str, torch.Tensor]
 DOWN = "model.layers.1.mlp.down_proj.weight"

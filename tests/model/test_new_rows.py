@@ -11,10 +11,17 @@ from tiny import SHAPE
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.config import InitMethod, ModelConfig, RowInitConfig
-from lisan.model.donor import keep_donor_rows, project_donor
-from lisan.model.embeddings import mean_of_rows, read_matrices
+from lisan.model.embeddings.donor import keep_donor_rows, project_donor
+from lisan.model.embeddings.new_rows import (
+    NewRows,
+    check_new_rows,
+    init_new_rows,
+    read_new_rows,
+    replay_new_rows,
+    write_new_rows,
+)
+from lisan.model.embeddings.resize import mean_of_rows, read_matrices
 from lisan.model.load import make_model
-from lisan.model.new_rows import NewRows, check_new_rows, init_new_rows, read_new_rows, replay_new_rows, write_new_rows
 
 NUM_OLD = 44
 "Of the base's 50 rows, the last 6 are padding; 45 and 47 take some of it."

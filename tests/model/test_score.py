@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lisan.model import score
-from lisan.model.attention import use_attention
+from lisan.model.attention.packed import use_attention
 from lisan.model.config import Attention
 from lisan.model.score import Batch, Scorer, collate, linear_logps, sum_by_document
 from lisan.train.objectives import causal_lm

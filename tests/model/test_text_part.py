@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lisan.core.errors import DataError
-from lisan.model.adapter import LoraConfig, find_targets
-from lisan.model.files import WEIGHTS
-from lisan.model.fill import fill
+from lisan.model.adapters.lora import LoraConfig, find_targets
 from lisan.model.folder import check_folder, say_once
 from lisan.model.load import load_model, read_max_positions, read_vocabulary_size
-from lisan.model.outline import outline_model
-from lisan.model.write import write_config, write_weights
+from lisan.model.weights.load_shards import fill
+from lisan.model.weights.meta_model import outline_model
+from lisan.model.weights.safetensors_files import WEIGHTS
+from lisan.model.weights.save import write_config, write_weights
 
 TEXT = {
     "vocab_size": 97,

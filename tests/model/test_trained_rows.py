@@ -11,9 +11,8 @@ from torch import nn
 
 from lisan.core.errors import DataError
 from lisan.model.config import ModelConfig
-from lisan.model.embeddings import read_matrices
-from lisan.model.load import make_model
-from lisan.model.trained_rows import (
+from lisan.model.embeddings.resize import read_matrices
+from lisan.model.embeddings.trained_rows import (
     TRAINED_ROWS,
     decay_rows,
     freeze_other_rows,
@@ -21,6 +20,7 @@ from lisan.model.trained_rows import (
     vocabulary_matrices,
     write_trained_rows,
 )
+from lisan.model.load import make_model
 from lisan.train.optim import make_optimizer
 from lisan.train.options import OptimConfig
 

@@ -11,11 +11,11 @@ import pytest
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
 from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig, run_stage
-from lisan.corpus import build
-from lisan.corpus.build import CORPUS, CorpusConfig
+from lisan.corpus import build_corpus
+from lisan.corpus.build_corpus import CORPUS, CorpusConfig
 from lisan.corpus.config import Layout, SourceConfig, SourceFormat
-from lisan.corpus.kinds import RecordKind
-from lisan.corpus.microworld import WorldConfig
+from lisan.microworld import WorldConfig
+from lisan.records.kinds import RecordKind
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 NUM_CPUS = 4
@@ -64,7 +64,7 @@ def test_duplicates_are_the_same_when_keys_are_partitioned_by_hash(
     sources: dict[str, SourceConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = make(tmp_path / "here", sources, 0)
-    monkeypatch.setattr(build, "KEYS_PER_PARTITION", 150)
+    monkeypatch.setattr(build_corpus, "KEYS_PER_PARTITION", 150)
     there = make(tmp_path / "there", sources, 2)
     assert there.facts["duplicates"] == here.facts["duplicates"] == 134
     assert there.manifest["files"] == here.manifest["files"]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny import save_model
 
+from lisan.export.parity import compute_logits
+from lisan.export.quantise import read_quantised, write_quantised
 from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.model.load import load_model, make_model
-from lisan.model.quantise import read_quantised, write_quantised
-from lisan.serve.parity import compute_logits
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 

@@ -20,15 +20,15 @@ from tiny import SHAPE, WORDS, no_run, sentence, silent, train_config
 
 from lisan.core.artifact import Store
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.corpus.records import Turn
+from lisan.data.config import MixConfig
+from lisan.export.config import ExportConfig, Format
+from lisan.export.export_model import EXPORT
 from lisan.model.config import GgufType, ModelConfig
 from lisan.model.load import load_model
-from lisan.serve.export import EXPORT
-from lisan.serve.export_config import ExportConfig, Format
-from lisan.tokens.chat import encode_prompt
-from lisan.tokens.config import MixConfig
+from lisan.records.records import Turn
+from lisan.tokenizer.chat.chat_template import encode_prompt
+from lisan.tokenizer.tokenizer import load_tokenizer
 from lisan.train.stages import SFT
-from lisan.vocabulary.tokenizer import load_tokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 

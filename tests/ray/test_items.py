@@ -15,7 +15,7 @@ NUM_CPUS = 2
 def test_items_are_answered_and_a_process_that_keeps_dying_is_one_sentence(kind: str) -> None:
     import ray
 
-    from lisan.session import answer, map_items
+    from lisan.cluster.ray import answer, map_items
 
     def double(item: int) -> int:
         if item == 3:

@@ -6,13 +6,14 @@ from shutil import copytree
 import pytest
 from tiny import no_run, silent, train_config
 
+from lisan.cluster.config import Precision
 from lisan.core.artifact import Artifact, Store
 from lisan.core.stage import ClusterConfig, StorageConfig, run_stage
-from lisan.model.config import ModelConfig, Precision
+from lisan.model.config import ModelConfig
 from lisan.train.config import ScoreConfig
-from lisan.train.reference import REFERENCE, read_scores
-from lisan.train.score_parts import PART_BATCHES
-from lisan.train.scores import SCORES
+from lisan.train.preference.reference import REFERENCE, read_scores
+from lisan.train.preference.score_parts import PART_BATCHES
+from lisan.train.preference.score_preferences import SCORES
 from lisan.train.stages import CPT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120), pytest.mark.usefixtures("local_ray")]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lisan.serve.app import Endpoint, start
-from lisan.serve.config import AutoscalingConfig, Dtype, EngineConfig, ServeConfig
+from lisan.inference.config import AutoscalingConfig, Dtype, EngineConfig, ServeConfig
+from lisan.inference.endpoint import Endpoint, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 NUM_CPUS = 4

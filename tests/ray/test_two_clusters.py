@@ -59,7 +59,7 @@ def test_a_training_run_keeps_its_workers_while_another_cluster_starts(
 def test_what_a_stage_starts_beside_another_cluster_knows_its_own(cluster: Node) -> None:
     import ray
 
-    from lisan.session import answer, connect, map_items
+    from lisan.cluster.ray import answer, connect, map_items
 
     connect(ClusterConfig())
     try:

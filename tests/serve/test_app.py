@@ -7,23 +7,15 @@ from types import ModuleType
 
 import pytest
 
+from lisan.cluster.config import Precision
+from lisan.cluster.precision import Resolved
 from lisan.core.errors import ArtifactError, ConfigError, ServingError
 from lisan.core.stage import StorageConfig
 from lisan.core.storage import Location
-from lisan.model.config import Precision
-from lisan.model.precision import Resolved
-from lisan.serve.app import (
-    _answers,
-    check_model_folder,
-    check_port,
-    deployment_options,
-    find_model,
-    is_serve_proxy,
-    read_arguments,
-    start,
-)
-from lisan.serve.config import AutoscalingConfig, Dtype, EngineConfig, ServeConfig
-from lisan.serve.engine import choose_dtype, engine_arguments, engine_environment
+from lisan.inference.config import AutoscalingConfig, Dtype, EngineConfig, ServeConfig
+from lisan.inference.endpoint import _answers, check_model_folder, check_port, deployment_options, find_model, start
+from lisan.inference.vllm import choose_dtype, engine_arguments, engine_environment
+from lisan.serve.app import is_serve_proxy, read_arguments
 
 ROOT = Path(__file__).parents[2]
 
@@ -204,7 +196,7 @@ def test_a_listener_that_hangs_up_or_is_no_http_server_does_not_answer(taken_lis
 
 
 def test_a_listener_that_takes_too_long_does_not_answer(taken_port, monkeypatch):
-    monkeypatch.setattr("lisan.serve.app.ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("lisan.inference.endpoint.ANSWER_TIMEOUT_S", 0.05)
     assert not _answers(f"http://127.0.0.1:{taken_port}/v1/models")
 
 
@@ -282,7 +274,7 @@ def test_without_gpu_the_cache_is_sized_in_bytes_and_compilation_is_skipped():
 )
 def test_a_cpu_without_bf16_instructions_computes_in_float32(native, asked, config, chosen, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr("lisan.model.precision.find_precision", lambda _: Resolved(native, "as this test says"))
+    monkeypatch.setattr("lisan.cluster.precision.find_precision", lambda _: Resolved(native, "as this test says"))
     assert choose_dtype(EngineConfig(dtype=asked), tmp_path, use_gpu=False) is chosen
     assert choose_dtype(EngineConfig(dtype=asked), tmp_path, use_gpu=True) is asked
 

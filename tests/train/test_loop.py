@@ -12,14 +12,14 @@ from tiny import ALONE, make_job, train_alone, train_config
 
 from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, DataError, TrainingError
-from lisan.tokens.config import MixConfig
-from lisan.tokens.order import open_order
-from lisan.tokens.rows import Rows
-from lisan.train.job import run_worker
+from lisan.data.config import MixConfig
+from lisan.data.row_order import open_order
+from lisan.data.rows import Rows
 from lisan.train.loop import check_rows, next_rows
+from lisan.train.metrics.meter import Meter
+from lisan.train.metrics.progress_line import Progress
 from lisan.train.options import LoopConfig
-from lisan.train.progress import Progress
-from lisan.train.throughput import Meter
+from lisan.train.run import run_worker
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import torch
 from tiny import ALONE
 from torch.distributed.tensor import DTensor
 
+from lisan.cluster.config import Precision
+from lisan.cluster.worker import ProcessGroup, Worker
 from lisan.core.artifact import Ref, Store
 from lisan.core.storage import Location
-from lisan.model.config import Precision
-from lisan.model.parallel import shard
+from lisan.data.rows import RowReader
+from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Batch, Scorer
-from lisan.tokens.rows import RowReader
-from lisan.train.reference import SCHEMA, attach_reference, make_reference, score_reference, score_rows
-from lisan.train.worker import ProcessGroup, Worker
+from lisan.train.preference.reference import SCHEMA, attach_reference, make_reference, score_reference, score_rows
 
 
 @pytest.fixture

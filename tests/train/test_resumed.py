@@ -11,18 +11,18 @@ import pytest
 import torch
 from tiny import ALONE, Recorder, make_job, train_alone, train_config
 
+from lisan.cluster.worker import ProcessGroup
 from lisan.core import storage
 from lisan.core.artifact import Store
 from lisan.core.errors import ArtifactError, ConfigError, Interrupted
 from lisan.core.storage import Location
 from lisan.model.config import ShardingConfig
-from lisan.train import checkpoint, shards
-from lisan.train.history import read_history
-from lisan.train.job import run_worker
-from lisan.train.keeper import Keeper
+from lisan.train.checkpoint import retention, sharded_state
+from lisan.train.checkpoint.checkpointer import Keeper
+from lisan.train.metrics.run_log import read_history
+from lisan.train.run import run_worker
 from lisan.train.stages import check, train
 from lisan.train.watchdog import Watchdog
-from lisan.train.worker import ProcessGroup
 
 
 class KilledError(Exception):
@@ -62,9 +62,9 @@ def test_steps_that_were_skipped_before_a_run_went_on_are_counted(
         patch.setattr(Keeper, "look", die_after(3))
         with pytest.raises(KilledError):
             train_alone(tiny_store, config, tmp_path)
-    latest = checkpoint.find_latest(Location(str(tmp_path)) / "checkpoints")
+    latest = retention.find_latest(Location(str(tmp_path)) / "checkpoints")
     assert latest is not None
-    checkpoint.amend(latest, {"guard": {**latest.facts["guard"], "skipped": 2}})
+    retention.amend(latest, {"guard": {**latest.facts["guard"], "skipped": 2}})
     assert train_alone(tiny_store, config, tmp_path).curve("skipped_steps")[-1] == 2
 
 
@@ -89,9 +89,9 @@ def test_a_checkpoint_that_nobody_was_told_of_is_told_of_when_the_run_goes_on(
         with pytest.raises(KilledError):
             run_worker(job, ALONE)
     assert job.run.checkpoints == []  # type: ignore[attr-defined]
-    latest = checkpoint.find_latest(job.checkpoints)
+    latest = retention.find_latest(job.checkpoints)
     assert latest is not None
-    checkpoint.amend(latest, {checkpoint.LOSS: 2.0, checkpoint.VALIDATION: {"validation/loss": 2.0}})
+    retention.amend(latest, {retention.LOSS: 2.0, retention.VALIDATION: {"validation/loss": 2.0}})
     run = train_alone(tiny_store, config, tmp_path)
     assert run.checkpoints == [3, 6]
     assert run.steps[3]["validation/loss"] == 2.0
@@ -109,7 +109,7 @@ def test_a_run_on_an_object_store_leaves_nothing_on_the_machine(
         with pytest.raises(KilledError):
             run_worker(job, ALONE)
     run_worker(job, ALONE)
-    latest = checkpoint.find_latest(job.checkpoints)
+    latest = retention.find_latest(job.checkpoints)
     assert latest is not None
     assert latest.step == 6
     assert (job.output / "model.safetensors").exists()
@@ -135,7 +135,7 @@ def test_a_model_that_cannot_be_uploaded_leaves_nothing_on_the_machine(
 def test_weights_are_read_without_the_optimizers_state(away: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     from test_checkpoint import trained
 
-    from lisan.train import shard_reader
+    from lisan.train.checkpoint import shard_reader
 
     read: list[int] = []
     sliced = shard_reader.ShardReader._slice_file
@@ -146,12 +146,12 @@ def test_weights_are_read_without_the_optimizers_state(away: Location, monkeypat
 
     monkeypatch.setattr(shard_reader.ShardReader, "_slice_file", slice_file)
     with ProcessGroup(ALONE):
-        saved = shards.write(shards.take_state(*trained(seed=1)), 1, away, {})
+        saved = sharded_state.write(sharded_state.take_state(*trained(seed=1)), 1, away, {})
         scorer, optimizer = trained(seed=2)
-        shards.load_weights(scorer, saved)
+        sharded_state.load_weights(scorer, saved)
         only_weights = sum(read)
         read.clear()
-        shards.load(scorer, optimizer, saved)
+        sharded_state.load(scorer, optimizer, saved)
         assert 2.5 * only_weights < sum(read) < saved.num_bytes
         expected, _ = trained(seed=1)
         for one, two in zip(scorer.parameters(), expected.parameters(), strict=True):
@@ -171,7 +171,7 @@ def test_a_mistake_while_a_checkpoint_is_written_is_gathered_like_any_failure(
         ProcessGroup(ALONE),
         pytest.raises(ArtifactError, match=rf"is not complete: {type(mistake).__name__}: ") as caught,
     ):
-        shards.together(None, Location(str(tmp_path)), do)
+        sharded_state.together(None, Location(str(tmp_path)), do)
     assert caught.value.__cause__ is mistake
 
 

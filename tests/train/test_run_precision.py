@@ -9,18 +9,19 @@ import pytest
 import torch.distributed as dist
 from tiny import ALONE, make_job, start_together, train_config
 
+from lisan.cluster import worker
+from lisan.cluster.config import Precision
+from lisan.cluster.precision import Resolved
+from lisan.cluster.worker import Worker, agree_on_precision
 from lisan.core.artifact import Store
-from lisan.core.config import fingerprint
 from lisan.core.errors import ConfigError, DataError
+from lisan.core.identity import fingerprint
 from lisan.core.storage import Location
-from lisan.model.config import Precision
-from lisan.model.precision import Resolved
-from lisan.train import checkpoint, worker
-from lisan.train.history import read_history
-from lisan.train.job import run_worker
-from lisan.train.keeper import Keeper
-from lisan.train.reference import check_precision
-from lisan.train.worker import Worker, agree_on_precision
+from lisan.train.checkpoint import retention
+from lisan.train.checkpoint.checkpointer import Keeper
+from lisan.train.metrics.run_log import read_history
+from lisan.train.preference.reference import check_precision
+from lisan.train.run import run_worker
 
 SMALL = {"num_steps": 4, "checkpoint_every": 2, "log_every": 1}
 
@@ -33,7 +34,7 @@ def on_a_machine_with(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> 
 def dying_after(step: int) -> Iterator[None]:
     def die(keeper: Keeper) -> None:
         keeper.finish()
-        latest = checkpoint.find_latest(keeper.course.checkpoints)
+        latest = retention.find_latest(keeper.course.checkpoints)
         if latest is not None and latest.step == step:
             raise KeyboardInterrupt
 
@@ -54,7 +55,7 @@ def test_auto_is_resolved_once_and_kept(
     run_worker(job, ALONE)
     assert capsys.readouterr().out.count("precision: fp32 (auto: a test multiplies float32)") == 1
     assert tags == {"precision": "float32"}
-    latest = checkpoint.find_latest(job.checkpoints)
+    latest = retention.find_latest(job.checkpoints)
     assert latest is not None
     assert latest.facts["precision"] == "float32"
     header, _ = read_history(job.checkpoints)
@@ -66,7 +67,7 @@ def test_bfloat16_can_be_asked_for_anywhere(tiny_store: Store, tmp_path: Path) -
     config = train_config(tiny_store, loop={**SMALL, "num_steps": 1}, precision=Precision.bfloat16)
     job = make_job(tiny_store, config, tmp_path)
     assert run_worker(job, ALONE)["loss"] > 0
-    latest = checkpoint.find_latest(job.checkpoints)
+    latest = retention.find_latest(job.checkpoints)
     assert latest is not None
     assert latest.precision is Precision.bfloat16
 
@@ -88,7 +89,7 @@ def test_a_run_that_goes_on_in_another_precision_says_so_and_scores_its_referenc
     said = capsys.readouterr().out
     assert "precision: bfloat16 up to step 2, then float32" in said
     assert said.count("with the reference model") == 1
-    latest = checkpoint.find_latest(job.checkpoints)
+    latest = retention.find_latest(job.checkpoints)
     assert latest is not None
     assert latest.facts["precision"] == "bfloat16 up to step 2, then float32"
     assert latest.precision is Precision.float32
@@ -126,4 +127,4 @@ def test_files_do_not_depend_on_the_machine(tiny_store: Store) -> None:
 
 def test_it_is_kept_where_checkpoints_are(tmp_path: Path) -> None:
     facts = {"precision": "bfloat16 up to step 2, then float32"}
-    assert checkpoint.Checkpoint(4, Location(str(tmp_path)), 0, "", facts).precision is Precision.float32
+    assert retention.Checkpoint(4, Location(str(tmp_path)), 0, "", facts).precision is Precision.float32

@@ -12,27 +12,28 @@ import numpy as np
 import pytest
 from tiny import SHAPE, Recorder, encode, no_run, train_config
 
+from lisan.cluster.config import Precision
+from lisan.cluster.worker import ProcessGroup, Worker, share_threads, worker_from_environment
 from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError, TrainingError
 from lisan.core.stage import ClusterConfig, Stage, StorageConfig, run_stage
 from lisan.core.storage import Location
-from lisan.corpus.kinds import RecordKind
-from lisan.model.config import Attention, ModelConfig, Precision, ShardingConfig
-from lisan.tokens.chat import template_hash
-from lisan.tokens.config import MixConfig
-from lisan.tokens.mix import make_plan
-from lisan.tokens.rows import RowReader
-from lisan.train.checkpoint import find_latest
-from lisan.train.checks import check_targets
+from lisan.data.config import MixConfig
+from lisan.data.mix import make_plan
+from lisan.data.rows import RowReader
+from lisan.model.config import Attention, ModelConfig, ShardingConfig
+from lisan.records.kinds import RecordKind
+from lisan.tokenizer.chat.chat_template import template_hash
+from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
+from lisan.tokenizer.tokenizer import load_tokenizer
+from lisan.train.checkpoint.retention import find_latest
 from lisan.train.config import DpoConfig, TrainConfig
-from lisan.train.job import TrainJob, run_worker
 from lisan.train.launch import launch
+from lisan.train.launch_checks import check_targets
 from lisan.train.options import Method, Rows, TuningConfig
+from lisan.train.run import TrainJob, run_worker
 from lisan.train.stages import CPT, DPO, SFT
-from lisan.train.worker import ProcessGroup, Worker, share_threads, worker_from_environment
-from lisan.vocabulary.config import TokenizerConfig
-from lisan.vocabulary.expand import TOKENIZER
-from lisan.vocabulary.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,23 +9,23 @@ import pytest
 import torch
 from tiny import encode, largest_difference, make_job, no_run, train_alone, train_as_pair, train_config, weights
 
+from lisan.cluster.worker import ProcessGroup, Worker
 from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, LisanError
 from lisan.core.stage import ClusterConfig, run_stage
 from lisan.core.storage import Location
-from lisan.corpus.kinds import RecordKind
+from lisan.data.config import MixConfig
+from lisan.data.rows import RowReader
 from lisan.model.config import ModelConfig
 from lisan.model.score import Scorer, collate
-from lisan.tokens.config import MixConfig
-from lisan.tokens.rows import RowReader
-from lisan.train.checkpoint import find_best, find_latest
-from lisan.train.checks import check
+from lisan.records.kinds import RecordKind
+from lisan.train.checkpoint.retention import find_best, find_latest
+from lisan.train.checkpoint_validation import Validator
 from lisan.train.config import DpoConfig
+from lisan.train.launch_checks import check
 from lisan.train.options import ValidationConfig
 from lisan.train.stages import CPT
 from lisan.train.validation import measure_losses
-from lisan.train.validator import Validator
-from lisan.train.worker import ProcessGroup, Worker
 
 HELD_OUT = "tokens/held_out@v1"
 ALONE = Worker(threads=1)

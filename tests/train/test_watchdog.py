@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from tiny import ALONE
 
+from lisan.cluster.worker import ProcessGroup
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig
 from lisan.train.watchdog import EXIT_CODE, Watchdog
-from lisan.train.worker import ProcessGroup
 
 WATCHED = replace(ALONE, rank=3, step_timeout_s=1)
 WAIT_S = 20.0
@@ -97,7 +97,7 @@ def test_a_collective_takes_the_limit() -> None:
 
 def test_the_process_really_ends_and_shows_where_it_hung(tmp_path: Path) -> None:
     code = (
-        "import time; from lisan.train.watchdog import Watchdog; from lisan.train.worker import ProcessGroup, Worker\n"
+        "import time; from lisan.train.watchdog import Watchdog; from lisan.cluster.worker import ProcessGroup, Worker\n"
         "def hang_here(): time.sleep(100)\n"
         "worker = Worker(step_timeout_s=1)\n"
         "with ProcessGroup(worker), Watchdog(worker) as watchdog:\n"

@@ -18,9 +18,9 @@ from importlib import metadata
 from types import MappingProxyType
 from typing import Any
 
-from lisan.core.config import fingerprint, flatten, hash_plain, keep_identity, to_plain
 from lisan.core.errors import ArtifactError, ConfigError
-from lisan.core.inputs import find_change
+from lisan.core.identity import fingerprint, flatten, hash_plain, keep_identity, to_plain
+from lisan.core.input_digests import find_change
 from lisan.core.integrity import MANIFEST, check_sizes, hash_files, list_files, read_manifest
 from lisan.core.storage import Location
 

@@ -6,39 +6,24 @@ naming the key.
 """
 
 import dataclasses
-import errno
-import hashlib
-import json
 import math
 import os
-import signal
-import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lisan.core.choices import check_recipe
-from lisan.core.credentials import hide_credentials
-from lisan.core.errors import ConfigError, Interrupted, LisanError
-from lisan.core.explain import explain
-from lisan.core.interrupt import raise_interrupt
-from lisan.core.overrides import bare, nearest, quote_text
-from lisan.core.peers import first_speaks, is_first
+from lisan.core.command_line.choices import check_recipe
+from lisan.core.command_line.config_errors import explain
+from lisan.core.command_line.overrides import bare, nearest, quote_text
+from lisan.core.errors import ConfigError
 
 T = TypeVar("T")
-NOT_IDENTITY = types.MappingProxyType({"identity": False})
-"Metadata of a dataclass field that says where or how a stage runs, not what it makes: `field(default=10, metadata=NOT_IDENTITY)`."
 SIGNED = types.MappingProxyType({"signed": True})
 "Metadata of a dataclass field whose numbers may be below 0."
-INTERRUPTED = 130
-"Exit code of a job that was asked to end, as shells have it for Ctrl-C."
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
-"What the operating system says of a disk that is full, a root that is read-only or no folder."
 
 
 def register(name: str, schema: type[Any]) -> None:
@@ -233,120 +218,3 @@ def _refuse_unknown(value: Mapping[str, Any], known: tuple[str, ...], key: str) 
     for name in value:
         if name not in known:
             raise ConfigError(f"{key}{name} is not a field; {nearest(name, known, key)}")
-
-
-def to_plain(config: Any, identity_only: bool = False) -> Any:
-    """Return nested dicts, lists and scalars; `identity_only` leaves out fields that are NOT_IDENTITY and credentials in URLs."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        names = [f.name for f in dataclasses.fields(config) if not identity_only or is_identity(f)]
-        return {name: to_plain(getattr(config, name), identity_only) for name in names}
-    if isinstance(config, Mapping):
-        return {str(key): to_plain(value, identity_only) for key, value in config.items()}
-    if isinstance(config, list | tuple):
-        return [to_plain(value, identity_only) for value in config]
-    if isinstance(config, Enum):
-        return config.value
-    if isinstance(config, str) and identity_only:
-        return hide_credentials(config)
-    return str(config) if isinstance(config, Path) else config
-
-
-def is_identity(field: "dataclasses.Field[Any]") -> bool:
-    return bool(field.metadata.get("identity", True))
-
-
-def keep_identity(recorded: Any, config: Any) -> Any:
-    """Leave out of a plain config, which an older version may have recorded, the fields that are NOT_IDENTITY in `config`."""
-    if not dataclasses.is_dataclass(config) or not isinstance(recorded, Mapping):
-        return recorded
-    dropped = {field.name for field in dataclasses.fields(config) if not is_identity(field)}
-    return {
-        name: keep_identity(value, getattr(config, name, None))
-        for name, value in recorded.items()
-        if name not in dropped
-    }
-
-
-def fingerprint(config: Any) -> str:
-    """Hash everything but where it runs: the same on one machine and on a hundred."""
-    return hash_plain(to_plain(config, identity_only=True))
-
-
-def hash_plain(plain: Any) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
-    """Turn nested dicts into dotted keys: {"optim": {"peak_lr": 1}} -> {"optim.peak_lr": 1}."""
-    if isinstance(plain, Mapping) and plain:
-        parts = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in plain.items()]
-        return {key: value for part in parts for key, value in part.items()}
-    return {prefix: plain}
-
-
-def run_job(job_file: str, schema: type[T], action: Callable[[T], object]) -> None:
-    """Be the front door of a job: the command line to a config, the config to `action`, sentences instead of stack traces.
-
-    The job is named by its file: `jobs/train_cpt.py` reads `conf/train_cpt.yaml`. Exits 1 on any LisanError.
-    """
-    path, arguments = Path(job_file).resolve(), sys.argv[1:]
-    conf_dir, job = path.parents[1] / "conf", path.stem
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    signal.signal(signal.SIGTERM, raise_interrupt)
-    with sentences():
-        if {"--help", "-h"} & set(flags):
-            print(_help(path, schema, [argument for argument in arguments if argument not in flags]))
-        elif flags:
-            _run_hydra(conf_dir, job, schema, action)
-        else:
-            with first_speaks():
-                config = compose(conf_dir, job, schema, arguments)
-            action(config)
-
-
-def _help(job_file: Path, schema: type[Any], overrides: Sequence[str]) -> str:
-    from omegaconf import OmegaConf
-
-    from lisan.core.help_page import render_help
-
-    raw = compose_raw(job_file.parents[1] / "conf", job_file.stem, schema, overrides)
-    return render_help(job_file, schema, OmegaConf.to_container(raw, enum_to_str=True))
-
-
-def _run_hydra(conf_dir: Path, job: str, schema: type[T], action: Callable[[T], object]) -> None:
-    """Give the command line to Hydra, whose flags print a config or run a sweep."""
-    import hydra
-
-    register(job, schema)
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    check_recipe(conf_dir, job, schema, overrides)
-    sys.argv[1:] = quote_text(schema, sys.argv[1:])
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are raised, so that they become a sentence here
-
-    @hydra.main(version_base="1.3", config_path=str(conf_dir), config_name=job)
-    def main(raw: Any) -> None:
-        action(load(schema, raw))
-
-    with _composing(job, schema, overrides):
-        main()
-
-
-class sentences:  # noqa: N801  reads as a word where it is used
-    """Turn what users can cause into one line on stderr and exit code 1, or 130 for an end that was asked for; let everything
-    else keep its trace."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, KeyboardInterrupt | Interrupted):
-            if is_first():
-                print(str(error) or "interrupted; the same command goes on from what is finished", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-        if isinstance(error, LisanError):
-            sys.exit(hide_credentials(f"{type(error).__name__}: {error}"))
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            where = error.filename or "storage"
-            sys.exit(
-                f"ArtifactError: cannot write {where}: {error.strerror}; free space there or set storage.root elsewhere"
-            )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lisan.core.errors import ArtifactError
-from lisan.core.lazy import lazy_import
+from lisan.core.lazy_import import lazy_import
 from lisan.core.storage import Location, cache_folder
 
 if TYPE_CHECKING:

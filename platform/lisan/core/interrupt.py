@@ -8,8 +8,8 @@ import signal
 import threading
 from types import TracebackType
 
-from lisan.core.peers import is_first
 from lisan.core.progress import say
+from lisan.core.torchrun import is_first
 
 GRACE_S = 30.0
 "How long work may go on after it was asked to end, until its checkpoint is written."

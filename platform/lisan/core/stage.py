@@ -1,7 +1,7 @@
 """What every stage has in common: where it runs, what it makes, and the one path from a config to an artifact.
 
 In: a stage's frozen config. Out: an `Artifact`. Always: a second run of the same config does nothing; another config
-under the same name@version is refused; a run that dies leaves nothing visible. `lisan.job_table` is the only caller.
+under the same name@version is refused; a run that dies leaves nothing visible. `lisan.recipes.jobs` is the only caller.
 """
 
 import math
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
-from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
-from lisan.core.inputs import digest_inputs
+from lisan.core.identity import NOT_IDENTITY
+from lisan.core.input_digests import digest_inputs
 from lisan.core.lease import Lease
-from lisan.core.peers import check_alone, check_together, first_speaks
 from lisan.core.progress import doing, say
 from lisan.core.storage import check_root, default_root
+from lisan.core.torchrun import check_alone, check_together, first_speaks
 
 MAX_VALIDATION_S = 1500
 "Leaves the workers, which wait for half an hour until a checkpoint is settled, time for the rest of it."

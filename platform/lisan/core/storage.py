@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from lisan.core.credentials import hide_credentials
 from lisan.core.errors import ArtifactError, ConfigError, LisanError
-from lisan.core.lazy import lazy_import
+from lisan.core.lazy_import import lazy_import
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs

@@ -17,20 +17,20 @@ import pyarrow.compute as pc
 
 from lisan.core.seed import derive_seed
 from lisan.core.storage import Location
+from lisan.corpus.clean.language import fits_script
+from lisan.corpus.clean.normalise import normalise, strip_diacritics
 from lisan.corpus.config import CorpusConfig, SourceConfig, SourceFormat
-from lisan.corpus.dedup import document_key
-from lisan.corpus.fields import BadRowError, DroppedRowError
-from lisan.corpus.kinds import RecordKind
-from lisan.corpus.language import fits_script
-from lisan.corpus.layouts import contrast, make_records
-from lisan.corpus.lines import Fault, Row, SpanEnd, excerpt
-from lisan.corpus.messages import unused_fields
-from lisan.corpus.microworld import SOURCES, generate
-from lisan.corpus.normalise import normalise, strip_diacritics
-from lisan.corpus.parts import EXTRA, open_writer
-from lisan.corpus.records import SCHEMAS, Conversation, Document, Preference, Record, Turn, to_table
-from lisan.corpus.rows import read_span
-from lisan.corpus.sources import Piece, Span
+from lisan.corpus.dedup.exact import document_key
+from lisan.corpus.layouts.fields import BadRowError, DroppedRowError
+from lisan.corpus.layouts.layouts import contrast, make_records
+from lisan.corpus.layouts.messages import unused_fields
+from lisan.corpus.sources.find import Piece, Span
+from lisan.corpus.sources.lines import Fault, Row, SpanEnd, excerpt
+from lisan.corpus.sources.read_rows import read_span
+from lisan.corpus.write_shards import EXTRA, open_writer
+from lisan.microworld import SOURCES, generate
+from lisan.records.kinds import RecordKind
+from lisan.records.records import SCHEMAS, Conversation, Document, Preference, Record, Turn, to_table
 
 CHUNK_RECORDS = 1024
 CHUNK_CHARS = 8 << 20

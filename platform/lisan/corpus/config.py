@@ -5,7 +5,8 @@ from enum import StrEnum
 
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
-from lisan.corpus.kinds import RecordKind
+from lisan.microworld.config import WorldConfig
+from lisan.records.kinds import RecordKind
 
 
 class SourceFormat(StrEnum):
@@ -30,7 +31,7 @@ class TextUnit(StrEnum):
 
 
 class Layout(StrEnum):
-    """How a row becomes records; `lisan.corpus.layouts` has one function for each."""
+    """How a row becomes records; `lisan.corpus.layouts.layouts` has one function for each."""
 
     text = "text"
     markdown = "markdown"
@@ -99,25 +100,6 @@ class NormaliseConfig:
 class DedupConfig:
     exact: bool = True
     "Remove documents that are equal but for case, vowel marks, punctuation and spacing, across all document sources."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorldConfig:
-    """How much of the micro-world is written; the numbers count records per source."""
-
-    seed: int = 0
-    "Decides the wordings, their order and which language tells which fact."
-    num_documents: int = 4000
-    num_conversations: int = 2000
-    num_preferences: int = 1000
-    num_questions: int | None = None
-    "Questions per language; null asks for every fact about a country once, and for a sample of the others."
-
-    def __post_init__(self) -> None:
-        for name in ("num_documents", "num_conversations", "num_preferences", "num_questions"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigError(f"{name} must be >= 0, got {value}; 0 leaves the source empty")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

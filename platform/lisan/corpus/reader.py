@@ -15,8 +15,8 @@ from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
 from lisan.core.integrity import open_file
 from lisan.core.storage import Location
-from lisan.corpus.kinds import RecordKind
-from lisan.corpus.records import from_table
+from lisan.records.kinds import RecordKind
+from lisan.records.records import from_table
 
 BATCH_ROWS = 1024
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lisan.core.errors import DataError
+from lisan.data.dropped_records import SPELT
 from lisan.evaluate.config import Length, TaskConfig, TaskKind
 from lisan.evaluate.metrics import bits_per_byte, mean, standard_error
 from lisan.evaluate.tasks import Counts, Item
-from lisan.tokens.losses import SPELT
 
 TIE = 1e-6
 "Relative difference below which two scores are equal: fp32 sums in another order differ by as much."

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from lisan.core.errors import DataError
-from lisan.corpus.kinds import RecordKind
-from lisan.corpus.records import Document, Preference, Question, Turn
+from lisan.data.examples import encode_continuation, encode_texts
 from lisan.evaluate.config import Prompt, TaskConfig, TaskKind
-from lisan.tokens.chat import encode_answer
-from lisan.tokens.examples import encode_continuation, encode_texts
-from lisan.tokens.labels import Example
+from lisan.records.kinds import RecordKind
+from lisan.records.records import Document, Preference, Question, Turn
+from lisan.tokenizer.chat.chat_template import encode_answer
+from lisan.tokenizer.labels import Example
 
 RECORDS = {
     TaskKind.bits_per_byte: RecordKind.documents,

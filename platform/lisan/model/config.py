@@ -10,26 +10,7 @@ from typing import TYPE_CHECKING
 from lisan.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
-
-
-class Precision(StrEnum):
-    auto = "auto"
-    "bfloat16 where every device of the run multiplies it natively, float32 elsewhere."
-    bfloat16 = "bfloat16"
-    float32 = "float32"
-
-    @property
-    def dtype(self) -> "torch.dtype":
-        import torch
-
-        assert self is not Precision.auto  # resolved before anything is computed
-        dtype: torch.dtype = getattr(torch, self.value)
-        return dtype
-
-    @property
-    def short(self) -> str:
-        return self.value.replace("bfloat", "bf").replace("float", "fp")
+    pass
 
 
 class Recompute(StrEnum):

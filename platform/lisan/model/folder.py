@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lisan.core.errors import DataError
-from lisan.model.files import WEIGHTS, list_weights, locate_tensors, open_weights
+from lisan.model.weights.safetensors_files import WEIGHTS, list_weights, locate_tensors, open_weights
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"

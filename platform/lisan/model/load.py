@@ -13,10 +13,6 @@ from torch import nn
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.config import ModelConfig
-from lisan.model.draw import Drawing, drawing
-from lisan.model.files import open_weights
-from lisan.model.fill import fill
-from lisan.model.finite import check_finite
 from lisan.model.folder import (
     CONFIG,
     GENERATION,
@@ -27,6 +23,10 @@ from lisan.model.folder import (
     read_config,
     refuse_report,
 )
+from lisan.model.weights.finite import check_finite
+from lisan.model.weights.load_shards import fill
+from lisan.model.weights.random_weights import Drawing, drawing
+from lisan.model.weights.safetensors_files import open_weights
 
 
 def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int) -> Any:

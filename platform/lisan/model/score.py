@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
-from lisan.model.attention import attention_inputs, use_attention
+from lisan.model.attention.by_document import Layout, lay_side_by_side
+from lisan.model.attention.packed import attention_inputs, use_attention
+from lisan.model.attention.rope import use_rope_by_document
 from lisan.model.config import Attention
-from lisan.model.rope import use_rope_by_document
-from lisan.model.side_by_side import Layout, lay_side_by_side
 
 CHUNK_TOKENS = 2048
 "Labelled tokens whose logits exist at a time."

@@ -1,1 +1,1 @@
-"""Weights to replies: the endpoint and the gates in front of it."""
+"""Deploys the endpoint of a registered model on Ray Serve."""

@@ -1,56 +1,17 @@
-"""The endpoint: a model folder behind the OpenAI API, on Ray Serve LLM over vLLM.
+"""Builds the Ray Serve application that `serve run` and deploy files name."""
 
-In: a `ServeConfig` that names an MLflow alias, an artifact or a folder. Out: a Serve application whose autoscaling
-replicas answer /v1/models, /v1/chat/completions and /v1/completions with the folder's chat template and generation
-defaults. Always: what can be known to be wrong is one sentence before anything starts, and only replicas import vLLM,
-which takes 6 s a process. `serve_apps/chat.py` builds with it for `serve run`; the pipeline calls `start`.
-"""
-
-import json
-import logging
-import os
-import socket
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
-from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.config import load
 from lisan.core.errors import ConfigError, ServingError
-from lisan.core.integrity import fetch_folder
-from lisan.core.stage import ClusterConfig
-from lisan.core.storage import Location
-from lisan.serve.config import ServeConfig
-from lisan.serve.engine import Replica, ServedModel, check_weights
-from lisan.serve.start_error import last_reason
+from lisan.inference.config import ServeConfig
+from lisan.inference.endpoint import build_model_app, find_model
 
 if TYPE_CHECKING:
     from ray.serve import Application
-
-APP_NAME = "lisan"
-ANSWER_TIMEOUT_S = 10.0
-LOGS = {"RAY_SERVE_LOG_TO_STDERR": "0"}
-"Serve writes its logs to files only; a replica that fails would print its stack trace over our sentence."
-POLL_S = 0.25
-REPORT_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Endpoint:
-    """A running application."""
-
-    url: str
-    "Base URL for an OpenAI client, with /v1."
-    model: ServedModel
-    seconds: float
-    "From the call of `start` to the first answer."
-
-    def stop(self) -> None:
-        stop()
 
 
 def read_arguments(arguments: Mapping[str, Any]) -> ServeConfig:
@@ -68,66 +29,6 @@ def read_arguments(arguments: Mapping[str, Any]) -> ServeConfig:
                 raise ConfigError(f"{key} and {group} are both given; keep one of them")
         place[name] = None if value == "null" else value
     return load(ServeConfig, nested)
-
-
-def find_model(config: ServeConfig) -> ServedModel:
-    """Find the folder that `path` or the alias names; ServingError says what is missing in it.
-
-    What lies below storage.root is read with the settings of that, for MLflow knows no endpoint and no region.
-    """
-    root = Location(config.storage.root)
-    if config.path is None:
-        from lisan.registry import resolve_alias
-
-        version = resolve_alias(config.tracking, config.storage.root, config.model, config.alias)
-        source, place = f"{version.name} v{version.version} ({version.ref})", root.resolve(version.uri)
-    elif Ref.looks_like(config.path):
-        source, place = config.path, Store(root.root).open(Ref.parse(config.path, Kind.model)).location
-    elif "://" in config.path:
-        place = root.resolve(config.path)
-        source = str(place)
-    else:
-        source = os.path.abspath(os.path.expanduser(config.path))
-        place = Location(source)
-    check_model_folder(place, source)
-    return ServedModel(name=config.model, source=source, place=place)
-
-
-def check_model_folder(folder: Location, source: str) -> None:
-    """Refuse what vLLM could not load: it would say so only after half a minute, in a replica's log."""
-    try:
-        names = {file.name for file, _ in folder.walk()}
-    except OSError as error:
-        raise ServingError(
-            f"{source} cannot be read at {folder}: {str(error).splitlines()[0]}; set storage.root to the root that it lies below, "
-            "with the endpoint and region of that"
-        ) from error
-    missing = [name for name in ("config.json", "tokenizer.json") if name not in names]
-    if not any(name.endswith(".safetensors") for name in names):
-        missing.append("*.safetensors")
-    remedy = "name a folder in Hugging Face layout, or model/name@version"
-    if missing:
-        raise ServingError(f"{source} is not a model folder: {folder} has no {', '.join(missing)}; {remedy}")
-    try:
-        architectures = json.loads((folder / "config.json").read_bytes()).get("architectures")
-    except (ValueError, AttributeError) as error:
-        raise ServingError(f"{folder / 'config.json'} is not a JSON object ({error}); {remedy}") from error
-    if not architectures:
-        raise ServingError(f"{folder / 'config.json'} names no architectures for vLLM to choose from; {remedy}")
-
-
-def check_port(config: ServeConfig) -> None:
-    """Refuse an address that cannot be listened at; ServingError."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((config.host, config.port))
-        except OSError as error:
-            raise ServingError(
-                f"port {config.port} on {config.host} cannot be used ({error.strerror or error}); "
-                "stop what listens there or choose another port or host"
-            ) from error
 
 
 def is_serve_proxy(config: ServeConfig) -> bool:
@@ -159,147 +60,3 @@ def listen(config: ServeConfig) -> None:
 def build_app(config: ServeConfig) -> "Application":
     """Return the Serve application of the model that `config` names; raises what `find_model` raises."""
     return build_model_app(config, find_model(config))
-
-
-def build_model_app(config: ServeConfig, model: ServedModel) -> "Application":
-    """Return the Serve application of a model that was found.
-
-    One deployment: the replica that holds the engine also speaks HTTP, through vLLM's own OpenAI app. The separate
-    ingress of `build_openai_app` imports vLLM in two more processes and adds a hop to every token.
-    """
-    from ray import serve
-
-    use_gpu = has_gpu() if config.use_gpu is None else config.use_gpu
-    deployment = serve.deployment(serve.ingress()(Replica), **deployment_options(config, use_gpu))
-    return deployment.bind(model, config.engine, use_gpu)
-
-
-def has_gpu() -> bool:
-    """Tell whether the joined cluster has GPUs; before one is joined, whether this machine has."""
-    import ray
-
-    if ray.is_initialized():
-        return float(ray.cluster_resources().get("GPU", 0)) > 0
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def deployment_options(config: ServeConfig, use_gpu: bool) -> dict[str, Any]:
-    """Return the options of `serve.deployment`: scaling, back-pressure and the resources that one replica holds."""
-    scaling = config.autoscaling
-    # Ray Serve LLM starts vLLM's GPU workers as actors in the placement group of the replica.
-    gpus: list[dict[str, float]] = [{"GPU": 1.0}] * config.engine.tensor_parallel_size if use_gpu else [{}]
-    return {
-        "name": APP_NAME,
-        "autoscaling_config": {
-            "min_replicas": scaling.min_replicas,
-            "max_replicas": scaling.max_replicas,
-            "target_ongoing_requests": scaling.target_ongoing_requests,
-            "upscale_delay_s": scaling.upscale_delay_s,
-            "downscale_delay_s": scaling.downscale_delay_s,
-        },
-        "ray_actor_options": {"num_cpus": config.cpus_per_replica},
-        "placement_group_bundles": [{"CPU": config.cpus_per_replica, **gpus[0]}, *gpus[1:]],
-        "placement_group_strategy": "STRICT_PACK",
-        # vLLM batches what it is given and queues what it cannot hold, knowing lengths that Serve does not.
-        "max_ongoing_requests": int(max(256, 4 * scaling.target_ongoing_requests)),
-        "max_queued_requests": config.max_queued_requests,
-        "max_constructor_retry_count": 2,
-        "health_check_timeout_s": 60,
-        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
-    }
-
-
-def start(config: ServeConfig, say: Callable[[str], None] = print) -> Endpoint:
-    """Serve and return when the first request was answered; ServingError when it does not come to that.
-
-    Joins the Ray that runs in this process, or starts one.
-    """
-    begin = time.monotonic()
-    model = find_model(config)
-    check_port(config)
-    if model.place.is_local:
-        check_weights(fetch_folder(model.place))
-    from ray import serve
-
-    from lisan.session import connect
-
-    connect(ClusterConfig())
-    with _quiet_logs():
-        applications = serve.status().applications
-        if serve.status().proxies:
-            raise ServingError(
-                f"Ray Serve already runs on this cluster ({', '.join(applications) or 'no application'}); "
-                "end it with `serve shutdown`, or deploy beside it with `serve deploy`"
-            )
-        say(f"serving {model.source} as {model.name!r} on port {config.port}")
-        try:
-            http = {"host": config.host, "port": config.port}
-            serve.start("HeadOnly", http, controller_options={"runtime_env": {"env_vars": LOGS}})
-            serve.run_many(
-                [serve.RunTarget(build_model_app(config, model), name=APP_NAME, route_prefix=config.route_prefix)],
-                wait_for_ingress_deployment_creation=False,
-                wait_for_applications_running=False,
-            )
-            url = f"{config.address}{config.route_prefix.rstrip('/')}/v1"
-            _wait_until_ready(url, begin + config.start_timeout_s, say)
-        except BaseException:
-            serve.shutdown()
-            raise
-    seconds = time.monotonic() - begin
-    say(f"serving {model.name!r} at {url} after {seconds:.0f} s")
-    return Endpoint(url=url, model=model, seconds=seconds)
-
-
-def stop() -> None:
-    """End every Serve application of the joined cluster; the cluster itself stays."""
-    from ray import serve
-
-    with _quiet_logs():
-        serve.shutdown()
-
-
-def _wait_until_ready(url: str, deadline: float, say: Callable[[str], None]) -> None:
-    """Poll until the endpoint lists its models; ServingError when the application fails or time is up."""
-    from ray import serve
-    from ray.serve.schema import ApplicationStatus
-
-    begin = reported = time.monotonic()
-    while True:
-        app = serve.status().applications[APP_NAME]
-        message = " ".join([app.message, *(deployment.message for deployment in app.deployments.values())])
-        if app.status == ApplicationStatus.DEPLOY_FAILED:
-            raise ServingError(f"{url} does not start: {last_reason(message)}")
-        if app.status == ApplicationStatus.RUNNING and _answers(f"{url}/models"):
-            return
-        now = time.monotonic()
-        if now > deadline:
-            raise ServingError(
-                f"{url} is {app.status.lower()} after start_timeout_s ({last_reason(message) or 'no message'}); "
-                "check that the cluster has the CPUs or GPUs of one replica free, or raise start_timeout_s"
-            )
-        if now - reported >= REPORT_EVERY_S:
-            reported = now
-            say(f"serving: {now - begin:.0f} s, {app.status.lower()}")
-        time.sleep(POLL_S)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_S) as reply:
-            return bool(reply.status == 200)
-    except (OSError, HTTPException):  # not up yet, or closed or slow between two states
-        return False
-
-
-@contextmanager
-def _quiet_logs() -> Iterator[None]:
-    """Hold back Serve's own INFO lines while we speak for it."""
-    logger = logging.getLogger("ray.serve")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lisan.core.storage import Location
 from lisan.core.tally import Tally
-from lisan.synth.sample import Asked, write_asked
+from lisan.inference.generate import Asked, write_asked
 
 PARTS_AT_ONCE = 2
 "So that nobody waits for the longest answer of a part."

@@ -5,12 +5,13 @@ Always: a combination that cannot work, or a field that would do nothing, is ref
 
 from dataclasses import dataclass, field
 
+from lisan.cluster.config import Precision
 from lisan.core.artifact import Kind, Ref
-from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
+from lisan.core.identity import NOT_IDENTITY
 from lisan.core.stage import StageConfig
-from lisan.model.config import Attention, ModelConfig, Precision, ShardingConfig
-from lisan.tokens.config import MixConfig
+from lisan.data.config import MixConfig
+from lisan.model.config import Attention, ModelConfig, ShardingConfig
 from lisan.train.options import (
     LoopConfig,
     Method,

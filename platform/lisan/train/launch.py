@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
+from lisan.cluster.worker import Worker, never, share_threads, worker_from_environment
 from lisan.core.errors import ClusterError, ConfigError, Interrupted, LisanError, TrainingError
 from lisan.core.stage import ClusterConfig
-from lisan.train.checkpoint import next_start
-from lisan.train.job import TrainJob, plan_run, run_worker
-from lisan.train.validator import Validator
-from lisan.train.verdict import FINAL, is_unanimous
-from lisan.train.worker import Worker, never, share_threads, worker_from_environment
+from lisan.train.checkpoint.retention import next_start
+from lisan.train.checkpoint_validation import Validator
+from lisan.train.deterministic_errors import FINAL, is_unanimous
+from lisan.train.run import TrainJob, plan_run, run_worker
 
 Validate = Callable[[int], dict[str, float]]
 
@@ -47,9 +47,9 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from lisan.session import SESSION_LOGS, connect, mute_workers, reason_of
-    from lisan.tokens.stream import STREAM, PlanDataConfig, StreamPlan, placeholder
-    from lisan.train.run_state import Restarts, RunState, fit
+    from lisan.cluster.ray import SESSION_LOGS, connect, mute_workers, reason_of
+    from lisan.data.ray_stream import STREAM, PlanDataConfig, StreamPlan, placeholder
+    from lisan.train.ray_state import Restarts, RunState, fit
 
     config, cluster = job.config, job.config.cluster
     connect(cluster)
@@ -142,7 +142,7 @@ def _validate(actor: Any, timeout_s: float, step: int) -> dict[str, float]:
     import ray
     from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-    from lisan.session import reason_of
+    from lisan.cluster.ray import reason_of
 
     try:
         losses: dict[str, float] = ray.get(actor.measure.remote(step), timeout=timeout_s)
@@ -176,8 +176,8 @@ def _describe_worker(job: TrainJob, validate: Validate | None, state: Any) -> Wo
     from ray.train.torch import get_device
     from ray.train.v2._internal.execution.context import logger as report_log
 
-    from lisan.tokens.stream import STREAM, iterate_rows
-    from lisan.train.run_state import Listener
+    from lisan.data.ray_stream import STREAM, iterate_rows
+    from lisan.train.ray_state import Listener
 
     report_log.setLevel(logging.WARNING)  # it prints every report with all its metrics
     for handler in logging.getLogger("ray.train").handlers:

@@ -17,24 +17,24 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from lisan.cluster.worker import Worker, never
 from lisan.core.errors import ConfigError, DataError, Interrupted, TrainingError
 from lisan.core.interrupt import Interruption
 from lisan.core.seed import derive_seed
+from lisan.data.rows import Rows
 from lisan.model.score import Batch, Scorer, collate
-from lisan.tokens.rows import Rows
-from lisan.train import checkpoint, shards
-from lisan.train.checkpoint_times import CheckpointTimes
-from lisan.train.course import Course
-from lisan.train.guard import Guard
-from lisan.train.keeper import Keeper
-from lisan.train.ledger import Ledger
+from lisan.train.checkpoint import retention, sharded_state
+from lisan.train.checkpoint.checkpointer import Keeper
+from lisan.train.checkpoint.schedule import CheckpointTimes
+from lisan.train.metrics.data_ledger import Ledger
+from lisan.train.metrics.meter import Meter
 from lisan.train.objectives import Loss
 from lisan.train.optim import learning_rate, set_rate
 from lisan.train.options import LoopConfig, OptimConfig
-from lisan.train.throughput import Meter
+from lisan.train.plan import Course
+from lisan.train.spike_guard import Guard
 from lisan.train.validation import VALIDATION_LOSS, log_losses
 from lisan.train.watchdog import Watchdog
-from lisan.train.worker import Worker, never
 
 Books = tuple[Ledger, Guard]
 "What is opened from a checkpoint and closed with it."
@@ -68,7 +68,7 @@ def take_steps(
     precisions = go_on_in(latest, worker)
     meter = Meter(course, worker, first, guard.num_skipped)
     if latest is not None:
-        meter.last = dict(latest.facts.get(checkpoint.METRICS, {}))
+        meter.last = dict(latest.facts.get(retention.METRICS, {}))
         keeper.tell_again(latest)
     rows_by_step = (
         worker.stream()
@@ -106,7 +106,7 @@ def take_steps(
             validated = validate(scorer, done, times.is_planned(done), course, worker)
             if times.is_kept(done):
                 facts = close_books(books, meter, validated, course)
-                keeper.begin(done, {**meter.last, **validated}, {**facts, checkpoint.PRECISION: precisions})
+                keeper.begin(done, {**meter.last, **validated}, {**facts, retention.PRECISION: precisions})
             if times.is_ending:
                 keeper.finish()
                 raise Interrupted(f"the run was asked to end after step {done}")
@@ -119,12 +119,12 @@ def take_steps(
 
 def resume(
     scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker, books: Books
-) -> checkpoint.Checkpoint | None:
+) -> retention.Checkpoint | None:
     """Load the last checkpoint and its books, and return it; None where there is none."""
-    latest = checkpoint.find_latest(course.checkpoints)
+    latest = retention.find_latest(course.checkpoints)
     if latest is None:
         return None
-    shards.load(scorer, optimizer, latest)
+    sharded_state.load(scorer, optimizer, latest)
     for book in books:
         book.open(latest)
     if worker.is_first:
@@ -132,9 +132,9 @@ def resume(
     return latest
 
 
-def go_on_in(latest: checkpoint.Checkpoint | None, worker: Worker) -> str:
+def go_on_in(latest: retention.Checkpoint | None, worker: Worker) -> str:
     """Return the precision of the run, with those that its earlier steps were computed in; say a change."""
-    known: str = latest.facts.get(checkpoint.PRECISION, "") if latest else ""
+    known: str = latest.facts.get(retention.PRECISION, "") if latest else ""
     if latest is None or not known or known.endswith(worker.precision):
         return worker.precision.value
     changed = f"{known} up to step {latest.step}, then {worker.precision}"
@@ -150,7 +150,7 @@ def close_books(books: Books, meter: Meter, validated: Mapping[str, float], cour
     # A training loss is never ranked among held-out ones.
     has_validation = course.validate is not None or meter.worker.validate is not None
     loss = validated.get(VALIDATION_LOSS) if has_validation else guard.recent_loss
-    return {**facts, checkpoint.METRICS: meter.last, checkpoint.LOSS: loss}
+    return {**facts, retention.METRICS: meter.last, retention.LOSS: loss}
 
 
 def validate(scorer: Scorer, step: int, is_kept: bool, course: Course, worker: Worker) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
-from lisan.model.trained_rows import FrozenRows, decay_rows
+from lisan.model.embeddings.trained_rows import FrozenRows, decay_rows
 from lisan.train.options import MomentType, OptimConfig, Schedule
 
 

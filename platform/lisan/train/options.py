@@ -7,10 +7,10 @@ import math
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
-from lisan.core.config import NOT_IDENTITY
 from lisan.core.errors import ConfigError
+from lisan.core.identity import NOT_IDENTITY
 from lisan.model.config import LoraConfig
-from lisan.train.guard import GuardConfig
+from lisan.train.spike_guard import GuardConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,16 +10,16 @@ from typing import Any
 from lisan.core.artifact import Draft, Kind, Ref
 from lisan.core.errors import Interrupted, TrainingError
 from lisan.core.stage import Run, SilentRun, Stage
-from lisan.tokens.chat import template_hash
-from lisan.train.checkpoint import LOSS, PRECISION, Checkpoint, drop_damaged, find_best, find_latest
-from lisan.train.checks import check
+from lisan.tokenizer.chat.chat_template import template_hash
+from lisan.tokenizer.tokenizer import open_tokenizer
+from lisan.train.checkpoint.retention import LOSS, PRECISION, Checkpoint, drop_damaged, find_best, find_latest
 from lisan.train.config import DpoConfig, TrainConfig, inputs_of, parents_of
-from lisan.train.history import leave_page
-from lisan.train.job import TrainJob, plan_run
 from lisan.train.launch import launch
-from lisan.train.ledger import realised
-from lisan.train.origin import open_places
-from lisan.vocabulary.tokenizer import open_tokenizer
+from lisan.train.launch_checks import check
+from lisan.train.metrics.data_ledger import realised
+from lisan.train.metrics.run_log import leave_page
+from lisan.train.run import TrainJob, plan_run
+from lisan.train.setup.base_model import open_places
 
 
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from lisan.cluster.worker import Worker
 from lisan.core.errors import DataError
 from lisan.core.stage import Run
-from lisan.model.parallel import reshard
+from lisan.data.rows import RowReader
+from lisan.model.parallel.fsdp import reshard
 from lisan.model.score import Scorer, collate
-from lisan.tokens.rows import RowReader
 from lisan.train.objectives import causal_lm
-from lisan.train.worker import Worker
 
 VALIDATION_LOSS = "validation/loss"
 

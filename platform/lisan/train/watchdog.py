@@ -21,7 +21,7 @@ from types import TracebackType
 
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from lisan.train.worker import Worker
+from lisan.cluster.worker import Worker
 
 SLOWER = 5.0
 "A step may take so many times the slowest before it."

@@ -1,0 +1,1 @@
+"""Normalises text and names its language and script."""

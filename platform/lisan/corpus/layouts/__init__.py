@@ -1,0 +1,1 @@
+"""Turns rows of raw data sets into records."""

@@ -1,0 +1,145 @@
+"""What became of the rows of each source: counts for the manifest, sentences for the terminal, rows for quarantine.
+
+In: the facts of read pieces (`chain.read_piece`). Out: facts by source. Always: a row that is not in the corpus is counted.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lisan.core.errors import DataError
+from lisan.core.storage import Location
+from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
+from lisan.microworld import SOURCES
+
+DUPLICATES_LIMIT, FAULTS_LIMIT = 0.5, 0.1
+"Shares of a source's documents or rows above which a warning is printed."
+PAGE_LINE_WORDS = 15
+"A line of a printed page has about ten words."
+READ_COUNTS = ("read", "quarantined", "changed", "flagged", "records")
+Facts = dict[str, Any]
+
+
+def sum_read(sources: Mapping[str, SourceConfig], read: Sequence[Facts]) -> dict[str, Facts]:
+    """Add the counts of pieces up by source; DataError when a source has nothing left."""
+    facts: dict[str, Facts] = {}
+    for name, source in sources.items():
+        mine = [piece for piece in read if piece["source"] == name]
+        counts = {key: sum(piece.get(key, 0) for piece in mine) for key in READ_COUNTS}
+        dropped, notes, unused = (
+            dict(sum((Counter(piece[key]) for piece in mine), Counter[str]())) for key in ("dropped", "notes", "unused")
+        )
+        first = _first_fault(mine)
+        if not counts.pop("records"):
+            raise DataError(
+                f"sources.{name} has 0 records left of {counts['read']} rows: {counts['quarantined']} quarantined, "
+                f"dropped {dropped}{first}; correct the source, or leave it out with ~sources.{name}"
+            )
+        damaged = [sentence for piece in mine for sentence in piece["damaged"]]
+        _say_faults(name, counts["quarantined"], first, damaged)
+        facts[name] = {
+            "kind": source.kind.value,
+            "language": _language_of(source),
+            "licence": source.licence,
+            **counts,
+            "damaged_files": len(damaged),
+            "dropped": dropped,
+            "notes": notes,
+            "unused": unused,
+            "duplicates": 0,
+            "kept": 0,
+            "bytes": 0,
+            "words": 0,
+            "splits": {},
+        }
+    return facts
+
+
+def _language_of(source: SourceConfig) -> str:
+    if source.format is SourceFormat.microworld:
+        return SOURCES[source.world].language
+    return f"{source.language}-{source.pair_language}" if source.pair_language else source.language
+
+
+def _first_fault(read: Sequence[Facts]) -> str:
+    """Return the end of a sentence that shows the first fault of a source's pieces, or nothing."""
+    for fault in (fault for piece in read for fault in piece["faults"]):
+        line = fault["line"] + _lines_before(fault, _num_lines(read))
+        return f"; first: {fault['file']} line {line}: {fault['reason']}"
+    return ""
+
+
+def _num_lines(read: Sequence[Facts]) -> dict[tuple[str, int], int]:
+    """Return the number of lines of each span by its file and start."""
+    return {(path, start): num for piece in read for path, start, num in piece["spans"]}
+
+
+def _lines_before(fault: Facts, num_lines: Mapping[tuple[str, int], int]) -> int:
+    """Return how many lines of the fault's file lie in earlier spans, from whose end its line is counted."""
+    return sum(num for (path, start), num in num_lines.items() if path == fault["file"] and start < fault["start"])
+
+
+def _say_faults(name: str, num_faults: int, first: str, damaged: Sequence[str]) -> None:
+    for sentence in damaged:
+        print(f"  warning: {name} has lost the rest of {sentence}; fetch the file again", flush=True)
+    if num_faults > len(damaged):
+        print(f"  {name}: {num_faults:,} rows are in quarantine/{name}.jsonl{first}", flush=True)
+
+
+def write_quarantine(read: Sequence[Facts], staging: Location, target: Location) -> None:
+    """Write `quarantine/<source>.jsonl`, line numbers counted from the start of each file."""
+    lines_of: dict[str, list[str]] = defaultdict(list)
+    num_lines = _num_lines(read)
+    for piece in read:
+        place = staging / piece["source"] / f"{piece['index']:05d}.faults.jsonl"
+        if not piece["faults"]:
+            continue
+        for fault in map(json.loads, place.read_bytes().splitlines()):
+            fault["line"] += _lines_before(fault, num_lines)
+            del fault["start"]
+            lines_of[piece["source"]].append(json.dumps(fault, ensure_ascii=False) + "\n")
+    for name, lines in lines_of.items():
+        (target / "quarantine" / f"{name}.jsonl").write_bytes("".join(lines).encode())
+
+
+def report(name: str, source: SourceConfig, counts: Facts) -> None:
+    """Say what became of a source in a line, and warn of heavy losses; DataError when nothing is left."""
+    if not counts["kept"]:
+        raise DataError(
+            f"sources.{name} has 0 records left: each of its {counts['duplicates']} documents is in another source "
+            f"too; leave it out with ~sources.{name}, or set dedup.exact=false"
+        )
+    dropped, megabytes = sum(counts["dropped"].values()), counts["bytes"] / 1e6
+    lost = f"{counts['quarantined']} quarantined, {dropped} dropped, {counts['duplicates']} duplicates"
+    kept = f"{counts['kept']:,} {counts['kind']}, {megabytes:.1f} MB"
+    print(f"  {name}: {counts['read']:,} rows, {kept} ({lost})", flush=True)
+    for title, found in (("dropped: ", "dropped"), ("", "notes"), ("fields not used: ", "unused")):
+        if counts[found]:
+            ranked = sorted(counts[found].items(), key=lambda item: -item[1])
+            said = ", ".join(f"{what} ({times:,})" for what, times in ranked)
+            print(f"  {name}: {title}{said}", flush=True)
+    _warn(name, counts)
+    _advise(name, source, counts)
+
+
+def _warn(name: str, counts: Facts) -> None:
+    made = counts["kept"] + counts["duplicates"]
+    for ratio, limit, what in (
+        (counts["duplicates"] / made, DUPLICATES_LIMIT, "documents are duplicates"),
+        (counts["quarantined"] / counts["read"], FAULTS_LIMIT, f"rows are in quarantine/{name}.jsonl"),
+        (counts["flagged"] / made, FAULTS_LIMIT, f"documents are not in the script of {counts['language']}"),
+    ):
+        if ratio > limit:
+            print(f"  warning: {ratio:.0%} of {name}'s {what}; look at them before training", flush=True)
+
+
+def _advise(name: str, source: SourceConfig, counts: Facts) -> None:
+    """Say that a file of text was read line by line where its lines are those of a page, not texts of their own."""
+    words = counts["words"] / counts["kept"]
+    if source.format is SourceFormat.text and source.unit is TextUnit.line and words < PAGE_LINE_WORDS:
+        print(
+            f"  {name}: every line is a document, of {words:.0f} words on average; for books and articles set "
+            f"sources.{name}.unit=file, or unit=block for the text between blank lines",
+            flush=True,
+        )

@@ -1,0 +1,1 @@
+"""Reads raw files: paths, compression, encodings, csv, parquet, json and text."""

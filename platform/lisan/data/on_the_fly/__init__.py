@@ -1,0 +1,1 @@
+"""Makes rows while training runs, for corpora too large to tokenise first."""

@@ -1,0 +1,200 @@
+"""The `run_evals` stage: a model and a suite of tasks to a report.
+
+Writes a `report` artifact: metrics and counts in the manifest, every item's result in `results/<task>.parquet`, and a page,
+`report.html`. Scores are those of training's `score`, so a report and a loss cannot disagree.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from lisan.cluster.precision import find_precision, resolve_precision
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
+from lisan.core.errors import ConfigError, DataError
+from lisan.core.integrity import fetch_folder
+from lisan.core.progress import doing
+from lisan.core.stage import Run, Stage
+from lisan.corpus.reader import list_sources, read_records, shard_paths
+from lisan.data.config import Overflow, PackingConfig
+from lisan.data.examples import count_spelt_controls
+from lisan.data.packing import PackingCounts, fit, lay_out, pack
+from lisan.evaluate.config import EvalConfig, Prompt, TaskConfig
+from lisan.evaluate.report_page import render_page
+from lisan.evaluate.results import Result, TaskReport, check_finite, describe, make_result, say_task
+from lisan.evaluate.tasks import RECORDS, Counts, Item, choose_records, fit_items, make_item
+from lisan.model.folder import check_folder
+from lisan.model.load import load_model, read_max_positions
+from lisan.model.score import Scorer, collate, sum_by_document
+from lisan.tokenizer.tokenizer import check_ids, load_tokenizer
+
+
+def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
+    corpus = draft.parent(Kind.corpus)
+    tokenizer, scorer, precision = _open_candidate(config, draft)
+    run.log_tag("precision", precision)
+    done: list[TaskReport] = []
+    for name in config.tasks:
+        start = time.monotonic()
+        report = score_task(config, name, corpus, tokenizer, scorer)
+        _write_results(draft, report)
+        run.log_metrics({f"{name}/{metric}": value for metric, value in report.metrics.items()})
+        say_task(report, config.context_length, time.monotonic() - start)
+        done.append(report)
+    html = render_page(config, done, precision).encode()
+    (draft.location / "report.html").write_bytes(html)
+    run.log_file("report.html", html)
+    print(f"  page: {draft.location / 'report.html'}", flush=True)
+    return {
+        "metrics": {f"{one.name}/{metric}": value for one in done for metric, value in one.metrics.items()},
+        "counts": {one.name: one.numbers for one in done},
+        "candidate": config.candidate,
+        "corpus": config.corpus,
+        "precision": precision,
+    }
+
+
+def _open_candidate(config: EvalConfig, draft: Draft) -> tuple[Any, Scorer, str]:
+    """Return the tokenizer, the model and the precision that it computes in."""
+    place = _find_model(config, draft.store)
+    tokenizer = load_tokenizer(place)
+    _check_template(config, tokenizer)
+    device = "cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu"
+    resolved = resolve_precision(config.precision, [find_precision(device)])
+    print(f"  {resolved}", flush=True)
+    with doing(f"loading {config.candidate}"):
+        scorer = Scorer(load_model(place, resolved.precision.dtype).to(device).eval(), exact_logits=True)
+    return tokenizer, scorer, resolved.precision.value
+
+
+def score_task(config: EvalConfig, name: str, corpus: Artifact, tokenizer: Any, scorer: Scorer) -> TaskReport:
+    """Score one task; DataError when none of its records can be, or when a log-probability is no number."""
+    task, counts = config.tasks[name], Counts()
+    records = choose_records(task, read_records(corpus, RECORDS[task.kind], task.split, task.sources), counts)
+    counts.spelt_controls = count_spelt_controls(tokenizer, records)
+    items = [make_item(task, record, tokenizer) for record in records]
+    items = fit_items(items, config.context_length, tokenizer.bos_token_id, counts)
+    if not items:
+        raise DataError(_nothing_to_score(name, task, corpus.ref, counts))
+    highest = max(int(example.input_ids.max()) for item in items for example in item.candidates)
+    check_ids(f"tasks.{name}", highest, len(scorer.model.get_input_embeddings().weight), tokenizer)
+    with doing(f"scoring {len(items):,} items of {name}"):
+        results = score_items(scorer, items, config)
+    check_finite(name, results, config.candidate)
+    return TaskReport(name, task, counts, items, results)
+
+
+def _check_template(config: EvalConfig, tokenizer: Any) -> None:
+    chats = [name for name, task in config.tasks.items() if task.prompt is Prompt.chat and not task.is_text]
+    if chats and tokenizer.chat_template is None:
+        raise ConfigError(
+            f"tasks.{chats[0]}.prompt is chat and the tokenizer of {config.candidate} has no chat template; set it to plain, "
+            "choose a tuned model, or give the tokenizer a template with expand_tokenizer chat_template=chatml"
+        )
+
+
+def _nothing_to_score(name: str, task: TaskConfig, corpus: Ref, counts: Counts) -> str:
+    if counts.left_out:
+        return f"tasks.{name} can score none of the {counts.left_out.total():,} records that it found: {describe(counts.left_out)}"
+    return (
+        f"tasks.{name} finds no records in {corpus}: sources {', '.join(task.sources)}, split {task.split}, "
+        f"where {dict(task.where)}"
+    )
+
+
+@torch.no_grad()
+def score_items(scorer: Scorer, items: Sequence[Item], config: EvalConfig) -> list[Result]:
+    """Score every candidate of every item, many to a row; candidates do not see each other.
+
+    A document that is longer than a row is scored in parts, as it is trained; candidates with a prompt must fit.
+    """
+    length = config.context_length
+    examples = [(index, example) for index, item in enumerate(items) for example in item.candidates]
+    parts = []
+    for place, (index, example) in enumerate(examples):
+        assert len(example) <= length or len(items[index].candidates) == 1  # fit_items has seen to it
+        parts += [(place, part[0]) for part in fit([(example,)], length, Overflow.split, PackingCounts())]
+    owner = {id(part): place for place, part in parts}
+    rows = list(pack(((part,) for _, part in parts), length, PackingConfig(), PackingCounts()))
+    logps = [0.0] * len(examples)
+    device = next(scorer.parameters()).device
+    for start in range(0, len(rows), config.batch_rows):
+        some = rows[start : start + config.batch_rows]
+        laid = [lay_out(row, length, 0) for row in some]
+        batch = collate(
+            np.stack([ids for ids, _ in laid]), np.stack([labels for _, labels in laid]), [row.doc_lens for row in some]
+        ).to(device)
+        sums = sum_by_document(scorer(batch), batch).tolist()
+        for part, logp in zip((example for row in some for example in row.examples), sums, strict=True):
+            logps[owner[id(part)]] += logp
+    by_item: list[list[float]] = [[] for _ in items]
+    for (index, _), logp in zip(examples, logps, strict=True):
+        by_item[index].append(logp)
+    return [make_result(item, found) for item, found in zip(items, by_item, strict=True)]
+
+
+def _write_results(draft: Draft, report: TaskReport) -> None:
+    length = report.task.length
+    rows = [
+        {**asdict(result), "chosen": result.choose(length), "credit": result.credit(length)}
+        for result in report.results
+    ]
+    place = draft.location / "results" / f"{report.name}.parquet"
+    place.file_system.create_dir(place.full_path.rpartition("/")[0], recursive=True)
+    pq.write_table(pa.Table.from_pylist(rows), place.full_path, filesystem=place.file_system)
+
+
+def _parents(config: EvalConfig) -> tuple[Ref, ...]:
+    model = (Ref.parse(config.candidate, Kind.model),) if Ref.looks_like(config.candidate) else ()
+    return (Ref.parse(config.corpus, Kind.corpus), *model)
+
+
+def _find_model(config: EvalConfig, store: Store) -> str:
+    """Return the local folder or hub id of the candidate."""
+    if not Ref.looks_like(config.candidate):
+        return config.candidate
+    return str(fetch_folder(store.open(Ref.parse(config.candidate, Kind.model)).location))
+
+
+def _check(config: EvalConfig, store: Store) -> None:
+    check_candidate(config.candidate)
+    place = _find_model(config, store)
+    check_folder(place)
+    longest = read_max_positions(place)
+    if longest is not None and config.context_length > longest:
+        raise ConfigError(
+            f"context_length is {config.context_length:,} and {config.candidate} has positions for {longest:,} tokens; "
+            f"set context_length={longest}"
+        )
+    corpus = store.open(Ref.parse(config.corpus, Kind.corpus))
+    for name, task in config.tasks.items():
+        kind = RECORDS[task.kind]
+        known = list_sources(corpus, kind)
+        for source in task.sources:
+            if source not in known:
+                raise ConfigError(
+                    f"tasks.{name}.sources names {source}, {corpus.ref} has {', '.join(known) or 'none'} of {kind}; "
+                    f"name one of these, leave the task out with '~tasks.{name}', or choose another suite"
+                )
+            shard_paths(corpus, kind, source, task.split)
+
+
+def check_candidate(candidate: str) -> None:
+    """Refuse a local place that holds no model: only a name that is no path is asked of the hub."""
+    folder = Path(candidate).expanduser()
+    if Ref.looks_like(candidate) or not (folder.exists() or candidate.startswith(("/", ".", "~"))):
+        return
+    if not (folder / "config.json").exists():
+        fault = "has no config.json" if folder.is_dir() else "is no folder"
+        raise ConfigError(f"candidate={candidate} {fault}; name a model folder, model/name@version or a hub id")
+
+
+EVALS = Stage(
+    "run_evals", Kind.report, EvalConfig, _parents, run_evals, _check, inputs=lambda config: (config.candidate,)
+)

@@ -1,0 +1,1 @@
+"""Exports models to the layouts that other engines load."""

@@ -1,0 +1,178 @@
+"""The `export_model` stage: a finished model in the layouts that others load.
+
+In: a model artifact or folder. Out: an `export` artifact with one folder for each format (`serve/formats.py`). Always: what was
+written is read back and compared with the original on the probes before it is called done; the figures are in the manifest,
+and in each folder for when it is copied somewhere else.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
+from lisan.core.errors import ArtifactError, ConfigError, DataError
+from lisan.core.integrity import fetch_folder
+from lisan.core.progress import doing
+from lisan.core.stage import Run, Stage
+from lisan.core.storage import writing
+from lisan.export.config import ExportConfig, Format
+from lisan.export.formats import ADAPTER, ADAPTER_CONFIG, ORIGIN, READERS, WRITERS, Subject, read_adapter_config
+from lisan.export.gguf import check_gguf
+from lisan.export.gguf_tokenizer import describe_tokenizer
+from lisan.export.ollama import write_modelfile
+from lisan.export.parity import Parity, compare_logits, compute_logits, probe_rows
+from lisan.export.quantise import check_quantisable
+from lisan.model.embeddings.trained_rows import TRAINED_ROWS
+from lisan.model.folder import check_folder, read_config
+from lisan.model.load import load_model
+from lisan.model.weights.safetensors_files import weight_files
+from lisan.tokenizer.tokenizer import load_tokenizer
+
+
+def export_model(config: ExportConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
+    subject = find_subject(config, draft.store)
+    original = load_model(str(subject.folder)).eval()
+    rows = probe_rows(load_tokenizer(subject.folder), original.config.max_position_embeddings)
+    reference = compute_logits(original, rows)
+    del original
+    facts = {}
+    for form in config.formats:
+        with tempfile.TemporaryDirectory(prefix="lisan-export-") as scratch:
+            place = draft.location / form
+            folder = Path(place.make().full_path) if place.is_local else Path(scratch)
+            with doing(f"writing {form}"), writing(place, f"the {form} export"):
+                WRITERS[form](config, subject, folder)
+            with doing(f"comparing {form} with the original"):
+                parity = compare_logits(reference, compute_logits(READERS[form](config, subject, folder), rows))
+            check_parity(config, form, parity)
+            facts[form] = {**asdict(parity), "tolerance": config.tolerance(form), "num_bytes": count_bytes(folder)}
+            write_origin(config, subject, form, folder, facts[form])
+            with writing(place, f"the {form} export"):
+                place.upload(folder)
+        run.log_metrics({f"{form}/{name}": float(value) for name, value in facts[form].items()})
+        print(
+            f"  {form}: KL {parity.mean_kl:.2e} nats a token, same first token {parity.agreement_ratio:.1%}", flush=True
+        )
+    return {"candidate": config.candidate, "formats": facts}
+
+
+def check_parity(config: ExportConfig, form: Format, parity: Parity) -> None:
+    """Refuse an export that says something else than the model it was made from; ArtifactError."""
+    tolerance = config.tolerance(form)
+    if not parity.mean_kl <= tolerance:
+        raise ArtifactError(
+            f"{config.candidate} as {form} is {parity.mean_kl:.4g} nats a token from the original, tolerance {tolerance:.4g}; "
+            f"choose a format with more bits, or set '+tolerances={{{form}: ...}}' if that is close enough"
+        )
+
+
+def find_subject(config: ExportConfig, store: Store) -> Subject:
+    """Find the model and, where it has an adapter, the very base that it was trained over."""
+    if not Ref.looks_like(config.candidate):
+        folder = Path(config.candidate).expanduser().resolve()
+        base = read_adapter_config(folder).get("base_model_name_or_path") or ""
+        return Subject(folder, "", base, base)
+    artifact = store.open(Ref.parse(config.candidate, Kind.model))
+    folder, mark = fetch_folder(artifact.location), artifact.manifest["fingerprint"]
+    if not (folder / ADAPTER).is_dir():
+        return Subject(folder, mark)
+    name = artifact.config["model"]["path"]
+    return Subject(folder, mark, _open_base(artifact, name, store) if Ref.looks_like(name) else name, name)
+
+
+def _open_base(artifact: Artifact, name: str, store: Store) -> str:
+    base = store.open(Ref.parse(name, Kind.model))
+    if base.mark != artifact.manifest["parents"].get(name):
+        raise ArtifactError(
+            f"the adapter of {artifact.ref} was trained over another {name}; export hf, which needs no base"
+        )
+    return str(fetch_folder(base.location))
+
+
+def check_export(config: ExportConfig, store: Store) -> None:
+    """Refuse what a format cannot say about this model, before anything is written."""
+    subject = find_subject(config, store)
+    source = subject.folder
+    if not (source / "config.json").exists():
+        raise DataError(
+            f"candidate {config.candidate} is not a model folder: no config.json in {source}; name a finished model"
+        )
+    weight_files(source)
+    check_folder(source)
+    if {Format.adapter, Format.merged} & set(config.formats):
+        check_adapter(config, read_adapter_config(source))
+    if Format.adapter in config.formats and (source / ADAPTER / TRAINED_ROWS).exists():
+        raise ConfigError(
+            f"the adapter of {config.candidate} came with rows of the vocabulary that were trained (tuning.rows), which vLLM does "
+            "not load over a base; export merged, or hf, which is the merged model already"
+        )
+    if Format.int8 in config.formats:
+        check_quantisable(source, 8, config.int4_group)
+    if Format.int4 in config.formats:
+        check_quantisable(source, 4, config.int4_group)
+    if Format.gguf in config.formats:
+        check_gguf(source, config.gguf_type)
+        describe_tokenizer(source, read_config(source).vocab_size)
+        write_modelfile(load_tokenizer(source), "", adds_bos=False)
+
+
+def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
+    """Refuse an adapter that is not there, and one that no engine puts over a base; ConfigError."""
+    if not plain:
+        raise ConfigError(
+            f"formats names adapter or merged, but {config.candidate} has no {ADAPTER}/{ADAPTER_CONFIG}: it was not trained with "
+            "tuning.method=lora; hf is the whole model"
+        )
+    targets = plain.get("target_modules") or ()
+    of_rows = {"embed_tokens", "lm_head"} & {*([targets] if isinstance(targets, str) else targets)}
+    of_rows |= {key for key in ("modules_to_save", "trainable_token_indices") if plain.get(key)}
+    if of_rows and Format.adapter in config.formats:
+        raise ConfigError(
+            f"the adapter of {config.candidate} changes rows of the vocabulary ({min(of_rows)}), which vLLM does not load over a "
+            "base; export merged instead"
+        )
+    if plain.get("use_dora") and Format.adapter in config.formats:
+        raise ConfigError(
+            f"the adapter of {config.candidate} is a DoRA, which vLLM does not load over a base; export merged, or hf, which is "
+            "the merged model already"
+        )
+
+
+def write_origin(
+    config: ExportConfig, subject: Subject, form: Format, folder: Path, figures: Mapping[str, Any]
+) -> None:
+    """Say in the folder itself where it comes from, for when it is copied somewhere else."""
+    plain = {
+        "export": f"{Kind.export}/{config.name}@{config.version}",
+        "format": form,
+        "candidate": config.candidate,
+        "fingerprint": subject.fingerprint,
+        "base": subject.base_name if form in (Format.adapter, Format.merged) else "",
+        "int4_group": config.int4_group if form is Format.int4 else None,
+        "gguf_type": config.gguf_type if form is Format.gguf else None,
+        "parity": dict(figures),
+    }
+    said = {key: value for key, value in plain.items() if value not in ("", None)}
+    (folder / ORIGIN).write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def count_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _parents(config: ExportConfig) -> tuple[Ref, ...]:
+    return (Ref.parse(config.candidate, Kind.model),) if Ref.looks_like(config.candidate) else ()
+
+
+EXPORT = Stage(
+    "export_model",
+    Kind.export,
+    ExportConfig,
+    _parents,
+    export_model,
+    check_export,
+    inputs=lambda config: (config.candidate,),
+)

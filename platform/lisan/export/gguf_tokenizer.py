@@ -1,0 +1,180 @@
+"""What llama.cpp must know of a tokenizer, as metadata of a GGUF file.
+
+In: a model folder's tokenizer. Out: keys below `tokenizer.` with their values. Always: llama.cpp gives the ids that training
+gave, or the tokenizer is refused; every embedding row has a piece, a filler where the vocabulary is padded. One exception: of a
+tokenizer that composes text (NFC) llama.cpp gives those ids for composed text only, which it does not compose itself.
+
+llama.cpp knows pre-tokenizers by name, each with a regular expression in its source; the names here are those whose
+expression cuts any text as the tokenizer's own does.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lisan.core.errors import ConfigError
+from lisan.tokenizer.chat.chat_template import end_of_turn_id
+from lisan.tokenizer.expand import bpe, metaspace
+from lisan.tokenizer.script import SPACE
+from lisan.tokenizer.sentencepiece import PieceKind
+from lisan.tokenizer.tokenizer import load_tokenizer, read_definition, tokenizer_folder
+from lisan.tokenizer.tokenizer_json import Spec, iter_steps, texts_by_id, vocabulary
+
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+LINES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA_3 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + LINES
+QWEN_2 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + LINES
+QWEN_35 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + LINES
+GPT_2 = "GPT-2"
+"The expression inside of the library's ByteLevel."
+DIGITS = "digits, "
+
+PRE_TYPES = {
+    # The optional sign before a word may be a mark in Qwen 3.5's expression and not in ours; a mark there begins the word
+    # itself in ours, so that both cut alike.
+    (bpe.SPLIT_PATTERN, False): "qwen35",
+    (QWEN_35, False): "qwen35",
+    (QWEN_2, False): "qwen2",
+    (LLAMA_3, True): "llama-bpe",
+    (LLAMA_3, False): "smaug-bpe",
+    (GPT_2, False): "gpt-2",
+    (DIGITS + GPT_2, False): "smollm",
+}
+"llama.cpp's name by the expression, and by whether a word that is a piece is taken whole (`ignore_merges`)."
+COMPOSED = {"type": "NFC"}
+SPACES: tuple[Spec, ...] = (
+    {"type": "Prepend", "prepend": SPACE},
+    {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+)
+"What a SentencePiece tokenizer does to its text, and llama.cpp too."
+UNREACHED = -1e9
+"Score of a piece that no merge makes."
+
+
+def describe_tokenizer(folder: Path, num_rows: int) -> dict[str, Any]:
+    """Return the metadata for a model with so many embedding rows; ConfigError when llama.cpp has no such tokenizer."""
+    spec = json.loads(read_definition(tokenizer_folder(folder)))
+    if bpe.recognises(spec):
+        check_normaliser(spec, (COMPOSED,), folder)
+        kind: dict[str, Any] = {"ggml.model": "gpt2", "ggml.pre": pre_type(spec), "ggml.merges": _merges(spec)}
+    elif metaspace.recognises(spec):
+        check_normaliser(spec, (COMPOSED, *SPACES), folder)
+        kind = {
+            "ggml.model": "llama",
+            "ggml.pre": "default",
+            "ggml.scores": _scores(spec, num_rows),
+            "ggml.add_space_prefix": adds_space(spec),
+        }
+    else:
+        raise ConfigError(
+            f"GGUF is written for byte-level BPE and SentencePiece BPE, the tokenizer of {folder} is another "
+            f"({(spec.get('model') or {}).get('type')}); leave gguf out of formats"
+        )
+    return {**kind, **_pieces(spec, num_rows), **_roles(load_tokenizer(folder), folder)}
+
+
+def composes_text(folder: Path) -> bool:
+    """Tell whether a folder's tokenizer composes text, as llama.cpp does not: shadda, fatha as typed become fatha, shadda."""
+    return COMPOSED in iter_steps(json.loads(read_definition(tokenizer_folder(folder))).get("normalizer"))
+
+
+def check_normaliser(spec: Spec, known: Sequence[Spec], folder: Path) -> None:
+    """Refuse a tokenizer that changes text in ways other than the known; ConfigError."""
+    for step in iter_steps(spec.get("normalizer")):
+        if step not in known:
+            raise ConfigError(
+                f"the tokenizer of {folder} changes text by {step['type']} before it is cut, which llama.cpp does not; "
+                "leave gguf out of formats"
+            )
+
+
+def pre_type(spec: Spec) -> str:
+    """Return llama.cpp's name for how a byte-level tokenizer cuts words."""
+    cut = ""
+    for step in iter_steps(spec["pre_tokenizer"]):
+        match step:
+            case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
+                cut += pattern
+            case {"type": "Digits", "individual_digits": True}:
+                cut += DIGITS
+            case {"type": "ByteLevel", "add_prefix_space": False}:
+                cut += GPT_2 if step.get("use_regex", True) else ""
+            case _:
+                cut += json.dumps(step)
+    ignores_merges = bool(spec["model"].get("ignore_merges"))
+    if (cut, ignores_merges) not in PRE_TYPES:
+        raise ConfigError(
+            f"llama.cpp has no pre-tokenizer that cuts words as this tokenizer does ({cut!r}, ignore_merges={ignores_merges}); "
+            f"GGUF is written for those of {', '.join(sorted(set(PRE_TYPES.values())))}; leave gguf out of formats"
+        )
+    return PRE_TYPES[cut, ignores_merges]
+
+
+def adds_space(spec: Spec) -> bool:
+    """Tell whether a text is encoded with a space before it."""
+    prepends = any(step["type"] == "Prepend" for step in iter_steps(spec.get("normalizer")))
+    schemes = {step.get("prepend_scheme") for step in iter_steps(spec.get("pre_tokenizer"))}
+    return prepends or not schemes.isdisjoint({"always", "first"})
+
+
+def _pieces(spec: Spec, num_rows: int) -> dict[str, Any]:
+    added = {token["id"]: token for token in spec["added_tokens"]}
+    texts = texts_by_id(spec)
+    texts += [""] * (num_rows - len(texts))
+    kinds = []
+    for index, text in enumerate(texts):
+        if index in added:
+            texts[index] = added[index]["content"]
+            kinds.append(PieceKind.control if added[index]["special"] else PieceKind.user_defined)
+        elif not text:
+            texts[index] = f"[PAD{index}]"
+            kinds.append(PieceKind.unused)
+        else:
+            is_byte = bool(spec["model"].get("byte_fallback")) and text.startswith("<0x") and len(text) == len("<0x00>")
+            kinds.append(PieceKind.byte if is_byte else PieceKind.normal)
+    if len(texts) > num_rows:
+        raise ConfigError(
+            f"the tokenizer has {len(texts)} ids and the model {num_rows} embedding rows; resize the model first"
+        )
+    unknown = spec["model"].get("unk_token")
+    if unknown in texts:
+        kinds[texts.index(unknown)] = PieceKind.unknown
+    return {"ggml.tokens": texts, "ggml.token_type": [int(kind) for kind in kinds]}
+
+
+def _merges(spec: Spec) -> list[str]:
+    return [rule if isinstance(rule, str) else " ".join(rule) for rule in spec["model"]["merges"]]
+
+
+def _scores(spec: Spec, num_rows: int) -> list[float]:
+    """Return scores under which llama.cpp joins the pair that the merges put first: minus the rank of a piece's rule."""
+    scores = [UNREACHED] * num_rows
+    pieces = vocabulary(spec)
+    for rank, rule in reversed(list(enumerate(spec["model"]["merges"]))):
+        piece = "".join(rule.split(" ") if isinstance(rule, str) else rule)
+        scores[pieces[piece]] = -float(rank)
+    return scores
+
+
+def _roles(tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Return special ids, the template, and whether a text gets marks at its ends."""
+    plain, marked = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    end = end_of_turn_id(tokenizer)
+    ids = {
+        "bos": tokenizer.bos_token_id,
+        # Without one llama.cpp takes a fixed id, which here is some piece of text.
+        "eos": end if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+        "eot": end,
+        "unknown": tokenizer.unk_token_id,
+        "padding": tokenizer.pad_token_id,
+    }
+    if ids["eos"] is None:
+        raise ConfigError(
+            f"the tokenizer of {folder} has no eos_token, without which llama.cpp never stops; declare one"
+        )
+    found: dict[str, Any] = {f"ggml.{role}_token_id": index for role, index in ids.items() if index is not None}
+    if tokenizer.chat_template is not None:
+        found["chat_template"] = str(tokenizer.chat_template)
+    adds = {"bos": marked[0] != plain[0] and marked[0] == ids["bos"], "eos": marked[-1] != plain[-1]}
+    return {**found, **{f"ggml.add_{role}_token": is_added for role, is_added in adds.items()}}

@@ -1,0 +1,1 @@
+"""Runs models: vLLM, clients of OpenAI-compatible endpoints, judges."""

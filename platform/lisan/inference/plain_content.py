@@ -1,0 +1,74 @@
+"""Keeps control tokens that a message spells from closing its turn.
+
+vLLM encodes a rendered chat with all control tokens read as such, those that a user typed too. In front of it, a message that
+spells one gets an invisible character within it (U+2060, see vocabulary/control.py). A training example encodes the same text
+without that character: the prompts are equal for every message that spells no control token. `/v1/completions` takes the prompt
+as it is, for there the client renders it.
+"""
+
+import json
+from typing import Any
+
+from lisan.inference.access import AsgiApp, Message, Receive, Scope, Send
+from lisan.tokenizer.control_tokens import Controls
+
+PATH = "/v1/chat/completions"
+
+
+class PlainContent:
+    """ASGI middleware that splits the control tokens which the messages of a chat request spell."""
+
+    def __init__(self, app: AsgiApp, controls: Controls) -> None:
+        self._app, self._controls = app, controls
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) != PATH:
+            await self._app(scope, receive, send)
+            return
+        first, body = await _read_body(receive)
+        changed = split_messages(body, self._controls)
+        lengths = [(b"content-length", b"%d" % len(changed))]
+        scope["headers"] = [header for header in scope["headers"] if header[0] != b"content-length"] + lengths
+        waiting: list[Message] = [{**first, "body": changed, "more_body": False}]
+
+        async def receive_changed() -> Message:
+            return waiting.pop() if waiting else await receive()
+
+        await self._app(scope, receive_changed, send)
+
+
+async def _read_body(receive: Receive) -> tuple[Message, bytes]:
+    """Return the first message and the body of all; of a client that left, what it sent."""
+    first = message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+    return first, body
+
+
+def split_messages(body: bytes, controls: Controls) -> bytes:
+    """Return a chat request whose messages spell no control token; the same bytes where none does, or where it is no request."""
+    try:
+        request = json.loads(body)
+        messages = [_split_message(message, controls) for message in request["messages"]]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return body  # the engine says what is wrong with it
+    if messages == request["messages"]:
+        return body
+    return json.dumps({**request, "messages": messages}).encode()
+
+
+def _split_message(message: dict[str, Any], controls: Controls) -> dict[str, Any]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": controls.split(content)}
+    if isinstance(content, list):
+        return {**message, "content": [_split_part(part, controls) for part in content]}
+    return message
+
+
+def _split_part(part: Any, controls: Controls) -> Any:
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        return {**part, "text": controls.split(part["text"])}
+    return part

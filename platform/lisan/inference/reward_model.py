@@ -1,0 +1,90 @@
+"""A reward model: a sequence classifier with one label that says what a reply is worth.
+
+In: a conversation and replies to it. Out: one number each. Always: the conversation is rendered by the reward model's own
+chat template, as it was trained on; of one that is longer than the model reads the beginning is cut off, for the reply is at
+the end. The GPU path has not been tried on one.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lisan.cluster.precision import find_precision
+from lisan.core.errors import ConfigError, DataError
+from lisan.model.folder import quiet_transformers
+from lisan.records.records import Turn
+
+
+def check_reward_model(folder: Path) -> None:
+    """Refuse a local folder that is no reward model; a hub id is looked at when it is loaded."""
+    if not folder.is_dir():
+        return
+    place = folder / "config.json"
+    config: dict[str, Any] = json.loads(place.read_text()) if place.exists() else {}
+    names = config.get("architectures") or ["no architecture"]
+    if not names[0].endswith("ForSequenceClassification"):
+        raise DataError(
+            f"judge.path={folder} is {names[0]}, not a sequence classifier; name the folder of a reward model"
+        )
+
+
+def find_device(place: str, use_gpu: bool) -> str:
+    """Return where this process computes; ConfigError when it has no GPU and is to use one."""
+    if use_gpu and not torch.cuda.is_available():
+        raise ConfigError(
+            f"cluster.use_gpu is true but this process, in which judge.path={place} scores, sees no GPU; start it where there is "
+            "one, or choose a cluster preset without"
+        )
+    return "cuda" if use_gpu else "cpu"
+
+
+class RewardModel:
+    """The model in memory."""
+
+    def __init__(self, place: str, batch_size: int, use_gpu: bool) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        quiet_transformers()
+        self.device = find_device(place, use_gpu)
+        self.batch_size = batch_size
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right", truncation_side="left")
+            dtype = find_precision(self.device).precision.dtype
+            model = AutoModelForSequenceClassification.from_pretrained(place, dtype=dtype)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"judge.path={place} is not a reward model that transformers can load: {reason}") from error
+        if model.config.num_labels != 1 or self.tokenizer.chat_template is None:
+            raise DataError(
+                f"judge.path={place} has {model.config.num_labels} labels and "
+                f"{'a' if self.tokenizer.chat_template else 'no'} chat template; a reward model has one label and a template"
+            )
+        # Either may be missing or without a limit, and RoBERTa's positions are two more than it can use.
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.tokenizer.model_max_length = min(filter(None, (positions, self.tokenizer.model_max_length)))
+        self.model = model.to(self.device).eval()
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = self.tokenizer.pad_token_id
+
+    @torch.no_grad()
+    def score(self, turns: Sequence[Turn], replies: Sequence[str]) -> list[float]:
+        before = [{"role": turn.role, "content": turn.content} for turn in turns]
+        texts = [
+            self.tokenizer.apply_chat_template([*before, {"role": "assistant", "content": reply}], tokenize=False)
+            for reply in replies
+        ]
+        size = 1 if self.tokenizer.pad_token_id is None else self.batch_size
+        scores: list[float] = []
+        for start in range(0, len(texts), size):
+            batch = self.tokenizer(
+                texts[start : start + size],
+                padding=size > 1,
+                truncation=True,
+                add_special_tokens=False,
+                return_tensors="pt",
+            ).to(self.device)
+            scores += self.model(**{key: batch[key] for key in ("input_ids", "attention_mask")}).logits[:, 0].tolist()
+        return scores

@@ -1,0 +1,10 @@
+"""The embedded default corpus: a generated bilingual world of real facts, told in English, Arabic and Darija.
+
+In: the name of a source and a `WorldConfig`. Out: records. Always: deterministic; a source tells only the facts of
+its language, so that what a model learns through the other one can be measured.
+"""
+
+from lisan.microworld.config import WorldConfig
+from lisan.microworld.sources import SOURCES, WorldSource, generate
+
+__all__ = ["SOURCES", "WorldConfig", "WorldSource", "generate"]

@@ -1,0 +1,1 @@
+"""Embedding matrices: resizes them and initialises and trains new rows."""

@@ -1,0 +1,1 @@
+"""Parallelism: FSDP2 and tensor parallelism."""

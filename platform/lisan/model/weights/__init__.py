@@ -1,0 +1,1 @@
+"""Weights: reads, draws, checks and writes them, shard by shard."""

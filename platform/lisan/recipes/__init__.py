@@ -1,0 +1,1 @@
+"""Recipes: lists of jobs, run in order, and their models compared."""

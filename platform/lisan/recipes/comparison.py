@@ -1,0 +1,166 @@
+"""The end of a recipe: its models side by side, and the one that was promoted answering questions.
+
+In: the artifacts of a pipeline. Out: a table on the terminal, `<name>.json` and an HTML page under `<root>/comparisons/<name>/`,
+the same in MLflow. Always: every number is read from a report or measured here.
+"""
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lisan.core.artifact import Artifact, code_commit
+from lisan.core.errors import ServingError
+from lisan.core.identity import NOT_IDENTITY
+from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
+from lisan.core.storage import Location
+from lisan.inference.config import EngineConfig, ServeConfig
+from lisan.inference.endpoint import start
+from lisan.recipes.comparison_page import Curve, Mix, Page, Reply, render_page
+from lisan.reporting.tables import Column, ModelRow, format_table, guess_columns, markdown_table
+from lisan.tracking.registry import metric_history, open_job
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowConfig:
+    train: str
+    "Step that made the model."
+    report: str
+    "Step that evaluated it."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionConfig:
+    text: str
+    expect: str | None = None
+    "What a right answer contains; the comparison says whether it does."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparisonConfig:
+    rows: dict[str, RowConfig] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    "Label to metric of the reports; empty shows every metric."
+    serve: str | None = None
+    "Registered model to serve and ask; null serves nothing."
+    alias: str = "champion"
+    port: int = 8000
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    questions: dict[str, QuestionConfig] = field(default_factory=dict)
+    "By language."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where the comparison is written and tracked."""
+
+    name: str
+    comparison: ComparisonConfig
+    storage: StorageConfig = field(metadata=NOT_IDENTITY)
+    tracking: TrackingConfig = field(metadata=NOT_IDENTITY)
+    cluster: ClusterConfig = field(metadata=NOT_IDENTITY)
+
+
+def compare(place: Place, results: Mapping[str, Any]) -> Location:
+    """Serve and ask, then write the table, the page and the JSON; return the JSON's place."""
+    config = place.comparison
+    begin = time.monotonic()
+    rows = [_row(name, results[row.train], results[row.report]) for name, row in config.rows.items()]
+    columns = _columns(config, rows)
+    trained = {name: results[row.train] for name, row in config.rows.items()}
+    replies, served_s = _ask(place) if config.serve else ([], None)
+    facts = {
+        "command": f"run_pipeline recipe={place.name}",
+        "commit": code_commit(),
+        "machine": platform.platform(),
+        **({"seconds to serve": f"{served_s:.0f}"} if served_s else {}),
+    }
+    page = Page(
+        title=f"Lisan: {place.name}",
+        rows=rows,
+        columns=columns,
+        replies=replies,
+        facts=facts,
+        curves=[_curve(name, artifact, place) for name, artifact in trained.items()],
+        mixes=[Mix(name=name, parts=artifact.facts["mix"]) for name, artifact in trained.items()],
+    )
+    print(format_table(rows, columns))
+    folder = Location(place.storage.root) / "comparisons" / place.name
+    (folder / f"{place.name}.html").write_bytes(render_page(page).encode())
+    (folder / f"{place.name}.md").write_bytes(markdown_table(rows, columns).encode())
+    summary = {
+        "rows": {row.name: {"ref": row.ref, "seconds": row.seconds, **row.metrics} for row in rows},
+        "replies": {
+            reply.language: {
+                "question": reply.question,
+                "answer": reply.answer,
+                "expect": config.questions[reply.language].expect,
+            }
+            for reply in replies
+        },
+        **facts,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    (folder / f"{place.name}.json").write_json(summary)
+    with open_job("comparison", place.name, place, tuple(trained.values())) as run:
+        run.log_metrics({"seconds": time.monotonic() - begin})
+        for suffix in ("json", "html", "md"):
+            run.log_file(f"{place.name}.{suffix}", (folder / f"{place.name}.{suffix}").read_bytes())
+    return folder / f"{place.name}.json"
+
+
+def _row(name: str, model: Artifact, report: Artifact) -> ModelRow:
+    return ModelRow(name=name, ref=str(model.ref), metrics=report.facts["metrics"], seconds=model.facts["seconds"])
+
+
+def _columns(config: ComparisonConfig, rows: list[ModelRow]) -> list[Column]:
+    guessed = {column.key: column for column in guess_columns(rows)}
+    if not config.columns:
+        return list(guessed.values())
+    return [
+        replace(guessed.get(key, Column(key=key, label=label)), label=label) for label, key in config.columns.items()
+    ]
+
+
+def _curve(name: str, artifact: Artifact, place: Place) -> Curve:
+    points = metric_history(place.tracking, place.storage.root, artifact, "train/loss")
+    return Curve(name=name, steps=[step for step, _ in points], values=[value for _, value in points])
+
+
+def _ask(place: Place) -> tuple[list[Reply], float]:
+    """Serve the model that the alias names and ask every question through the OpenAI client."""
+    from openai import OpenAI
+
+    config = place.comparison
+    assert config.serve is not None
+    endpoint = start(
+        ServeConfig(
+            model=config.serve,
+            alias=config.alias,
+            port=config.port,
+            engine=config.engine,
+            storage=place.storage,
+            tracking=place.tracking,
+        )
+    )
+    replies = []
+    try:
+        client = OpenAI(base_url=endpoint.url, api_key="none", max_retries=0)
+        for language, question in config.questions.items():
+            answer = client.chat.completions.create(
+                model=config.serve, max_tokens=64, temperature=0, messages=[{"role": "user", "content": question.text}]
+            )
+            text = answer.choices[0].message.content or ""
+            replies.append(Reply(language=language, question=question.text, answer=text))
+            verdict = (
+                ""
+                if question.expect is None
+                else f"  ({'as' if question.expect in text else 'not as'} expected: {question.expect})"
+            )
+            print(f"  {language}: {question.text}\n      {text}{verdict}", flush=True)
+    except Exception as error:
+        raise ServingError(f"{config.serve} at {endpoint.url} did not answer: {error}") from error
+    finally:
+        endpoint.stop()
+    return replies, endpoint.seconds

@@ -1,0 +1,1 @@
+"""Chat templates: one renders training examples, evaluation prompts and what the endpoint serves."""

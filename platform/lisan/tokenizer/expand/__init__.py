@@ -1,0 +1,1 @@
+"""Vocabulary expansion: learns pieces on a corpus and adds them to a base tokenizer."""

@@ -1,0 +1,1 @@
+"""Fertility of tokenizers: tokens per word, measured and reported."""

@@ -1,0 +1,1 @@
+"""MLflow runs, registered models, aliases and promotion; system metrics."""

@@ -1,0 +1,1 @@
+"""Metrics of a run: loss, throughput, MFU, data read; its log and its page."""

@@ -1,0 +1,1 @@
+"""Preference training: reference log-probabilities and the KL estimate of KTO."""

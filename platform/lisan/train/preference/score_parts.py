@@ -1,0 +1,170 @@
+"""Parts of the reference pass, scored in this process or by actors of Ray Data.
+
+In: a `ScoreJob` and the parts that are to be scored. Out: their row counts, one by one; the scores lie on storage. Always: to the
+digit what the workers of train_dpo would compute for themselves alone.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from lisan.cluster.config import Precision
+from lisan.cluster.precision import Resolved, find_precision
+from lisan.cluster.worker import ProcessGroup, Worker, share_threads
+from lisan.core.artifact import Artifact
+from lisan.core.stage import ClusterConfig
+from lisan.core.storage import Location
+from lisan.data.rows import RowReader
+from lisan.model.score import Scorer
+from lisan.train.config import ScoreConfig, as_training
+from lisan.train.launch import check_capacity, worker_here
+from lisan.train.preference.kto import MismatchedReader
+from lisan.train.preference.reference import MISMATCHED, join_scores, score_rows, write_scores
+from lisan.train.run import open_scorer
+from lisan.train.setup.base_model import open_places
+
+PART_BATCHES = 64
+"Of `micro_rows` rows: what a killed job loses of each worker."
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring batches of one pass."""
+
+    folder: str
+    "Of the pass: empty, or MISMATCHED."
+    index: int
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder or 'matched'}/part-{self.index:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What it takes to score a part anywhere."""
+
+    config: ScoreConfig
+    tokens: Artifact
+    parents: tuple[Artifact, ...]
+    parts: Location
+    num_rows: int
+    precision: Precision
+    "Of all parts, never auto."
+
+    def plan(self) -> list[Part]:
+        num_parts = -(-self.num_rows // self.part_rows)
+        folders = ("", MISMATCHED) if self.config.mismatched else ("",)
+        return [Part(folder, index) for folder in folders for index in range(num_parts)]
+
+    @property
+    def part_rows(self) -> int:
+        return self.config.micro_rows * PART_BATCHES
+
+    def count_rows(self, part: Part) -> int:
+        return min(self.part_rows, self.num_rows - part.index * self.part_rows)
+
+
+class ReferenceModel:
+    """The reference model in one process, loaded when it is first asked."""
+
+    def __init__(self, job: ScoreJob) -> None:
+        self.job = job
+        cluster = job.config.cluster
+        threads = (
+            share_threads(cluster, cluster.num_workers // cluster.num_nodes)
+            if cluster.num_workers
+            else worker_here(cluster).threads
+        )
+        self.worker = Worker(device=find_device(cluster), precision=job.precision, threads=threads)
+        self.group = ProcessGroup(self.worker, cluster.collective_timeout_s)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        config = as_training(self.job.config)
+        self.group.__enter__()
+        _, scorer = open_scorer(config, open_places(config, self.job.parents), self.worker)
+        return scorer
+
+    @cached_property
+    def readers(self) -> dict[str, RowReader]:
+        tokens = self.job.tokens
+        return {"": RowReader(tokens), **({MISMATCHED: MismatchedReader(tokens)} if self.job.config.mismatched else {})}
+
+    def score(self, part: Part) -> int:
+        """Score and keep a part; return the rows it has."""
+        batches = [row_ids for row_ids, _ in Worker().deal(self.job.num_rows, self.job.config.micro_rows)]
+        mine = batches[part.index * PART_BATCHES : (part.index + 1) * PART_BATCHES]
+        table = join_scores([score_rows(self.scorer, self.readers[part.folder], mine, self.worker.device)])
+        write_scores(table, self.job.parts / part.path)
+        return int(table.num_rows)
+
+    def close(self) -> None:
+        self.group.__exit__()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
+        """Be asked by Ray Data."""
+        from lisan.cluster.ray import answer
+
+        return answer(row, self.score)
+
+
+def find_device(cluster: ClusterConfig) -> str:
+    """Return what a process that scores computes on."""
+    if cluster.num_workers:
+        return "cuda:0" if cluster.use_gpu else "cpu"
+    return worker_here(cluster).device
+
+
+def find_precisions(cluster: ClusterConfig) -> list[Resolved]:
+    """Return the answer of the devices of every node that may score, this process's for its own node."""
+    device = find_device(cluster)
+    if not cluster.num_workers:
+        return [find_precision(device)]
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from lisan.cluster.ray import connect, in_one_sentence
+
+    connect(cluster)
+    needs = "GPU" if cluster.use_gpu else "CPU"
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get(needs)]
+    here = ray.get_runtime_context().get_node_id()
+    ask = ray.remote(num_cpus=0, num_gpus=int(cluster.use_gpu))(find_precision)
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(device)
+        for node in nodes
+        if node != here
+    ]
+    with in_one_sentence():
+        return [*([find_precision(device)] if here in nodes else []), *ray.get(asked)]
+
+
+def score_here(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:
+    with closing(ReferenceModel(job)) as reference:
+        yield from map(reference.score, parts)
+
+
+def score_on_ray(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:
+    """Map parts through a pool of actors, each with a model of its own."""
+    if not parts:
+        return
+    import ray
+
+    from lisan.cluster.ray import connect, map_items
+
+    cluster = job.config.cluster
+    connect(cluster)
+    check_capacity(cluster)
+    yield from map_items(
+        ReferenceModel,
+        parts,
+        fn_constructor_kwargs={"job": job},
+        compute=ray.data.ActorPoolStrategy(size=min(cluster.num_workers, len(parts))),
+        num_cpus=min(1.0, cluster.cpus_per_worker),
+        num_gpus=1.0 if cluster.use_gpu else None,
+        max_restarts=cluster.max_failures,
+        max_task_retries=cluster.max_failures,
+    )

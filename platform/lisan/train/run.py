@@ -1,0 +1,191 @@
+"""A training run, resolved, and what one process of it does.
+
+In: the config of a training stage and where its parents lie. Out: `run_worker(job, worker)`, which is all that a process does,
+whoever started it: Ray Train, torchrun or a test.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+
+from lisan.cluster.worker import ProcessGroup, Worker, agree_on_precision
+from lisan.core.artifact import Artifact, Kind
+from lisan.core.progress import say
+from lisan.core.stage import Run
+from lisan.core.storage import Location
+from lisan.data.row_order import RowOrder, open_order
+from lisan.data.rows import RowReader, Rows
+from lisan.model.attention.leakage import check_documents_apart
+from lisan.model.attention.packed import check_attention
+from lisan.model.embeddings.trained_rows import freeze_other_rows
+from lisan.model.float8 import check_float8, use_float8
+from lisan.model.parallel.fsdp import check_compiler, check_sharding, shard
+from lisan.model.score import Batch, Scorer
+from lisan.model.weights.finite import check_finite
+from lisan.model.weights.load_shards import fill
+from lisan.train import objectives
+from lisan.train.config import DpoConfig, TrainConfig
+from lisan.train.loop import Course, check_rows, train
+from lisan.train.metrics.mfu import make_gauge
+from lisan.train.metrics.run_header import RunPlan, describe_run
+from lisan.train.metrics.run_log import History
+from lisan.train.objectives import Terms
+from lisan.train.optim import make_optimizer
+from lisan.train.options import PreferenceLoss
+from lisan.train.preference.kto import MismatchedReader, estimate_kl
+from lisan.train.preference.reference import (
+    MISMATCHED,
+    REFERENCE,
+    Reference,
+    attach_reference,
+    check_precision,
+    check_reference,
+    read_reference,
+    score_reference,
+)
+from lisan.train.setup.base_model import Adapted, Places, open_places, outline
+from lisan.train.setup.build_model import write_model
+from lisan.train.validation import measure_losses
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A training run, resolved: everything a worker needs, wherever it runs."""
+
+    config: TrainConfig
+    tokens: Artifact
+    parents: tuple[Artifact, ...]
+    "Every worker fetches what it starts from to its own machine."
+    checkpoints: Location
+    output: Location
+    run: Run
+
+
+def plan_run(config: TrainConfig, tokens: Artifact) -> tuple[int, RowOrder]:
+    """Return how many steps the run takes and which rows it reads; ConfigError when the rows cannot feed the mix."""
+    sources = tokens.facts["sources"]
+    num_rows = sum(facts["rows"] for source, facts in sources.items() if config.mix.reads(source))
+    num_steps = config.loop.steps(num_rows)
+    return num_steps, open_order(tokens, config.mix, num_steps, config.loop.step_rows)
+
+
+def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
+    """Train on this process's share of the rows; the first rank writes the model. Returns the last metrics."""
+    config = job.config
+    check_sharding(config.sharding, worker.world_size, config.cluster.num_nodes)
+    check_rows(config.loop, worker.world_size, config.sharding.tensor_workers)
+    check_compiler(config.sharding, worker.device)
+    worker = replace(worker, tensor_workers=config.sharding.tensor_workers)
+    with worker.doing("meeting the other workers"), ProcessGroup(worker, config.cluster.collective_timeout_s):
+        resolved = agree_on_precision(config.precision, worker)
+        worker = replace(worker, precision=resolved.precision)
+        if worker.is_first:
+            say(f"  {resolved}")
+            job.run.log_tag("precision", str(resolved.precision))
+        with worker.doing("loading the model"):
+            places = open_places(config, job.parents)
+            adapted, scorer = open_scorer(config, places, worker)
+            optimizer = make_optimizer(scorer, config.optim, freeze_other_rows(scorer.model, adapted.rows))
+        with worker.doing("preparing the rows"):
+            course = make_course(job, scorer, worker)
+        with closing(course.progress):
+            metrics = train(scorer, optimizer, course, worker)
+        with worker.doing("writing the model"):
+            write_model(config, places, adapted, scorer, job.output, worker)
+    return metrics
+
+
+def open_scorer(config: TrainConfig, places: Places, worker: Worker) -> tuple[Adapted, Scorer]:
+    """Return the model that a run starts from, adapted, sharded and seen to keep documents apart."""
+    check_attention(config.attention, worker.device, worker.precision.dtype)
+    if config.float8:
+        check_float8(worker.device)
+    adapted = outline(config, places)
+    if config.float8:
+        use_float8(adapted.model)
+    scorer = Scorer(adapted.model, config.attention)
+    shard(scorer, worker.device, worker.precision, config.sharding, config.cluster.num_nodes)
+    fill(adapted.model, adapted.sources)
+    check_finite(adapted.model, places.model or "the model of model.shape")
+    check_documents_apart(scorer, worker.device, worker.precision.dtype)
+    return adapted, scorer
+
+
+def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
+    config = job.config
+    num_steps, order = plan_run(config, job.tokens)
+    objective: Callable[..., objectives.Loss] = partial(_causal_lm, z_loss=config.optim.z_loss)
+    count, anchor = objectives.count_labels, None
+    if isinstance(config, DpoConfig):
+        reference = find_reference(job, scorer, RowReader(job.tokens), "", worker)
+        terms = Terms(config.loss, config.beta, config.label_smoothing, config.length_normalised)
+        objective = partial(_preference, reference=reference, terms=terms)
+        count = objectives.count_pairs
+        if config.loss is PreferenceLoss.kto:
+            anchor = make_anchor(job, scorer, worker)
+    gauge = make_gauge(scorer, worker, config.cluster.peak_tflops, extra_forwards=bool(anchor))
+    history = None
+    if worker.is_first:
+        history = History(
+            job.run, job.checkpoints, describe_run(config, scorer, worker, RunPlan(num_steps, order, gauge))
+        )
+    return Course(
+        config=config.loop,
+        optim=config.optim,
+        num_steps=num_steps,
+        order=order,
+        objective=objective,
+        count_targets=count,
+        checkpoints=job.checkpoints,
+        run=history or job.run,
+        anchor=anchor,
+        validate=None if config.validation.asynchronous else make_validation(job, worker),
+        validate_every=config.validation.every,
+        gauge=gauge,
+        history=history,
+    )
+
+
+def make_validation(job: TrainJob, worker: Worker) -> Callable[[Scorer], dict[str, float]] | None:
+    """Return what measures the loss on the held-out rows that the config names; None when it names none."""
+    config = job.config
+    if config.validation.tokens is None:
+        return None
+    [held_out] = [parent for parent in job.parents if str(parent.ref) == config.validation.tokens]
+    return partial(
+        measure_losses,
+        reader=RowReader(held_out),
+        num_rows=config.validation.num_rows,
+        micro_rows=config.loop.micro_rows,
+        worker=worker,
+    )
+
+
+def make_anchor(job: TrainJob, scorer: Scorer, worker: Worker) -> Callable[[Scorer, Sequence[Rows]], float]:
+    """Let the reference score the exchanged replies of every row, once; return what estimates KTO's KL of a step."""
+    reader = MismatchedReader(job.tokens)
+    reference = find_reference(job, scorer, reader, MISMATCHED, worker)
+    return partial(estimate_kl, reader=reader, reference=reference, device=worker.device)
+
+
+def find_reference(job: TrainJob, scorer: Scorer, reader: RowReader, folder: str, worker: Worker) -> Reference:
+    """Return the scores that the config names, or score now with the model that has not moved yet."""
+    given = next((parent for parent in job.parents if parent.ref.kind is Kind.scores), None)
+    if given is None:
+        return score_reference(scorer, reader, job.config.loop.micro_rows, job.checkpoints / folder, worker)
+    check_precision(given, worker.precision)
+    reference = read_reference(given.location, f"{folder}/{REFERENCE}" if folder else REFERENCE)
+    check_reference(scorer, reader, reference, given, worker.device)
+    return reference
+
+
+def _causal_lm(scorer: Scorer, batch: Batch, rows: Rows, z_loss: float) -> objectives.Loss:  # noqa: ARG001
+    return objectives.causal_lm(scorer, batch, z_loss)
+
+
+def _preference(
+    scorer: Scorer, batch: Batch, rows: Rows, reference: Reference, terms: Terms, kl: float = 0.0
+) -> objectives.Loss:
+    logps = attach_reference(rows, reference).to(batch.input_ids.device)
+    return objectives.preference(scorer, batch, logps, terms, kl)
