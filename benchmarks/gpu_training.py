@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import yaml
 
-from lisan.cluster.config import Precision
+from lisan.cluster.precision import find_precision
 from lisan.cluster.worker import ProcessGroup, Worker, worker_from_environment
 from lisan.core.errors import ConfigError
 from lisan.core.stage import SilentRun
@@ -158,7 +158,7 @@ def build(case: Case, arguments: argparse.Namespace, device: str) -> Scorer:
     if case.float8:
         use_float8(model)
     sharding = ShardingConfig(recompute=Recompute(arguments.recompute), compile=arguments.compile)
-    scorer = shard(Scorer(model, Attention(arguments.attention)), device, Precision.bfloat16, sharding)
+    scorer = shard(Scorer(model, Attention(arguments.attention)), device, find_precision(device).precision, sharding)
     fill(model, sources)
     return scorer
 
@@ -206,7 +206,7 @@ def flops_per_token(model: Any, context: int) -> float:
 
 def check(case: Case, arguments: argparse.Namespace, device: str) -> None:
     """Refuse a case that this machine cannot compute."""
-    check_attention(Attention(arguments.attention), device, torch.bfloat16)
+    check_attention(Attention(arguments.attention), device, find_precision(device).precision.dtype)
     if case.float8:
         check_float8(device)
 
@@ -253,11 +253,13 @@ def main() -> int:
         return 0
     worker = Worker(threads=1) if arguments.tiny else worker_from_environment()
     hardware = "CPU" if arguments.tiny else torch.cuda.get_device_name()
-    peak = find_peak(worker.device, torch.bfloat16)
+    precision = find_precision(worker.device).precision
+    peak = find_peak(worker.device, precision.dtype)
     print(f"{hardware}, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}; MFU of {peak.said}")
     print(
         f"context {arguments.context}, {arguments.micro_rows} rows x {arguments.accumulate}, attention {arguments.attention}, "
-        f"recompute {arguments.recompute}, {'compiled' if arguments.compile else 'not compiled'}, bf16 unless named float8"
+        f"recompute {arguments.recompute}, {'compiled' if arguments.compile else 'not compiled'}, {precision.short} "
+        "unless named float8"
     )
     print(f"{'case':16} {'tokens/s':>12} {'TFLOP/s':>9} {'MFU':>6} {'memory':>12}  bar")
     passed = []

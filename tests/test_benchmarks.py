@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from lisan.cluster.precision import find_precision
 from lisan.cluster.worker import ProcessGroup, Worker
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
@@ -31,7 +32,8 @@ def test_training_on_a_gpu_is_measured_through_the_loop_that_trains() -> None:
     for case in ("tiny-full", "tiny-lora"):
         [line] = [line for line in lines if line.startswith(case)]
         assert float(line.split()[1].replace(",", "")) > 0
-    assert any("torch " + torch.__version__ in line and "bf16 measured by a" in line for line in lines)
+    short = find_precision("cpu").precision.short
+    assert any("torch " + torch.__version__ in line and f"{short} measured by a" in line for line in lines)
 
 
 def test_without_a_gpu_nothing_is_claimed() -> None:
