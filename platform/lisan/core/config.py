@@ -2,7 +2,7 @@
 
 In: a dataclass (the schema, with every default), `conf/<job>.yaml` (the choice) and command-line overrides. Out: a
 frozen instance, lists turned to tuples, `__post_init__` checked. Always: any failure is one ConfigError sentence
-naming the key.
+naming the key. Old names of keys stand in `RENAMED` in `lisan/core/renamed.py`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from lisan.core.command_line.choices import check_recipe
 from lisan.core.command_line.config_errors import explain
-from lisan.core.command_line.overrides import bare, nearest, quote_text
+from lisan.core.command_line.overrides import bare, explain_unknown, quote_text
 from lisan.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -217,4 +217,4 @@ def _refuse_unknown(value: Mapping[str, Any], known: tuple[str, ...], key: str) 
     """Refuse a field that the schema does not have, with the nearest that it has."""
     for name in value:
         if name not in known:
-            raise ConfigError(f"{key}{name} is not a field; {nearest(name, known, key)}")
+            raise ConfigError(explain_unknown(name, known, key))

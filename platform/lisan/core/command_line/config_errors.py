@@ -5,7 +5,7 @@ import re
 import typing
 from typing import Any
 
-from lisan.core.command_line.overrides import bare, hint_of, nearest
+from lisan.core.command_line.overrides import bare, explain_unknown, hint_of
 
 
 def explain(error: BaseException, schema: type[Any]) -> str:
@@ -43,7 +43,7 @@ def _explain_unknown(key: str, schema: type[Any]) -> str:
         known, prefix = [field.name for field in dataclasses.fields(beside)], f"{parent}." if parent else ""
     else:
         known, prefix, name = field_names(schema), "", key
-    return f"{key} is not a field; {nearest(name, known, prefix)}; --help shows every field"
+    return f"{explain_unknown(name, known, prefix)}; --help shows every field"
 
 
 def _explain_container(key: str, text: str, schema: type[Any]) -> str:

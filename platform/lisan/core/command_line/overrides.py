@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lisan.core.errors import ConfigError
+from lisan.core.renamed import find_new_name
 
 OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[^=~\s][^=\s]*)=(?P<value>.*)", re.DOTALL)
 ESCAPE = re.compile(r"\\([\\()\[\]{}:=, \t])")
@@ -51,7 +52,7 @@ def _check_parent(schema: type[Any], key: str) -> None:
     beside = bare(hint_of(schema, parent)) if parent else None
     if dataclasses.is_dataclass(beside):
         known = [field.name for field in dataclasses.fields(beside)]
-        raise ConfigError(f"{key} is not a field; {nearest(name, known, f'{parent}.')}; --help shows every field")
+        raise ConfigError(f"{explain_unknown(name, known, f'{parent}.')}; --help shows every field")
 
 
 def hint_of(schema: Any, key: str) -> Any:
@@ -77,10 +78,13 @@ def bare(hint: Any) -> Any:
     return hint
 
 
-def nearest(key: str, known: Sequence[str], prefix: str = "") -> str:
-    """Say which field was meant, or which there are."""
-    near = difflib.get_close_matches(key, known, 1)
-    return f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
+def explain_unknown(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """Return the sentence that refuses a field: its new name, the nearest known field, or all known fields."""
+    if renamed := find_new_name(f"{prefix}{name}"):
+        return renamed
+    near = difflib.get_close_matches(name, known, 1)
+    meant = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
+    return f"{prefix}{name} is not a field; {meant}"
 
 
 def _quote(value: str, hint: Any, key: str) -> str:
@@ -106,7 +110,7 @@ def _quote(value: str, hint: Any, key: str) -> str:
 
         def field_hint(name: str) -> Any:
             if name not in hints:
-                raise ConfigError(f"{key}.{name} is not a field; {nearest(name, tuple(hints), f'{key}.')}")
+                raise ConfigError(explain_unknown(name, tuple(hints), f"{key}."))
             return hints[name]
 
         return _quote_mapping(stripped, field_hint, key)
