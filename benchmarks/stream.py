@@ -29,7 +29,7 @@ from lisan.core.stage import ClusterConfig, TrackingConfig
 from lisan.data.config import MixConfig
 from lisan.data.ray_stream import STREAM, PlanDataConfig, StreamPlan, iterate_rows
 from lisan.data.row_order import open_order
-from lisan.tracking.registry import metric_history
+from lisan.tracking.runs import metric_history
 
 MAX_WAIT_RATIO = 0.02
 MAX_FIRST_BATCH_S = 5.0

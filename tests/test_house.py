@@ -53,7 +53,7 @@ KNOWN_ONLY_TO = {
         "lisan/serve/app.py",
         "serve_apps/chat.py",
     },
-    "mlflow": {"lisan/tracking/registry.py"},
+    "mlflow": {f"lisan/tracking/{name}.py" for name in ("client", "recorder", "runs", "models")},
     "peft": {"lisan/model/adapters/lora.py"},
     "bitsandbytes": {"lisan/model/adapters/nf4.py"},
     "gguf": {"lisan/export/gguf.py"},

@@ -13,7 +13,7 @@ from lisan.recipes import run_pipeline as pipeline
 from lisan.recipes.comparison import ComparisonConfig, RowConfig
 from lisan.recipes.jobs import JOBS, Job
 from lisan.recipes.run_pipeline import PipelineConfig, StepConfig, compose_step, run_pipeline
-from lisan.tracking import registry
+from lisan.tracking import runs
 
 CONF = Path(__file__).parents[2] / "conf"
 TOKENS = {"name": "t", "corpus": "corpus/c@v1", "tokenizer": "tokenizer/t@v1"}
@@ -143,7 +143,7 @@ def test_what_exists_is_skipped(
 ) -> None:
     from tiny import no_run
 
-    monkeypatch.setattr(registry, "open_run", no_run)
+    monkeypatch.setattr(runs, "open_run", no_run)
     first = run_pipeline(replace(config, only=("corpus",)), CONF)["corpus"]
     capsys.readouterr()
     again = run_pipeline(replace(config, only=("corpus",)), CONF)["corpus"]

@@ -3,7 +3,7 @@ import time
 import pytest
 
 from lisan.tracking import background
-from lisan.tracking.background import Outbox
+from lisan.tracking.background import BackgroundSender
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ class Receiver:
 
 def test_entries_arrive_in_order():
     receiver = Receiver()
-    box = Outbox(receiver.take)
+    box = BackgroundSender(receiver.take)
     for number in range(1000):
         box.put(number)
     assert box.flush(5)
@@ -36,7 +36,7 @@ def test_entries_arrive_in_order():
 
 
 def test_put_does_not_wait_for_a_slow_receiver():
-    box = Outbox(Receiver(seconds=1.0).take)
+    box = BackgroundSender(Receiver(seconds=1.0).take)
     start = time.perf_counter()
     for number in range(100):
         box.put(number)
@@ -45,7 +45,7 @@ def test_put_does_not_wait_for_a_slow_receiver():
 
 def test_what_could_not_be_sent_is_sent_when_the_receiver_is_back():
     receiver = Receiver(failures=2)
-    box = Outbox(receiver.take)
+    box = BackgroundSender(receiver.take)
     box.put("first")
     time.sleep(0.03)
     box.put("second")
@@ -56,7 +56,7 @@ def test_what_could_not_be_sent_is_sent_when_the_receiver_is_back():
 
 
 def test_flush_says_that_the_receiver_is_away_without_waiting_for_the_timeout():
-    box = Outbox(Receiver(failures=10**6).take)
+    box = BackgroundSender(Receiver(failures=10**6).take)
     box.put(1)
     start = time.perf_counter()
     assert not box.flush(20)
@@ -64,7 +64,7 @@ def test_flush_says_that_the_receiver_is_away_without_waiting_for_the_timeout():
 
 
 def test_an_absent_receiver_is_warned_about_once(caplog):
-    box = Outbox(Receiver(failures=10**6).take)
+    box = BackgroundSender(Receiver(failures=10**6).take)
     box.put(1)
     for _ in range(3):
         box.flush(1)
@@ -75,7 +75,7 @@ def test_an_absent_receiver_is_warned_about_once(caplog):
 def test_the_oldest_entries_go_when_the_receiver_stays_away(monkeypatch):
     monkeypatch.setattr(background, "CAPACITY", 10)
     receiver = Receiver(failures=3)
-    box = Outbox(receiver.take)
+    box = BackgroundSender(receiver.take)
     for number in range(50):
         box.put(number)
     for _ in range(4):
@@ -83,5 +83,5 @@ def test_the_oldest_entries_go_when_the_receiver_stays_away(monkeypatch):
     assert receiver.entries == list(range(40, 50))
 
 
-def test_flush_of_an_empty_outbox_returns_at_once():
-    assert Outbox(Receiver().take).flush(5)
+def test_flush_of_no_entries_returns_at_once():
+    assert BackgroundSender(Receiver().take).flush(5)

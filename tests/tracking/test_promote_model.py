@@ -16,9 +16,9 @@ from lisan.core.errors import ArtifactError, ConfigError, ServingError
 from lisan.core.stage import StageConfig, StorageConfig, TrackingConfig
 from lisan.inference.config import ServeConfig
 from lisan.inference.endpoint import find_model
-from lisan.tracking import registry
+from lisan.tracking.client import open_client
+from lisan.tracking.models import resolve_alias
 from lisan.tracking.promote_model import GateConfig, GateResult, PromoteConfig, check_gates, format_gates, promote
-from lisan.tracking.registry import resolve_alias
 
 METRICS = {"accuracy_ar": 0.8, "bits_per_byte_en": 0.72}
 
@@ -31,7 +31,7 @@ class StepConfig(StageConfig):
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    registry._client(f"sqlite:///{path}").search_experiments()
+    open_client(f"sqlite:///{path}").search_experiments()
     return path
 
 
@@ -75,7 +75,7 @@ def alias_of(root, alias="champion"):
 
 
 def find_runs(root):
-    client = registry._client(f"sqlite:///{root}/mlflow.db")
+    client = open_client(f"sqlite:///{root}/mlflow.db")
     return client, client.search_runs([found.experiment_id for found in client.search_experiments()])
 
 

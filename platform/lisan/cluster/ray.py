@@ -25,7 +25,7 @@ from ray._private.services import canonicalize_bootstrap_address_or_die
 
 import lisan
 from lisan.core.artifact import code_commit
-from lisan.core.errors import ClusterError, ConfigError, LisanError
+from lisan.core.errors import ClusterError, ConfigError, LisanError, first_line
 from lisan.core.interrupt import is_main_thread
 from lisan.core.progress import doing
 from lisan.core.stage import ClusterConfig
@@ -198,7 +198,7 @@ def answer(row: Mapping[str, bytes], function: Callable[[Any], Any]) -> dict[str
     except LisanError as error:
         result = error
     except Exception as error:
-        result = ClusterError(f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}")
+        result = ClusterError(f"{type(error).__name__}: {first_line(error)}")
         result.add_note(traceback.format_exc())
     return {"result": pickle.dumps(result)}
 

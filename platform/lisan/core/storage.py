@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lisan.core.credentials import hide_credentials
-from lisan.core.errors import ArtifactError, ConfigError, LisanError
+from lisan.core.errors import ArtifactError, ConfigError, LisanError, first_line
 from lisan.core.lazy_import import lazy_import
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _open_root(root: str) -> "tuple[pafs.FileSystem, str]":
 
 def _reason(error: Exception) -> str:
     """Return the first line of what a library says, without the credentials of a URL in it."""
-    return hide_credentials(next(iter(str(error).strip().splitlines()), type(error).__name__))
+    return hide_credentials(first_line(error))
 
 
 def check_root(root: str) -> None:

@@ -19,7 +19,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from lisan.core.artifact import Kind, Ref, Store
-from lisan.core.errors import ServingError
+from lisan.core.errors import ServingError, first_line
 from lisan.core.integrity import fetch_folder
 from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
@@ -59,7 +59,7 @@ def find_model(config: ServeConfig) -> ServedModel:
     """
     root = Location(config.storage.root)
     if config.path is None:
-        from lisan.tracking.registry import resolve_alias
+        from lisan.tracking.models import resolve_alias
 
         version = resolve_alias(config.tracking, config.storage.root, config.model, config.alias)
         source, place = f"{version.name} v{version.version} ({version.ref})", root.resolve(version.uri)
@@ -81,7 +81,7 @@ def check_model_folder(folder: Location, source: str) -> None:
         names = {file.name for file, _ in folder.walk()}
     except OSError as error:
         raise ServingError(
-            f"{source} cannot be read at {folder}: {str(error).splitlines()[0]}; set storage.root to the root that it lies below, "
+            f"{source} cannot be read at {folder}: {first_line(error)}; set storage.root to the root that it lies below, "
             "with the endpoint and region of that"
         ) from error
     missing = [name for name in ("config.json", "tokenizer.json") if name not in names]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lisan.cluster.precision import find_precision
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import ConfigError, DataError, first_line
 from lisan.model.folder import quiet_transformers
 from lisan.records.records import Turn
 
@@ -55,7 +55,7 @@ class RewardModel:
             dtype = find_precision(self.device).precision.dtype
             model = AutoModelForSequenceClassification.from_pretrained(place, dtype=dtype)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise DataError(f"judge.path={place} is not a reward model that transformers can load: {reason}") from error
         if model.config.num_labels != 1 or self.tokenizer.chat_template is None:
             raise DataError(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lisan.core.errors import DataError
+from lisan.core.errors import DataError, first_line
 from lisan.model.weights.safetensors_files import WEIGHTS, list_weights, locate_tensors, open_weights
 
 CONFIG = "config.json"
@@ -87,7 +87,7 @@ def read_config(place: str | Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(str(place))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise DataError(f"{place} is not a model that transformers can load: {reason}") from error
     text = config.get_text_config()
     model_class(text, place)
@@ -148,7 +148,7 @@ def _fetch(place: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(place, allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise DataError(f"{place} is not a model that transformers can load: {reason}") from error
 
 

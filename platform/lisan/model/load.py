@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import ConfigError, DataError, first_line
 from lisan.model.config import ModelConfig
 from lisan.model.folder import (
     CONFIG,
@@ -102,7 +102,7 @@ def _load_by_transformers(folder: Folder, place: str, dtype: torch.dtype) -> Any
     try:
         model, report = AutoModelForCausalLM.from_pretrained(str(folder.path), dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise DataError(f"{place} is not a model that transformers can load: {reason}") from error
     refuse_report(report, list(model.state_dict()), type(model).__name__, place)
     return model

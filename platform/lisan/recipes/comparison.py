@@ -19,7 +19,7 @@ from lisan.inference.config import EngineConfig, ServeConfig
 from lisan.inference.endpoint import start
 from lisan.recipes.comparison_page import Curve, Mix, Page, Reply, render_page
 from lisan.reporting.tables import Column, ModelRow, format_table, guess_columns, markdown_table
-from lisan.tracking.registry import metric_history, open_job
+from lisan.tracking.runs import metric_history, open_job
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

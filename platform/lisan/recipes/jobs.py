@@ -49,7 +49,7 @@ class Job:
             return _load(self.action_path)(config)
         if not is_first():
             return join_stage(stage, config)
-        from lisan.tracking.registry import open_run
+        from lisan.tracking.runs import open_run
 
         return run_stage(stage, config, open_run)
 

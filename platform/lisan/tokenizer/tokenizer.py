@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Artifact
-from lisan.core.errors import DataError
+from lisan.core.errors import DataError, first_line
 from lisan.core.integrity import fetch_folder
 from lisan.core.storage import Location
 from lisan.tokenizer import sentencepiece
@@ -159,7 +159,7 @@ def tokenizer_folder(place: Path | str) -> Path:
     try:
         fetched = Path(snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise DataError(
             f"tokenizer {name} is no folder and not readable from the hub ({reason}); check the name or download it"
         ) from error

@@ -1,9 +1,4 @@
-"""An outbox: hand something over in microseconds, have it sent in order by one background thread.
-
-In: entries of any kind and a function that sends a list of them. Always: `put` neither blocks nor raises, order is
-kept, what could not be sent is kept and tried again, so an entry may be sent twice. `registry` uses it so that no
-training loop waits for the tracking server.
-"""
+"""Sends entries in order from a background thread, so that a training loop never waits for the tracking server."""
 
 import logging
 import threading
@@ -11,17 +6,22 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from lisan.core.errors import first_line
+
 Entry = TypeVar("Entry")
 
 PAUSE_S = 0.2
-"Time between two sends: metrics that arrive meanwhile travel together."
+"Pause between two sends; entries that arrive in it are sent together."
 RETRY_S = 15.0
 CAPACITY = 100_000
-"Entries kept while the receiver is away; beyond it the oldest go."
+"Entries kept while sending fails; the oldest are dropped first."
 
 
-class Outbox(Generic[Entry]):
-    """Entries on their way to `send`; the thread starts with the first one."""
+class BackgroundSender(Generic[Entry]):
+    """Passes entries to `send` in lists; the thread starts with the first entry.
+
+    `put` neither blocks nor raises. A list that `send` fails on is kept and sent again, so an entry may be sent twice.
+    """
 
     def __init__(self, send: Callable[[list[Entry]], None]) -> None:
         self._send = send
@@ -36,12 +36,12 @@ class Outbox(Generic[Entry]):
         with self._changed:
             self._waiting.append(entry)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="background-sender", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything is sent; False when it is not by then, or when the last send failed again."""
+        """Wait until everything is sent; False after `timeout_s`, or when a send failed."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._hurried, self._failed = True, False
@@ -78,7 +78,8 @@ class Outbox(Generic[Entry]):
         return None
 
     def _warn(self, error: Exception) -> None:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         logging.getLogger(__name__).warning(
-            "not recorded for now: %s. The work goes on, and it is tried again every %.0f s", reason, RETRY_S
+            "the tracking store does not record for now: %s. The work continues; retrying every %.0f s",
+            first_line(error)[:300],
+            RETRY_S,
         )

@@ -1,7 +1,6 @@
-"""Promotion: a model gets the alias that the endpoint serves when its report passes the gates, and only then.
+"""Promotion: registers a model and moves the alias that the endpoint serves to it, once its report passes every gate.
 
-In: a model artifact, the report about it, gates over the report's metrics, and a baseline report if wanted. Out: the registered
-version with its alias. Always: the alias moves only when every gate passes; a second call changes nothing.
+A second call with the same config changes nothing.
 """
 
 import json
@@ -14,15 +13,16 @@ from lisan.core.config import SIGNED
 from lisan.core.errors import ConfigError, ServingError
 from lisan.core.identity import NOT_IDENTITY
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig, check_reachable
-from lisan.tracking.registry import RegisteredVersion, move_alias, open_job, register_model
+from lisan.tracking.models import RegisteredVersion, move_alias, register_model
+from lisan.tracking.runs import open_job
 
 CANDIDATE = "candidate"
-"Alias of what was registered last and may not have passed its gates."
+"Alias of the version registered last, which may not have passed its gates."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateConfig:
-    """Bounds on one metric of the report; each that is set must hold."""
+    """Bounds on one metric of the report; every bound that is set must hold."""
 
     min: float | None = field(default=None, metadata=SIGNED)
     max: float | None = field(default=None, metadata=SIGNED)
@@ -47,13 +47,13 @@ class GateConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromoteConfig:
     name: str = "lisan"
-    "Registered model: what the endpoint calls it."
+    "Name of the registered model; the endpoint serves it under this name."
     candidate: str
-    "The model artifact that asks for the alias, model/<name>@<version>."
+    "Model artifact to promote, model/<name>@<version>."
     report: str
-    "The report about that very model, report/<name>@<version>."
+    "Evaluation report of that model, report/<name>@<version>."
     baseline: str | None = None
-    "Report that max_drop_ratio and max_rise_ratio compare with."
+    "Report with which max_drop_ratio and max_rise_ratio compare."
     gates: dict[str, GateConfig] = field(default_factory=dict)
     "Bounds by metric of the report; empty promotes unconditionally."
     alias: str = "champion"
@@ -91,14 +91,14 @@ class GateResult:
     metric: str
     value: float
     bound: str
-    "The condition as people read it: `>= 0.7`."
+    "Condition as text: `>= 0.7`."
     passed: bool
 
 
 def promote(config: PromoteConfig, say: Callable[[str], None] = print) -> RegisteredVersion:
-    """Register the model, check the gates and let the alias name it.
+    """Register the model, check the gates and move the alias to it.
 
-    Raises ServingError naming the gate that fails, or the report that is about another model; the alias then stays.
+    Raises ServingError, and leaves the alias, when a gate fails or the report is about another model.
     """
     check_reachable(config)
     store = Store(config.storage.root)
@@ -126,7 +126,7 @@ def _move(
     parents: Collection[Artifact],
     say: Callable[[str], None],
 ) -> RegisteredVersion:
-    """Make the version the candidate, then what the alias names; both in a run that keeps the gate table."""
+    """Move `candidate` and then the alias to the version, in a run that records the gate table."""
     root, failed = config.storage.root, [result for result in results if not result.passed]
     name = f"{config.candidate} as {config.name}@{config.alias}"
     with open_job("promote_model", name, config, parents, registered=f"{config.name}/{version.version}") as run:
@@ -204,7 +204,7 @@ def _check_gate(metric: str, gate: GateConfig, value: float, before: float | Non
 
 
 def format_gates(results: list[GateResult]) -> str:
-    """Return the gates as a plain table for a terminal."""
+    """Return the gates as a text table."""
     if not results:
         return "no gates set"
     rows = [("gate", "value", "bound", "")]

@@ -1,8 +1,7 @@
-"""How busy a machine is: processors, memory, disk, network and, where NVIDIA's library is installed, GPUs.
+"""Samples the load of a machine: processors, memory, disk, network and, with NVIDIA's library, GPUs.
 
-In: nothing. Out: numbers by the names that MLflow's page of system metrics knows, now and then while something runs. Always: of
-the machine that this process is on, which for a stage is the driver's; one more sample is taken at the end, so that a short stage
-has one. GPUs have not been tried on one.
+The names are those of MLflow's page of system metrics. The machine is the one of this process: for a stage, the driver's.
+GPU readings have not been tested on a GPU.
 """
 
 import threading
@@ -16,7 +15,7 @@ MEGABYTE = 1e6
 
 
 class MachineLoad:
-    """Reads the load; processors and network since the last reading and since the first."""
+    """Reads the load: processors since the last reading, network since the first."""
 
     def __init__(self) -> None:
         import psutil
@@ -37,7 +36,7 @@ class MachineLoad:
             "disk_available_megabytes": disk.free / MEGABYTE,
             "disk_usage_percentage": disk.percent,
         }
-        if network and self._network:  # a machine without any has none to count
+        if network and self._network:  # None on a machine without network
             found["network_receive_megabytes"] = (network.bytes_recv - self._network.bytes_recv) / MEGABYTE
             found["network_transmit_megabytes"] = (network.bytes_sent - self._network.bytes_sent) / MEGABYTE
         for index, gpu in enumerate(self._gpus):
@@ -58,7 +57,7 @@ def _open_gpus() -> list[Any]:
 
 
 def _read_gpu(gpu: Any) -> dict[str, float]:
-    """Read what this GPU can tell; a share of one (MIG) knows neither its power nor how busy it is."""
+    """Read memory, utilisation and power; a MIG slice reports memory only."""
     import pynvml
 
     memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
@@ -74,10 +73,10 @@ def _read_gpu(gpu: Any) -> dict[str, float]:
 
 
 @contextmanager
-def watch_load(log: Callable[[Mapping[str, float], int], None], every_s: float, begun: float) -> Iterator[None]:
-    """Log the load of this machine now and then, and at the end; `every_s` = 0 logs none.
+def watch_load(log: Callable[[Mapping[str, float], int], None], every_s: float, start_s: float) -> Iterator[None]:
+    """Log the load of this machine every `every_s` seconds and at the end, so that a short stage has a sample; 0 logs none.
 
-    Its step is the number of seconds since `begun`, so that what goes on after a failure goes on here too.
+    The step is the number of seconds since `start_s`, so that a resumed run continues its series.
     """
     if not every_s:
         yield
@@ -85,10 +84,10 @@ def watch_load(log: Callable[[Mapping[str, float], int], None], every_s: float, 
     over = threading.Event()
 
     def watch() -> None:
-        load = MachineLoad()  # here, because psutil compares with the last reading of the same thread
+        load = MachineLoad()  # in this thread: psutil compares with the last reading of the same thread
         while True:
             is_over = over.wait(every_s)
-            log({f"system/{name}": value for name, value in load.read().items()}, int(time.time() - begun))
+            log({f"system/{name}": value for name, value in load.read().items()}, int(time.time() - start_s))
             if is_over:
                 return
 

@@ -6,6 +6,7 @@ import typing
 from typing import Any
 
 from lisan.core.command_line.overrides import bare, explain_unknown, hint_of
+from lisan.core.errors import first_line
 
 
 def explain(error: BaseException, schema: type[Any]) -> str:
@@ -62,8 +63,8 @@ def _one_sentence(error: BaseException) -> str:
     text = "; ".join(lines).split("; Config search path:")[0]
     text = text.replace("full_key: ", "key ").replace(".;", ";").removeprefix("Error merging override ")
     cause = error.__cause__
-    if cause is not None and str(cause).splitlines()[:1] and str(cause).splitlines()[0] not in text:
-        text += f" ({str(cause).splitlines()[0]})"
+    if cause is not None and str(cause).strip() and first_line(cause) not in text:
+        text += f" ({first_line(cause)})"
     return text or type(error).__name__
 
 

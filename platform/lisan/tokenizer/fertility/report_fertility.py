@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store, code_commit
-from lisan.core.errors import ConfigError, DataError
+from lisan.core.errors import ConfigError, DataError, first_line
 from lisan.core.seed import derive_seed
 from lisan.core.stage import Run, Stage
 from lisan.corpus.reader import list_sources, list_splits, read_records, shard_paths
@@ -84,7 +84,7 @@ def open_tokenizers(config: FertilityConfig, parents: tuple[Artifact, ...]) -> d
         try:
             opened[label] = load_tokenizer(owners.get(place, place))
         except Exception as error:  # the tokenizers library raises bare exceptions for what it cannot parse
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             told = reason if isinstance(error, DataError) else f"{place} cannot be opened ({reason}); is it complete?"
             raise DataError(f"tokenizers.{label}: {told}") from error
     return opened

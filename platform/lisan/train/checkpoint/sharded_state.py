@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from lisan.core.errors import ArtifactError, TrainingError
+from lisan.core.errors import ArtifactError, TrainingError, first_line
 from lisan.core.storage import Location, workspace, writing
 from lisan.model.score import Scorer
 from lisan.train.checkpoint.retention import MARK, Checkpoint, place_of
@@ -155,7 +155,7 @@ def _reason(error: BaseException) -> str:
     """Return the first line of what the first rank that failed raised."""
     failures = error.failures if isinstance(error, CheckpointException) else {}
     first = next((failure for failure, _ in failures.values()), error)
-    return next(iter(str(first).splitlines()), "") or type(first).__name__
+    return first_line(first)
 
 
 def _digest(files: Files) -> str:

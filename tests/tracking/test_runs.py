@@ -14,18 +14,10 @@ import pytest
 from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError, ServingError
 from lisan.core.stage import ClusterConfig, Stage, StageConfig, StorageConfig, TrackingConfig, run_stage
-from lisan.tracking import registry
-from lisan.tracking.registry import (
-    Checkpoint,
-    MlflowRun,
-    checkpoints,
-    metric_history,
-    move_alias,
-    open_run,
-    register_model,
-    resolve_alias,
-    tracking_uri,
-)
+from lisan.tracking.client import open_client, tracking_uri
+from lisan.tracking.models import move_alias, register_model, resolve_alias
+from lisan.tracking.recorder import LoggedCheckpoint, MlflowRun, list_checkpoints
+from lisan.tracking.runs import metric_history, open_run
 
 TRACKING = TrackingConfig()
 
@@ -41,7 +33,7 @@ class StepConfig(StageConfig):
 def empty_store(tmp_path_factory):
     """A fresh sqlite store to copy: MLflow takes over a second to make one."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    registry._client(f"sqlite:///{path}").search_experiments()
+    open_client(f"sqlite:///{path}").search_experiments()
     return path
 
 
@@ -81,7 +73,7 @@ def run_model(root, name="base", build=train, **fields):
 
 
 def find_runs(root, uri=None):
-    client = registry._client(tracking_uri(TrackingConfig(uri=uri), root))
+    client = open_client(tracking_uri(TrackingConfig(uri=uri), root))
     return client, client.search_runs([found.experiment_id for found in client.search_experiments()])
 
 
@@ -124,7 +116,7 @@ def test_a_password_in_the_tracking_uri_is_not_shown(root):
 def test_the_logged_config_hides_passwords_and_nothing_else(root):
     config = make_config(root, note="postgresql://me:secret@host/x", uri=f"sqlite:///{root}/other.db")
     with open_run(make_stage(), config, ()) as run:
-        client = registry._client(run.uri)
+        client = open_client(run.uri)
         with open(client.download_artifacts(run.run_id, "config.yaml")) as file:
             text = file.read()
     assert "postgresql://***@host/x" in text
@@ -204,16 +196,16 @@ def test_a_finished_run_is_not_opened_again(root):
 
 def test_checkpoints_are_found_by_step_with_where_they_are_and_their_hash(root):
     run_model(root)
-    _, [run] = find_runs(root)
-    found = checkpoints(TRACKING, root, run.info.run_id)
+    client, [run] = find_runs(root)
+    found = list_checkpoints(client, run.info.run_id)
     assert [checkpoint.step for checkpoint in found] == [2, 3]
-    assert found[1] == Checkpoint(step=3, uri=f"{root}/checkpoints/base/step-3", num_bytes=1003, digest="ab" * 32)
+    assert found[1] == LoggedCheckpoint(step=3, uri=f"{root}/checkpoints/base/step-3", num_bytes=1003, digest="ab" * 32)
 
 
 def test_a_checkpoint_is_visible_before_its_stage_ends(root):
     with open_run(make_stage(), make_config(root), ()) as run:
         run.log_checkpoint(1, "somewhere", 10, "ab")
-        assert [checkpoint.step for checkpoint in checkpoints(TRACKING, root, run.run_id)] == [1]
+        assert [checkpoint.step for checkpoint in list_checkpoints(open_client(run.uri), run.run_id)] == [1]
 
 
 def test_a_checkpoint_shows_the_metrics_it_had(root):
@@ -292,13 +284,13 @@ def test_a_registered_version_names_the_chain_of_checkpoints_it_came_from(root):
     run_model(root)
     artifact = run_model(root, "cpt", parent="model/base@v1")
     version = register_model(TRACKING, root, "lisan", artifact)
-    chain = registry.json.loads(version.tags["checkpoints"])
+    chain = json.loads(version.tags["checkpoints"])
     assert (version.ref, version.uri, version.version) == ("model/cpt@v1", str(artifact.location), "1")
     assert [(link["ref"], link["step"], link["digest"]) for link in chain] == [
         ("model/cpt@v1", 3, "ab" * 32),
         ("model/base@v1", 3, "ab" * 32),
     ]
-    assert list(registry.json.loads(version.tags["lineage"])) == ["model/base@v1"]
+    assert list(json.loads(version.tags["lineage"])) == ["model/base@v1"]
 
 
 def test_a_model_is_registered_although_a_parent_was_deleted(root):
@@ -402,7 +394,7 @@ def test_runs_files_checkpoints_and_models_of_a_local_root_go_through_a_real_ser
     version = register_model(tracking, root, "lisan", artifact)
     move_alias(tracking, root, "lisan", "champion", version.version)
     assert run.info.status == "FINISHED"
-    assert [checkpoint.step for checkpoint in checkpoints(tracking, root, run.info.run_id)] == [2, 3]
+    assert [checkpoint.step for checkpoint in list_checkpoints(client, run.info.run_id)] == [2, 3]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"config.yaml", "manifest.json"}
     assert resolve_alias(tracking, root, "lisan", "champion").uri == str(artifact.location)
     assert not os.path.exists(os.path.join(root, "mlflow.db"))
