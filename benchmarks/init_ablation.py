@@ -164,7 +164,7 @@ def find_neighbours(root: Path, store: Store) -> None:
 @torch.no_grad()
 def measure(scorer: Scorer, items: Mapping[str, list[Any]]) -> dict[str, float]:
     """Return held-out loss (nats per token) and bits per byte of each language."""
-    config = EvalConfig(name="ablation", candidate="-", corpus=CORPUS, tasks=TASKS, context_length=CONTEXT)
+    config = EvalConfig(name="ablation", model="-", corpus=CORPUS, tasks=TASKS, context_length=CONTEXT)
     found = {}
     for name, task in TASKS.items():
         metrics = aggregate(task, score_items(scorer.eval(), items[name], config))

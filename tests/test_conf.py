@@ -36,10 +36,10 @@ NEEDED = {
     "train_dpo": ["name=t", "tokens=tokens/t@v1", "model.path=model/t@v1"],
     "score_preferences": ["name=t", "tokens=tokens/t@v1", "model.path=model/t@v1"],
     "sample_preferences": ["name=t", "prompts.corpus=corpus/t@v1", "policy=model/t@v1"],
-    "run_evals": ["name=t", "candidate=model/t@v1", "corpus=corpus/t@v1"],
+    "run_evals": ["name=t", "model=model/t@v1", "corpus=corpus/t@v1"],
     "report_fertility": ["name=t", "corpus=corpus/t@v1", "tokenizers={a: tokenizer/t@v1}"],
-    "export_model": ["name=t", "candidate=model/t@v1"],
-    "promote_model": ["candidate=model/t@v1", "report=report/t@v1"],
+    "export_model": ["name=t", "model=model/t@v1"],
+    "promote_model": ["model=model/t@v1", "report=report/t@v1"],
     "show_example": ["tokens=tokens/t@v1"],
     "run_pipeline": [],
 }

@@ -20,7 +20,6 @@ NEEDED: dict[str, Any] = {
     "tokenizer": "tokenizer/t@v1",
     "tokens": "tokens/t@v1",
     "model": {"path": "model/t@v1"},
-    "candidate": "model/t@v1",
     "report": "report/t@v1",
     "sources": ["a"],
     "base": "tokenizer/b@v1",
@@ -33,6 +32,7 @@ OWN: dict[str, dict[str, Any]] = {
     "build_corpus": {"sources": {"a": {"format": "jsonl", "path": ["/data/a.jsonl"], "language": "ar"}}},
     "expand_tokenizer": {"num_pieces": 512},
     "report_fertility": {"base": "a"},
+    **{job: {"model": "model/t@v1"} for job in ("run_evals", "export_model", "promote_model")},
     "show_example": {"corpus": None, "tokenizer": None, "sources": []},
 }
 

@@ -297,7 +297,7 @@ def test_the_whole_way_on_an_object_store(bucket: str, tmp_path: Path) -> None:
         EVALS,
         EvalConfig(
             name="r",
-            candidate="model/chat@v1",
+            model="model/chat@v1",
             corpus=str(corpus.ref),
             tasks={"c": task},
             context_length=128,

@@ -36,7 +36,7 @@ def root(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
 def config(root: str, base_model: str) -> EvalConfig:
     return EvalConfig(
         name="r",
-        candidate=base_model,
+        model=base_model,
         corpus="corpus/tiny@v1",
         tasks=TASKS,
         context_length=96,
@@ -62,7 +62,7 @@ def test_an_id_that_the_model_has_no_row_for_is_refused(config: EvalConfig, base
     model.resize_token_embeddings(300)
     model.save_pretrained(tmp_path / "short")
     with pytest.raises(DataError, match=r"tasks\.arabic may hold the id \d+ .* and the model has 300 embedding rows"):
-        run(replace(config, name="short", candidate=str(tmp_path / "short")))
+        run(replace(config, name="short", model=str(tmp_path / "short")))
 
 
 def test_every_task_reports_its_metrics(report: Artifact) -> None:
@@ -88,7 +88,7 @@ def test_metrics_can_be_computed_again_from_the_stored_items(report: Artifact) -
 
 
 def test_the_report_names_its_model_and_corpus(report: Artifact, base_model: str) -> None:
-    assert (report.facts["candidate"], report.facts["corpus"]) == (base_model, "corpus/tiny@v1")
+    assert (report.facts["model"], report.facts["corpus"]) == (base_model, "corpus/tiny@v1")
     assert set(report.manifest["parents"]) == {"corpus/tiny@v1"}
 
 
@@ -139,12 +139,12 @@ def test_a_model_with_damaged_weights_is_refused(config: EvalConfig, base_model:
     weights[name][0, 0] = float("nan")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(DataError, match=r"damaged: 1 of \d+ weights hold NaN .*the first is .*down_proj"):
-        run(replace(config, name="damaged", candidate=str(folder), tasks={"questions": TASKS["questions"]}))
+        run(replace(config, name="damaged", model=str(folder), tasks={"questions": TASKS["questions"]}))
 
 
 def test_a_folder_without_a_model_is_refused(config: EvalConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no config\.json; name a model folder, model/name@version or a hub id"):
-        run(replace(config, name="folder", candidate=str(tmp_path)))
+        run(replace(config, name="folder", model=str(tmp_path)))
 
 
 def test_a_chat_task_needs_a_chat_template(config: EvalConfig, base_model: str, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_chat_task_needs_a_chat_template(config: EvalConfig, base_model: str, 
     with pytest.raises(
         ConfigError, match=r"tasks\.questions\.prompt is chat and the tokenizer of .*plain has no chat template"
     ):
-        run(replace(config, name="chat", candidate=str(folder), tasks=chat))
+        run(replace(config, name="chat", model=str(folder), tasks=chat))
 
 
 def test_evaluating_again_gives_the_same_numbers(report: Artifact, config: EvalConfig) -> None:
@@ -179,7 +179,7 @@ def test_metrics_go_to_the_tracker_task_by_task(config: EvalConfig) -> None:
     ("changes", "error", "said"),
     [
         ({"corpus": "corpus/none@v1"}, ArtifactError, "corpus/none@v1 does not exist"),
-        ({"candidate": "model/none@v1"}, ArtifactError, "model/none@v1 does not exist"),
+        ({"model": "model/none@v1"}, ArtifactError, "model/none@v1 does not exist"),
         (
             {"tasks": {"t": TaskConfig(kind=TaskKind.preference, sources=("en_text",))}},
             ConfigError,
@@ -196,7 +196,7 @@ def test_metrics_go_to_the_tracker_task_by_task(config: EvalConfig) -> None:
             "has no split test of preferences/en_pairs",
         ),
         ({"tasks": {}}, ConfigError, "run_evals needs tasks"),
-        ({"candidate": "/nowhere"}, ConfigError, "candidate=/nowhere is no folder; name a model folder"),
+        ({"model": "/nowhere"}, ConfigError, "model=/nowhere is no folder; name a model folder"),
         ({"context_length": 500}, ConfigError, "context_length is 500 and .* has positions for 128 tokens"),
         ({"context_length": 1}, ConfigError, "context_length >= 2"),
     ],

@@ -71,7 +71,7 @@ def store(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def export(store: Store, name: str = "all", **changes: Any) -> Artifact:
-    values = {"candidate": "model/tuned@v1", "int4_group": 32, "tolerances": {}, "formats": (Format.hf,)}
+    values = {"model": "model/tuned@v1", "int4_group": 32, "tolerances": {}, "formats": (Format.hf,)}
     config = ExportConfig(name=name, storage=StorageConfig(root=store.root.root), **{**values, **changes})
     return run_stage(EXPORT, config, no_run, silent)
 
@@ -101,7 +101,7 @@ def test_every_folder_says_where_it_comes_from(exported: Artifact, store: Store)
     model = store.open(Ref.parse("model/tuned@v1"))
     for form in Format:
         said = json.loads((folder(exported, form) / "export.json").read_bytes())
-        assert (said["export"], said["format"], said["candidate"]) == ("export/all@v1", form, "model/tuned@v1")
+        assert (said["export"], said["format"], said["model"]) == ("export/all@v1", form, "model/tuned@v1")
         assert said["fingerprint"] == model.manifest["fingerprint"]
         assert said["parity"] == exported.facts["formats"][form]
     assert exported.manifest["parents"] == {"model/tuned@v1": model.manifest["fingerprint"]}
@@ -143,7 +143,7 @@ def test_a_second_run_does_nothing(exported: Artifact, store: Store) -> None:
 
 
 def test_a_folder_is_exported_as_an_artifact_is(exported: Artifact, store: Store) -> None:
-    again = export(store, "again", candidate=str(folder(exported, "hf")), formats=(Format.gguf,))
+    again = export(store, "again", model=str(folder(exported, "hf")), formats=(Format.gguf,))
     assert again.facts["formats"]["gguf"]["mean_kl"] == exported.facts["formats"]["gguf"]["mean_kl"]
     assert again.manifest["parents"] == {}
 
@@ -156,7 +156,7 @@ def test_an_export_that_is_too_far_off_is_refused_and_leaves_nothing(store: Stor
     assert store.find(Ref.parse("export/far@v1"), None, ()) is None
     nan = Parity(mean_kl=float("nan"), max_difference=0.0, agreement_ratio=1.0, num_tokens=1)
     with pytest.raises(ArtifactError, match="is nan nats"):
-        check_parity(ExportConfig(name="t", candidate="c"), Format.hf, nan)
+        check_parity(ExportConfig(name="t", model="c"), Format.hf, nan)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_an_export_that_is_too_far_off_is_refused_and_leaves_nothing(store: Stor
             r"int4_group 128 does not divide the 64 inputs of .*; set int4_group=64",
         ),
         (
-            {"candidate": "model/base@v1", "formats": (Format.adapter,)},
+            {"model": "model/base@v1", "formats": (Format.adapter,)},
             r"model/base@v1 has no adapter/adapter_config\.json",
         ),
         (
-            {"candidate": "model/base@v1", "formats": (Format.merged,)},
+            {"model": "model/base@v1", "formats": (Format.merged,)},
             r"not trained with tuning\.method=lora; hf is the whole model",
         ),
     ],
@@ -201,7 +201,7 @@ def test_an_adapter_over_the_vocabulary_is_merged_or_nothing(
     file = tmp_path / "m" / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_bytes()) | change))
     with pytest.raises(ConfigError, match=r"changes rows of the vocabulary .* export merged instead"):
-        export(store, "rows", candidate=str(tmp_path / "m"), formats=(Format.adapter,))
+        export(store, "rows", model=str(tmp_path / "m"), formats=(Format.adapter,))
 
 
 def test_a_dora_is_merged_or_nothing(store: Store, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_dora_is_merged_or_nothing(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "m" / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_bytes()) | {"use_dora": True}))
     with pytest.raises(ConfigError, match=r"is a DoRA, which vLLM does not load over a base; export merged"):
-        export(store, "dora", candidate=str(tmp_path / "m"), formats=(Format.adapter,))
+        export(store, "dora", model=str(tmp_path / "m"), formats=(Format.adapter,))
 
 
 def test_an_adapter_with_trained_rows_is_merged_or_nothing(store: Store) -> None:
@@ -217,8 +217,8 @@ def test_an_adapter_with_trained_rows_is_merged_or_nothing(store: Store) -> None
     base = ModelConfig(path="model/base@v1")
     run_stage(CPT, train_config(store, name="rows", model=base, tuning=tuning, loop={"num_steps": 1}), no_run, silent)
     with pytest.raises(ConfigError, match=r"rows of the vocabulary that were trained .* export merged"):
-        export(store, "rows", candidate="model/rows@v1", formats=(Format.adapter,))
-    found = export(store, "rows", candidate="model/rows@v1", formats=(Format.merged, Format.hf))
+        export(store, "rows", model="model/rows@v1", formats=(Format.adapter,))
+    found = export(store, "rows", model="model/rows@v1", formats=(Format.merged, Format.hf))
     assert not list((folder(found, "merged")).glob("*.trained"))
 
 
@@ -228,7 +228,7 @@ def test_a_qlora_is_merged_into_the_base_that_it_was_trained_over(store: Store) 
     base = ModelConfig(path="model/base@v1")
     run_stage(CPT, train_config(store, name="nf4", model=base, tuning=tuning, loop={"num_steps": 2}), no_run, silent)
     formats, bounds = (Format.hf, Format.merged, Format.adapter), {"adapter": 10.0}
-    figures = export(store, "nf4", candidate="model/nf4@v1", formats=formats, tolerances=bounds).facts["formats"]
+    figures = export(store, "nf4", model="model/nf4@v1", formats=formats, tolerances=bounds).facts["formats"]
     assert figures["merged"]["mean_kl"] < 1e-6
     assert figures["adapter"]["mean_kl"] > 100 * max(figures["merged"]["mean_kl"], 1e-9)
 
@@ -243,7 +243,7 @@ def test_an_adapter_over_another_base_is_refused(store: Store, tmp_path: Path) -
 
 def test_a_folder_that_is_no_model_is_one_sentence(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a model folder: no config\.json"):
-        export(store, "none", candidate=str(tmp_path))
+        export(store, "none", model=str(tmp_path))
 
 
 def test_parity_is_nothing_for_equals_and_grows_with_the_difference() -> None:
@@ -307,7 +307,7 @@ def test_a_tokenizer_that_changes_text_as_llama_cpp_does_not_is_refused(store: S
     lower = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
     source = with_normaliser(store, lower, tmp_path / "m")
     with pytest.raises(ConfigError, match=r"changes text by Lowercase before it is cut, .* leave gguf out of formats"):
-        export(store, "lower", candidate=str(source), formats=(Format.gguf,))
+        export(store, "lower", model=str(source), formats=(Format.gguf,))
 
 
 def test_a_sentencepiece_tokenizer_writes_spaces_and_no_more(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_who_must_compose_the_text_is_told(
     tokenizer = load_tokenizer(source)
     typed = "رب\u0651\u064e"
     assert is_said == (tokenizer.encode(typed) == tokenizer.encode(normalize("NFC", typed)))
-    export(store, f"nfc-{tmp_path.name[-1]}", candidate=str(source), formats=(Format.gguf,))
+    export(store, f"nfc-{tmp_path.name[-1]}", model=str(source), formats=(Format.gguf,))
     assert capsys.readouterr().out.count("put text into NFC before you send it") == is_said
 
 

@@ -22,9 +22,7 @@ from lisan.model.score import Batch, Scorer, collate
 from lisan.train.objectives import causal_lm
 
 CHOICE = TaskConfig(kind=TaskKind.multiple_choice, sources=("en_questions",))
-SETTING = EvalConfig(
-    name="t", candidate="t", corpus="corpus/tiny@v1", tasks={"t": CHOICE}, context_length=96, batch_rows=4
-)
+SETTING = EvalConfig(name="t", model="t", corpus="corpus/tiny@v1", tasks={"t": CHOICE}, context_length=96, batch_rows=4)
 
 
 class Oracle(torch.nn.Module):

@@ -35,7 +35,7 @@ def evaluation(root: str, model: str) -> EvalConfig:
     task = TaskConfig(kind=TaskKind.multiple_choice, sources=("en_questions",))
     return EvalConfig(
         name="t",
-        candidate=model,
+        model=model,
         corpus="corpus/tiny@v1",
         tasks={"choice": task},
         context_length=96,

@@ -101,11 +101,11 @@ def test_weights_of_another_model_are_named(name: str, read: Any, change: Any) -
 def test_every_stage_refuses_before_it_starts(change: Any, tiny_store: Store) -> None:
     place, storage = change("untied", compiled), StorageConfig(root=tiny_store.root.root)
     tasks = {"arabic": TaskConfig(kind=TaskKind.bits_per_byte, sources=("ar_text",))}
-    evaluation = EvalConfig(name="e", candidate=place, corpus="corpus/tiny@v1", tasks=tasks, storage=storage)
+    evaluation = EvalConfig(name="e", model=place, corpus="corpus/tiny@v1", tasks=tasks, storage=storage)
     refusals: list[Callable[[], None]] = [
         lambda: check(train_config(tiny_store, model=ModelConfig(path=place)), tiny_store),
         lambda: EVALS.check(evaluation, tiny_store),
-        lambda: check_export(ExportConfig(name="x", candidate=place, storage=storage), tiny_store),
+        lambda: check_export(ExportConfig(name="x", model=place, storage=storage), tiny_store),
         lambda: check_weights(Path(place)),
     ]
     for refuse in refusals:
@@ -148,7 +148,7 @@ def test_two_different_matrices_are_two_whatever_the_config_says(
     assert not read_config(place).tie_word_embeddings
     assert capsys.readouterr().out.count("the files hold two different matrices") == 1
     (tmp_path / "hf").mkdir()
-    write_hf(ExportConfig(name="t", candidate=place, formats=(Format.hf,)), Subject(Path(place), ""), tmp_path / "hf")
+    write_hf(ExportConfig(name="t", model=place, formats=(Format.hf,)), Subject(Path(place), ""), tmp_path / "hf")
     assert json.loads((tmp_path / "hf" / "config.json").read_bytes())["tie_word_embeddings"] is False
     with pytest.raises(ServingError, match=r"config\.json says tie_word_embeddings .* of which vLLM would use one"):
         check_weights(Path(place))

@@ -67,7 +67,7 @@ def test_the_same_weights_under_other_names_are_left_where_they_are(sharded: Pat
     whole = dict(load_model(str(sharded)).named_parameters())
     assert all(torch.equal(tensor, whole[name]) for name, tensor in model.named_parameters())
     (tmp_path / "hf").mkdir()
-    write_hf(ExportConfig(name="t", candidate=str(sharded)), Subject(sharded, ""), tmp_path / "hf")
+    write_hf(ExportConfig(name="t", model=str(sharded)), Subject(sharded, ""), tmp_path / "hf")
     assert {path.name for path in (tmp_path / "hf").iterdir()} == {"config.json", INDEX, *SHARDS}
 
 
@@ -76,7 +76,7 @@ def test_an_index_that_is_not_read_is_not_exported(sharded: Path, tmp_path: Path
     save_model(load_model(str(sharded)), sharded, torch.float32)
     (sharded / INDEX).write_bytes(index)
     (tmp_path / "hf").mkdir()
-    write_hf(ExportConfig(name="t", candidate=str(sharded)), Subject(sharded, ""), tmp_path / "hf")
+    write_hf(ExportConfig(name="t", model=str(sharded)), Subject(sharded, ""), tmp_path / "hf")
     assert {path.name for path in (tmp_path / "hf").iterdir()} == {"config.json", "generation_config.json", WEIGHTS}
 
 

@@ -78,7 +78,7 @@ def exported(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Pat
     run_stage(SFT, config, no_run, silent)
     asked = ExportConfig(
         name="taught",
-        candidate="model/taught@v1",
+        model="model/taught@v1",
         formats=(Format.hf, Format.gguf),
         gguf_type=GgufType.float32,
         storage=StorageConfig(root=store.root.root),

@@ -61,7 +61,7 @@ def make_report(root, model, ref="report/chat@v1", metrics=METRICS):
 
 
 def make_config(root, gates=None, **fields):
-    fields = {"candidate": "model/chat@v1", "report": "report/chat@v1"} | fields
+    fields = {"model": "model/chat@v1", "report": "report/chat@v1"} | fields
     return PromoteConfig(gates=gates or {}, storage=StorageConfig(root=root), **fields)
 
 
@@ -158,7 +158,7 @@ def test_a_failing_gate_is_named_with_value_and_bound_and_the_alias_stays(root, 
     worse = commit(root, "model/chat@v2", {})
     make_report(root, worse, "report/chat@v2", {"accuracy_ar": 0.61})
     with pytest.raises(ServingError, match=r"champion does not move to model/chat@v2: accuracy_ar is 0\.61 .* >= 0\.7"):
-        run_promote(root, {"accuracy_ar": GateConfig(min=0.7)}, candidate="model/chat@v2", report="report/chat@v2")
+        run_promote(root, {"accuracy_ar": GateConfig(min=0.7)}, model="model/chat@v2", report="report/chat@v2")
     assert alias_of(root) == "model/chat@v1"
     assert alias_of(root, "candidate") == "model/chat@v2"
 
@@ -275,14 +275,14 @@ def test_the_gate_table_lines_up():
 
 
 def test_gates_load_from_a_plain_mapping():
-    raw = {"candidate": "model/chat@v1", "report": "report/chat@v1", "gates": {"accuracy_ar": {"min": 0.7}}}
+    raw = {"model": "model/chat@v1", "report": "report/chat@v1", "gates": {"accuracy_ar": {"min": 0.7}}}
     assert load(PromoteConfig, raw).gates == {"accuracy_ar": GateConfig(min=0.7)}
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"candidate": "chat"}, "candidate: expected a reference"),
+        ({"model": "chat"}, "model: expected a reference"),
         ({"report": "model/chat@v1"}, "report: expected a report"),
         ({"alias": "v3"}, "alias must be"),
         ({"alias": "latest"}, "alias must be"),

@@ -126,13 +126,16 @@ def compose_raw(
 @contextmanager
 def _composing(job: str, schema: type[Any], overrides: Sequence[str]) -> Iterator[None]:
     """Read YAML's text as text, and turn what Hydra, OmegaConf and YAML say into one ConfigError sentence."""
+    from hydra._internal.config_repository import CachingConfigRepository as Repository
     from hydra.errors import HydraException
     from omegaconf import _utils as reader
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    standard = reader.get_yaml_loader
+    standard, group_exists = reader.get_yaml_loader, Repository.group_exists
     reader.get_yaml_loader = lambda: _keep_text(standard())
+    plain = _plain_fields(schema)
+    Repository.group_exists = lambda self, config_path: config_path not in plain and group_exists(self, config_path)
     try:
         yield
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -143,7 +146,12 @@ def _composing(job: str, schema: type[Any], overrides: Sequence[str]) -> Iterato
             "field in a recipe or another group's YAML"
         ) from error
     finally:
-        reader.get_yaml_loader = standard
+        reader.get_yaml_loader, Repository.group_exists = standard, group_exists
+
+
+def _plain_fields(schema: type[Any]) -> set[str]:
+    """Return the fields that hold a value: Hydra would read `model=a` as a choice of conf/model in every job."""
+    return {name for name, hint in typing.get_type_hints(schema).items() if not dataclasses.is_dataclass(bare(hint))}
 
 
 def _keep_text(loader: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-RENAMED: Mapping[str, str] = {}
+RENAMED: Mapping[str, str] = {"candidate": "model"}
 "Old key to new key, each as the last parts of the dotted key: `optim.peak: optim.peak_lr` also covers `train.optim.peak`."
 
 

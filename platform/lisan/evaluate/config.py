@@ -61,7 +61,7 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig(StageConfig):
-    candidate: str
+    model: str
     "The model to look at: model/name@version, a local folder or a hub id."
     corpus: str
     "corpus/name@version with the records that the tasks name"

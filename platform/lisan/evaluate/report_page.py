@@ -45,7 +45,7 @@ def render_page(config: EvalConfig, reports: Sequence[TaskReport], precision: st
     return render_template(
         "evaluate",
         "report.html.jinja",
-        title=f"Evaluation of {config.candidate}",
+        title=f"Evaluation of {config.model}",
         summary=_summary(config, reports),
         choices=lay_out_table([_row(report) for report in choices], CHOICE_COLUMNS),
         bars=[_bar(report) for report in choices],
@@ -54,7 +54,7 @@ def render_page(config: EvalConfig, reports: Sequence[TaskReport], precision: st
         groups=[(report.name, found) for report in choices if len(found := _groups(report)) > 1],
         samples=[(report, _samples(report)) for report in choices],
         facts={
-            "candidate": config.candidate,
+            "model": config.model,
             "corpus": config.corpus,
             "context length": f"{config.context_length} tokens",
             "precision": precision,

@@ -63,12 +63,12 @@ def make_result(item: Item, logps: Sequence[float]) -> Result:
     )
 
 
-def check_finite(task: str, results: Sequence[Result], candidate: str) -> None:
+def check_finite(task: str, results: Sequence[Result], model: str) -> None:
     """Refuse log-probabilities that are no numbers: every comparison with them is false, and the first choice would win."""
     broken = [result for result in results if not all(map(math.isfinite, result.logps))]
     if broken:
         raise DataError(
-            f"tasks.{task}: {candidate} gives item {broken[0].id} the log-probability {broken[0].logps[0]} "
+            f"tasks.{task}: {model} gives item {broken[0].id} the log-probability {broken[0].logps[0]} "
             f"({len(broken)} of {len(results)} items are no numbers); its weights are damaged, or overflow in this precision: "
             "try precision=float32"
         )

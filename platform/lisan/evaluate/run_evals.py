@@ -37,7 +37,7 @@ from lisan.tokenizer.tokenizer import check_ids, load_tokenizer
 
 def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     corpus = draft.parent(Kind.corpus)
-    tokenizer, scorer, precision = _open_candidate(config, draft)
+    tokenizer, scorer, precision = _open_model(config, draft)
     run.log_tag("precision", precision)
     done: list[TaskReport] = []
     for name in config.tasks:
@@ -54,13 +54,13 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     return {
         "metrics": {f"{one.name}/{metric}": value for one in done for metric, value in one.metrics.items()},
         "counts": {one.name: one.numbers for one in done},
-        "candidate": config.candidate,
+        "model": config.model,
         "corpus": config.corpus,
         "precision": precision,
     }
 
 
-def _open_candidate(config: EvalConfig, draft: Draft) -> tuple[Any, Scorer, str]:
+def _open_model(config: EvalConfig, draft: Draft) -> tuple[Any, Scorer, str]:
     """Return the tokenizer, the model and the precision that it computes in."""
     place = _find_model(config, draft.store)
     tokenizer = load_tokenizer(place)
@@ -68,7 +68,7 @@ def _open_candidate(config: EvalConfig, draft: Draft) -> tuple[Any, Scorer, str]
     device = "cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu"
     resolved = resolve_precision(config.precision, [find_precision(device)])
     print(f"  {resolved}", flush=True)
-    with doing(f"loading {config.candidate}"):
+    with doing(f"loading {config.model}"):
         scorer = Scorer(load_model(place, resolved.precision.dtype).to(device).eval(), exact_logits=True)
     return tokenizer, scorer, resolved.precision.value
 
@@ -86,7 +86,7 @@ def score_task(config: EvalConfig, name: str, corpus: Artifact, tokenizer: Any, 
     check_ids(f"tasks.{name}", highest, len(scorer.model.get_input_embeddings().weight), tokenizer)
     with doing(f"scoring {len(items):,} items of {name}"):
         results = score_items(scorer, items, config)
-    check_finite(name, results, config.candidate)
+    check_finite(name, results, config.model)
     return TaskReport(name, task, counts, items, results)
 
 
@@ -94,7 +94,7 @@ def _check_template(config: EvalConfig, tokenizer: Any) -> None:
     chats = [name for name, task in config.tasks.items() if task.prompt is Prompt.chat and not task.is_text]
     if chats and tokenizer.chat_template is None:
         raise ConfigError(
-            f"tasks.{chats[0]}.prompt is chat and the tokenizer of {config.candidate} has no chat template; set it to plain, "
+            f"tasks.{chats[0]}.prompt is chat and the tokenizer of {config.model} has no chat template; set it to plain, "
             "choose a tuned model, or give the tokenizer a template with expand_tokenizer chat_template=chatml"
         )
 
@@ -151,25 +151,25 @@ def _write_results(draft: Draft, report: TaskReport) -> None:
 
 
 def _parents(config: EvalConfig) -> tuple[Ref, ...]:
-    model = (Ref.parse(config.candidate, Kind.model),) if Ref.looks_like(config.candidate) else ()
+    model = (Ref.parse(config.model, Kind.model),) if Ref.looks_like(config.model) else ()
     return (Ref.parse(config.corpus, Kind.corpus), *model)
 
 
 def _find_model(config: EvalConfig, store: Store) -> str:
-    """Return the local folder or hub id of the candidate."""
-    if not Ref.looks_like(config.candidate):
-        return config.candidate
-    return str(fetch_folder(store.open(Ref.parse(config.candidate, Kind.model)).location))
+    """Return the local folder or hub id of the model."""
+    if not Ref.looks_like(config.model):
+        return config.model
+    return str(fetch_folder(store.open(Ref.parse(config.model, Kind.model)).location))
 
 
 def _check(config: EvalConfig, store: Store) -> None:
-    check_candidate(config.candidate)
+    check_model_path(config.model)
     place = _find_model(config, store)
     check_folder(place)
     longest = read_max_positions(place)
     if longest is not None and config.context_length > longest:
         raise ConfigError(
-            f"context_length is {config.context_length:,} and {config.candidate} has positions for {longest:,} tokens; "
+            f"context_length is {config.context_length:,} and {config.model} has positions for {longest:,} tokens; "
             f"set context_length={longest}"
         )
     corpus = store.open(Ref.parse(config.corpus, Kind.corpus))
@@ -185,16 +185,14 @@ def _check(config: EvalConfig, store: Store) -> None:
             shard_paths(corpus, kind, source, task.split)
 
 
-def check_candidate(candidate: str) -> None:
+def check_model_path(model: str) -> None:
     """Refuse a local place that holds no model: only a name that is no path is asked of the hub."""
-    folder = Path(candidate).expanduser()
-    if Ref.looks_like(candidate) or not (folder.exists() or candidate.startswith(("/", ".", "~"))):
+    folder = Path(model).expanduser()
+    if Ref.looks_like(model) or not (folder.exists() or model.startswith(("/", ".", "~"))):
         return
     if not (folder / "config.json").exists():
         fault = "has no config.json" if folder.is_dir() else "is no folder"
-        raise ConfigError(f"candidate={candidate} {fault}; name a model folder, model/name@version or a hub id")
+        raise ConfigError(f"model={model} {fault}; name a model folder, model/name@version or a hub id")
 
 
-EVALS = Stage(
-    "run_evals", Kind.report, EvalConfig, _parents, run_evals, _check, inputs=lambda config: (config.candidate,)
-)
+EVALS = Stage("run_evals", Kind.report, EvalConfig, _parents, run_evals, _check, inputs=lambda config: (config.model,))

@@ -31,7 +31,7 @@ TOLERANCES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig(StageConfig):
-    candidate: str
+    model: str
     "The model to export: model/name@version or a local folder."
     formats: tuple[Format, ...] = (Format.hf,)
     "One folder is written for each."

@@ -56,7 +56,7 @@ def export_model(config: ExportConfig, draft: Draft, run: Run) -> Mapping[str, A
         print(
             f"  {form}: KL {parity.mean_kl:.2e} nats a token, same first token {parity.agreement_ratio:.1%}", flush=True
         )
-    return {"candidate": config.candidate, "formats": facts}
+    return {"model": config.model, "formats": facts}
 
 
 def check_parity(config: ExportConfig, form: Format, parity: Parity) -> None:
@@ -64,18 +64,18 @@ def check_parity(config: ExportConfig, form: Format, parity: Parity) -> None:
     tolerance = config.tolerance(form)
     if not parity.mean_kl <= tolerance:
         raise ArtifactError(
-            f"{config.candidate} as {form} is {parity.mean_kl:.4g} nats a token from the original, tolerance {tolerance:.4g}; "
+            f"{config.model} as {form} is {parity.mean_kl:.4g} nats a token from the original, tolerance {tolerance:.4g}; "
             f"choose a format with more bits, or set '+tolerances={{{form}: ...}}' if that is close enough"
         )
 
 
 def find_subject(config: ExportConfig, store: Store) -> Subject:
     """Find the model and, where it has an adapter, the very base that it was trained over."""
-    if not Ref.looks_like(config.candidate):
-        folder = Path(config.candidate).expanduser().resolve()
+    if not Ref.looks_like(config.model):
+        folder = Path(config.model).expanduser().resolve()
         base = read_adapter_config(folder).get("base_model_name_or_path") or ""
         return Subject(folder, "", base, base)
-    artifact = store.open(Ref.parse(config.candidate, Kind.model))
+    artifact = store.open(Ref.parse(config.model, Kind.model))
     folder, mark = fetch_folder(artifact.location), artifact.manifest["fingerprint"]
     if not (folder / ADAPTER).is_dir():
         return Subject(folder, mark)
@@ -98,7 +98,7 @@ def check_export(config: ExportConfig, store: Store) -> None:
     source = subject.folder
     if not (source / "config.json").exists():
         raise DataError(
-            f"candidate {config.candidate} is not a model folder: no config.json in {source}; name a finished model"
+            f"model={config.model} is not a model folder: no config.json in {source}; name a finished model"
         )
     weight_files(source)
     check_folder(source)
@@ -106,7 +106,7 @@ def check_export(config: ExportConfig, store: Store) -> None:
         check_adapter(config, read_adapter_config(source))
     if Format.adapter in config.formats and (source / ADAPTER / TRAINED_ROWS).exists():
         raise ConfigError(
-            f"the adapter of {config.candidate} came with rows of the vocabulary that were trained (tuning.rows), which vLLM does "
+            f"the adapter of {config.model} came with rows of the vocabulary that were trained (tuning.rows), which vLLM does "
             "not load over a base; export merged, or hf, which is the merged model already"
         )
     if Format.int8 in config.formats:
@@ -123,7 +123,7 @@ def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
     """Refuse an adapter that is not there, and one that no engine puts over a base; ConfigError."""
     if not plain:
         raise ConfigError(
-            f"formats names adapter or merged, but {config.candidate} has no {ADAPTER}/{ADAPTER_CONFIG}: it was not trained with "
+            f"formats names adapter or merged, but {config.model} has no {ADAPTER}/{ADAPTER_CONFIG}: it was not trained with "
             "tuning.method=lora; hf is the whole model"
         )
     targets = plain.get("target_modules") or ()
@@ -131,12 +131,12 @@ def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
     of_rows |= {key for key in ("modules_to_save", "trainable_token_indices") if plain.get(key)}
     if of_rows and Format.adapter in config.formats:
         raise ConfigError(
-            f"the adapter of {config.candidate} changes rows of the vocabulary ({min(of_rows)}), which vLLM does not load over a "
+            f"the adapter of {config.model} changes rows of the vocabulary ({min(of_rows)}), which vLLM does not load over a "
             "base; export merged instead"
         )
     if plain.get("use_dora") and Format.adapter in config.formats:
         raise ConfigError(
-            f"the adapter of {config.candidate} is a DoRA, which vLLM does not load over a base; export merged, or hf, which is "
+            f"the adapter of {config.model} is a DoRA, which vLLM does not load over a base; export merged, or hf, which is "
             "the merged model already"
         )
 
@@ -148,7 +148,7 @@ def write_origin(
     plain = {
         "export": f"{Kind.export}/{config.name}@{config.version}",
         "format": form,
-        "candidate": config.candidate,
+        "model": config.model,
         "fingerprint": subject.fingerprint,
         "base": subject.base_name if form in (Format.adapter, Format.merged) else "",
         "int4_group": config.int4_group if form is Format.int4 else None,
@@ -164,7 +164,7 @@ def count_bytes(folder: Path) -> int:
 
 
 def _parents(config: ExportConfig) -> tuple[Ref, ...]:
-    return (Ref.parse(config.candidate, Kind.model),) if Ref.looks_like(config.candidate) else ()
+    return (Ref.parse(config.model, Kind.model),) if Ref.looks_like(config.model) else ()
 
 
 EXPORT = Stage(
@@ -174,5 +174,5 @@ EXPORT = Stage(
     _parents,
     export_model,
     check_export,
-    inputs=lambda config: (config.candidate,),
+    inputs=lambda config: (config.model,),
 )

@@ -48,7 +48,7 @@ class GateConfig:
 class PromoteConfig:
     name: str = "lisan"
     "Name of the registered model; the endpoint serves it under this name."
-    candidate: str
+    model: str
     "Model artifact to promote, model/<name>@<version>."
     report: str
     "Evaluation report of that model, report/<name>@<version>."
@@ -62,7 +62,7 @@ class PromoteConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
-        _check_ref("candidate", self.candidate, Kind.model)
+        _check_ref("model", self.model, Kind.model)
         _check_ref("report", self.report, Kind.report)
         if self.baseline is not None:
             _check_ref("baseline", self.baseline, Kind.report)
@@ -102,7 +102,7 @@ def promote(config: PromoteConfig, say: Callable[[str], None] = print) -> Regist
     """
     check_reachable(config)
     store = Store(config.storage.root)
-    model, report = store.open(Ref.parse(config.candidate)), store.open(Ref.parse(config.report))
+    model, report = store.open(Ref.parse(config.model)), store.open(Ref.parse(config.report))
     parents = [model, report]
     check_subject(report, model)
     baseline: Mapping[str, float] = {}
@@ -114,7 +114,7 @@ def promote(config: PromoteConfig, say: Callable[[str], None] = print) -> Regist
     say(format_gates(results))
     failed = [result for result in results if not result.passed]
     if config.alias in version.aliases and not failed:
-        say(f"{config.name}@{config.alias} already is version {version.version} ({config.candidate}), nothing to do")
+        say(f"{config.name}@{config.alias} already is version {version.version} ({config.model}), nothing to do")
         return version
     return _move(config, version, results, parents, say)
 
@@ -128,7 +128,7 @@ def _move(
 ) -> RegisteredVersion:
     """Move `candidate` and then the alias to the version, in a run that records the gate table."""
     root, failed = config.storage.root, [result for result in results if not result.passed]
-    name = f"{config.candidate} as {config.name}@{config.alias}"
+    name = f"{config.model} as {config.name}@{config.alias}"
     with open_job("promote_model", name, config, parents, registered=f"{config.name}/{version.version}") as run:
         run.log_metrics({f"gate/{result.metric}": result.value for result in results})
         run.log_file("gates.json", json.dumps([asdict(result) for result in results], indent=1).encode())
@@ -137,11 +137,11 @@ def _move(
             version = move_alias(config.tracking, root, config.name, CANDIDATE, version.version)
         if failed:
             raise ServingError(
-                f"alias {config.alias} does not move to {config.candidate}: {_describe_failures(failed)}; "
+                f"alias {config.alias} does not move to {config.model}: {_describe_failures(failed)}; "
                 "train it further or change the gate"
             )
         version = move_alias(config.tracking, root, config.name, config.alias, version.version)
-    say(f"{config.name}@{config.alias} is version {version.version} now ({config.candidate})")
+    say(f"{config.name}@{config.alias} is version {version.version} now ({config.model})")
     return version
 
 
