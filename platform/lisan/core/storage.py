@@ -151,6 +151,12 @@ class Location:
         return posixpath.basename(self.path)
 
     @property
+    def parent(self) -> "Location":
+        """Folder that this file or folder lies in; a root has none."""
+        assert self.path, f"{self} is a root"
+        return Location(self.root, posixpath.dirname(self.path))
+
+    @property
     def file_system(self) -> "pafs.FileSystem":
         return _open_root(self.root)[0]
 

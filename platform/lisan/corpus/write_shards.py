@@ -108,7 +108,7 @@ class PartWriter:
     """Gathers tables into row groups of `ROW_GROUP_BYTES`."""
 
     def __init__(self, place: Location, schema: pa.Schema) -> None:
-        place.file_system.create_dir(place.full_path.rpartition("/")[0], recursive=True)
+        place.parent.make()
         self.writer = open_writer(place, schema)
         self.waiting: list[pa.Table] = []
         self.num_bytes = 0

@@ -9,11 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
+from lisan.core.references import find_named, local_path, parse_refs
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
 from lisan.corpus.reader import list_sources, list_splits, shard_paths
@@ -199,19 +199,19 @@ def tokenizer_place(config: EncodeConfig, parents: Iterable[Artifact]) -> Locati
 def tokenizer_of(tokens: Artifact) -> Location | str:
     """Return where the tokenizer of a tokens artifact lies; DataError when it is no longer the one that encoded it."""
     name: str = tokens.config["tokenizer"]
-    place = Store(tokens.location.root).open(Ref.parse(name)).location if Ref.looks_like(name) else name
+    place = find_named(Store(tokens.location.root), name)
     if tokenizer_hash(place) != tokens.facts["tokenizer_hash"]:
         raise DataError(f"{tokens.ref} was encoded with another {name}; encode it again")
     return place
 
 
 def _parents(config: EncodeConfig) -> tuple[Ref, ...]:
-    tokenizer = (Ref.parse(config.tokenizer),) if Ref.looks_like(config.tokenizer) else ()
-    return (Ref.parse(config.corpus, Kind.corpus), *tokenizer)
+    return (Ref.parse(config.corpus, Kind.corpus), *parse_refs(config.tokenizer))
 
 
 def _check(config: EncodeConfig, store: Store) -> None:  # noqa: ARG001  the signature of every check
-    if config.cluster.num_nodes > 1 and Path(config.tokenizer).expanduser().is_dir():
+    path = local_path(config.tokenizer)
+    if config.cluster.num_nodes > 1 and path is not None and path.is_dir():
         raise ConfigError(
             f"tokenizer {config.tokenizer} is a folder of this machine but cluster.num_nodes is {config.cluster.num_nodes}; "
             "name an artifact or a hub id, which every node can fetch"

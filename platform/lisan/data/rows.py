@@ -69,7 +69,7 @@ def write_rows(location: Location, rows: Iterable[Row], context_length: int) -> 
     """Write rows as one Arrow file of batches; return counts of rows, tokens and targets, and the highest id."""
     schema = row_schema(context_length)
     counts = {"rows": 0, "tokens": 0, "targets": 0, "documents": 0, HIGHEST_ID: 0}
-    location.file_system.create_dir(location.full_path.rpartition("/")[0], recursive=True)
+    location.parent.make()
     waiting = iter(rows)
     with location.file_system.open_output_stream(location.full_path) as sink, pa.ipc.new_file(sink, schema) as writer:
         while group := list(islice(waiting, BATCH_ROWS)):

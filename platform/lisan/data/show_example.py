@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lisan.core.artifact import Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.core.integrity import fetch_folder
+from lisan.core.references import fetch_named
 from lisan.core.stage import check_reachable
 from lisan.corpus.reader import list_sources, read_records
 from lisan.data.config import ShowConfig
@@ -84,7 +84,7 @@ def _open_corpus(config: ShowConfig, store: Store) -> tuple[Any, Iterator[Shown]
     artifact = store.open(Ref.parse(config.corpus or "", Kind.corpus))
     kind, split = config.kind or RecordKind.conversations, config.split or "train"
     sources = _choose(config, tuple(list_sources(artifact, kind)), f"{kind} of {artifact.ref}")
-    tokenizer = load_tokenizer(_tokenizer_folder(config.tokenizer or "", store))
+    tokenizer = load_tokenizer(fetch_named(store, config.tokenizer or ""))
 
     def records(source: str) -> Iterator[Shown]:
         found = read_records(artifact, kind, split, (source,))
@@ -94,10 +94,6 @@ def _open_corpus(config: ShowConfig, store: Store) -> tuple[Any, Iterator[Shown]
             yield Shown(f"record {number} of {source}, id {record.id}", list(zip(titles, item, strict=True)))
 
     return tokenizer, _in_turn([records(source) for source in sources])
-
-
-def _tokenizer_folder(place: str, store: Store) -> str:
-    return str(fetch_folder(store.open(Ref.parse(place)).location)) if Ref.looks_like(place) else place
 
 
 def _choose(config: ShowConfig, known: Sequence[str], where: str) -> Sequence[str]:

@@ -7,7 +7,6 @@ Writes a `report` artifact: metrics and counts in the manifest, every item's res
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ import torch
 from lisan.cluster.precision import find_precision, resolve_precision
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.core.integrity import fetch_folder
 from lisan.core.progress import doing
+from lisan.core.references import fetch_named, local_path, parse_refs
 from lisan.core.stage import Run, Stage
 from lisan.corpus.reader import list_sources, read_records, shard_paths
 from lisan.data.config import Overflow, PackingConfig
@@ -146,20 +145,17 @@ def _write_results(draft: Draft, report: TaskReport) -> None:
         for result in report.results
     ]
     place = draft.location / "results" / f"{report.name}.parquet"
-    place.file_system.create_dir(place.full_path.rpartition("/")[0], recursive=True)
+    place.parent.make()
     pq.write_table(pa.Table.from_pylist(rows), place.full_path, filesystem=place.file_system)
 
 
 def _parents(config: EvalConfig) -> tuple[Ref, ...]:
-    model = (Ref.parse(config.model, Kind.model),) if Ref.looks_like(config.model) else ()
-    return (Ref.parse(config.corpus, Kind.corpus), *model)
+    return (Ref.parse(config.corpus, Kind.corpus), *parse_refs(config.model, kind=Kind.model))
 
 
 def _find_model(config: EvalConfig, store: Store) -> str:
     """Return the local folder or hub id of the model."""
-    if not Ref.looks_like(config.model):
-        return config.model
-    return str(fetch_folder(store.open(Ref.parse(config.model, Kind.model)).location))
+    return fetch_named(store, config.model, Kind.model)
 
 
 def _check(config: EvalConfig, store: Store) -> None:
@@ -187,10 +183,8 @@ def _check(config: EvalConfig, store: Store) -> None:
 
 def check_model_path(model: str) -> None:
     """Refuse a local place that holds no model: only a name that is no path is asked of the hub."""
-    folder = Path(model).expanduser()
-    if Ref.looks_like(model) or not (folder.exists() or model.startswith(("/", ".", "~"))):
-        return
-    if not (folder / "config.json").exists():
+    folder = local_path(model)
+    if folder is not None and not (folder / "config.json").exists():
         fault = "has no config.json" if folder.is_dir() else "is no folder"
         raise ConfigError(f"model={model} {fault}; name a model folder, model/name@version or a hub id")
 

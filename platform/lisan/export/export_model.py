@@ -16,6 +16,7 @@ from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.integrity import fetch_folder
 from lisan.core.progress import doing
+from lisan.core.references import parse_refs
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import writing
 from lisan.export.config import ExportConfig, Format
@@ -164,7 +165,7 @@ def count_bytes(folder: Path) -> int:
 
 
 def _parents(config: ExportConfig) -> tuple[Ref, ...]:
-    return (Ref.parse(config.model, Kind.model),) if Ref.looks_like(config.model) else ()
+    return parse_refs(config.model, kind=Kind.model)
 
 
 EXPORT = Stage(

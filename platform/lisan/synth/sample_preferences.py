@@ -12,12 +12,12 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.credentials import hide_credentials
 from lisan.core.integrity import hash_file
+from lisan.core.references import local_path, parse_refs
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
 from lisan.core.tally import Tally
@@ -166,16 +166,16 @@ def _describe_judge(judge: JudgeConfig, traffic: TrafficConfig) -> dict[str, Any
 
 def _digest(place: str | None) -> str:
     """Hash the files of a local folder; an artifact's are in its own manifest, those of an endpoint are not known."""
-    if place is None or not Path(place).expanduser().is_dir():
+    path = local_path(place or "")
+    if path is None or not path.is_dir():
         return ""
-    folder = Location(str(Path(place).expanduser().resolve()))
+    folder = Location(str(path.resolve()))
     lines = [f"{file.relative_to(folder)} {hash_file(file)}" for file, _ in folder.walk()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _parents(config: SampleConfig) -> tuple[Ref, ...]:
-    policy = (Ref.parse(config.policy, Kind.model),) if config.policy and Ref.looks_like(config.policy) else ()
-    return (Ref.parse(config.prompts.corpus, Kind.corpus), *policy)
+    return (Ref.parse(config.prompts.corpus, Kind.corpus), *parse_refs(config.policy, kind=Kind.model))
 
 
 def _check(config: SampleConfig, store: Store) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError, first_line
 from lisan.core.integrity import fetch_folder
+from lisan.core.references import local_path
 from lisan.core.storage import Location
 from lisan.tokenizer import sentencepiece
 from lisan.tokenizer.added_tokens import ADDED, CONFIG, ROLES_FILE, complete, read_json, read_role_tokens
@@ -148,10 +149,10 @@ def load_expansion(place: Artifact | Path | str) -> Expansion:
 
 def tokenizer_folder(place: Path | str) -> Path:
     """Return a local folder with the tokenizer files of a local folder or hub id."""
-    name, folder = str(place), Path(place).expanduser()
-    if _has_tokenizer(folder):
+    name, folder = str(place), local_path(str(place))
+    if folder is not None and _has_tokenizer(folder):
         return folder
-    if folder.is_dir() or name.startswith((".", "/", "~")):
+    if folder is not None:
         raise DataError(f"tokenizer {name} holds no {TOKENIZER}; name a folder with one, a reference or a hub id")
     from huggingface_hub import snapshot_download
 

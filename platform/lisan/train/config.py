@@ -9,6 +9,7 @@ from lisan.cluster.config import Precision
 from lisan.core.artifact import Kind, Ref
 from lisan.core.errors import ConfigError
 from lisan.core.identity import NOT_IDENTITY
+from lisan.core.references import parse_refs
 from lisan.core.stage import StageConfig
 from lisan.data.config import MixConfig
 from lisan.model.config import Attention, ModelConfig, ShardingConfig
@@ -129,7 +130,7 @@ def parents_of(config: TrainConfig) -> tuple[Ref, ...]:
     refs = [Ref.parse(config.tokens, Kind.tokens)]
     if config.validation.tokens is not None:
         refs.append(Ref.parse(config.validation.tokens, Kind.tokens))
-    refs += [Ref.parse(text) for text in inputs_of(config) if text and Ref.looks_like(text)]
+    refs += parse_refs(*inputs_of(config))
     if isinstance(config, DpoConfig) and config.reference is not None:
         refs.append(Ref.parse(config.reference, Kind.scores))
     return tuple(refs)

@@ -64,7 +64,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     place = job.checkpoints
     # Ray's own list of checkpoints of an earlier launch; the loop resumes from and lets go of them by what lies on storage.
     (place / "checkpoint_manager_snapshot.json").delete()
-    parent = type(place)(place.root, place.path.rpartition("/")[0])
+    parent = place.parent
     state = RunState()
     with _validator(job) as validate:
         trainer = TorchTrainer(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import DataError
 from lisan.core.integrity import fetch_folder
+from lisan.core.references import parse_refs
 from lisan.core.stage import Run, Stage
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Document
@@ -182,8 +183,7 @@ def check(config: TokenizerConfig, store: Store) -> None:
 
 
 def _parents(config: TokenizerConfig) -> tuple[Ref, ...]:
-    base = (Ref.parse(config.base),) if config.base and Ref.looks_like(config.base) else ()
-    return (Ref.parse(config.corpus, Kind.corpus), *base)
+    return (Ref.parse(config.corpus, Kind.corpus), *parse_refs(config.base))
 
 
 def _inputs(config: TokenizerConfig) -> tuple[str | None, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store, code_commit
 from lisan.core.errors import ConfigError, DataError, first_line
+from lisan.core.references import parse_refs
 from lisan.core.seed import derive_seed
 from lisan.core.stage import Run, Stage
 from lisan.corpus.reader import list_sources, list_splits, read_records, shard_paths
@@ -178,12 +179,10 @@ def pick_sentences(texts: list[str], count: int, seed: int) -> list[str]:
 def _parents(config: FertilityConfig) -> tuple[Ref, ...]:
     refs = [Ref.parse(config.corpus, Kind.corpus)]
     for label, place in config.tokenizers.items():
-        if not Ref.looks_like(place):
-            continue
-        ref = Ref.parse(place)
-        if ref.kind not in (Kind.tokenizer, Kind.model):
-            raise ConfigError(f"tokenizers.{label} must be a tokenizer, a model, a folder or a hub id, got {place}")
-        refs.append(ref)
+        for ref in parse_refs(place):
+            if ref.kind not in (Kind.tokenizer, Kind.model):
+                raise ConfigError(f"tokenizers.{label} must be a tokenizer, a model, a folder or a hub id, got {place}")
+            refs.append(ref)
     return tuple(dict.fromkeys(refs))
 
 
