@@ -1,19 +1,21 @@
-"""Says what a process is doing, at least every 15 seconds.
+"""Progress of a process on its standard output: a line at least every 15 seconds, so that a silent job is a dead one.
 
-A stage names its work with `doing`; a thread prints that name with the seconds so far when nothing was said for a while.
-What goes on without printing calls `note` when it has spoken by another way.
+`doing` names the work of a block; a thread prints that name with the elapsed seconds when nothing was printed for a while.
+Code that writes to the terminal in another way calls `note` after it.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 SILENCE_S = 10.0
-"After which the work is named again: less than 15 s, because the thread may wait for a busy processor."
+"Pause after which the work is named again; less than 15 s, because the thread may wait for a busy processor."
 FIRST_SILENCE_S = 3.0
 "The same before the first line."
+COUNT_EVERY_S = 5.0
+"Time between two lines of an `ItemProgress`."
 
 
 def write_line(line: str) -> None:
@@ -21,26 +23,26 @@ def write_line(line: str) -> None:
 
 
 @dataclass
-class Work:
-    """One thing that a process does."""
+class _Activity:
+    """One block of `doing`."""
 
     name: str | Callable[[], str]
-    "Empty for work that speaks for itself, such as that of other processes; a function where the name changes."
+    "Empty for work that prints for itself, such as other processes; a function where the name changes."
     write: Callable[[str], None]
-    begun: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=time.monotonic)
 
     def describe(self) -> str:
         if callable(self.name):
             return self.name()
-        return self.name and f"  {self.name}, {time.monotonic() - self.begun:.0f} s so far"
+        return self.name and f"  {self.name}, {time.monotonic() - self.start:.0f} s so far"
 
 
 class Reporter:
-    """Names the innermost work of a process after every silence."""
+    """Prints the innermost activity of a process after every pause in its output."""
 
     def __init__(self, silence_s: float = SILENCE_S, first_silence_s: float = FIRST_SILENCE_S) -> None:
         self.silence_s, self.first_silence_s = silence_s, first_silence_s
-        self._works: list[Work] = []
+        self._activities: list[_Activity] = []
         self._due = 0.0
 
     def say(self, line: str) -> None:
@@ -49,31 +51,51 @@ class Reporter:
         write_line(line)
 
     def note(self) -> None:
-        """Begin to count the silence anew."""
+        """Restart the pause, because something was printed."""
         self._due = time.monotonic() + self.silence_s
 
     @contextmanager
     def doing(self, name: str | Callable[[], str], write: Callable[[str], None] = write_line) -> Iterator[None]:
-        """Name the work of the block; inside of other work, instead of it."""
-        is_outermost, over = not self._works, threading.Event()
-        self._works.append(Work(name, write))
+        """Name the activity of a block; a nested block replaces the name of the outer one."""
+        is_outermost, over = not self._activities, threading.Event()
+        self._activities.append(_Activity(name, write))
         if is_outermost:
             self._due = time.monotonic() + self.first_silence_s
             threading.Thread(target=self._watch, args=(over,), name="progress", daemon=True).start()
         try:
             yield
         finally:
-            self._works.pop()
+            self._activities.pop()
             over.set()
 
     def _watch(self, over: threading.Event) -> None:
         while not over.wait(max(0.0, self._due - time.monotonic())):
-            works = self._works[-1:]  # one step, for the other thread may end the last
-            if works and time.monotonic() >= self._due:
+            activities = self._activities[-1:]  # one atomic read: the main thread may end the last one
+            if activities and time.monotonic() >= self._due:
                 self.note()
-                if line := works[0].describe():
-                    works[0].write(line)
+                if line := activities[0].describe():
+                    activities[0].write(line)
 
 
 _reporter = Reporter()
 say, note, doing = _reporter.say, _reporter.note, _reporter.doing
+
+
+class ItemProgress:
+    """Counts finished items of a known total; prints and logs count, rate and remaining time every five seconds."""
+
+    def __init__(self, verb: str, items: str, total: int, log: Callable[[Mapping[str, float], int], None]) -> None:
+        self.verb, self.items, self.total, self.log = verb, items, total, log
+        self.done = 0
+        self.start = self.printed = time.monotonic()
+
+    def add(self, count: int = 1) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.printed <= COUNT_EVERY_S and self.done < self.total:
+            return
+        self.printed = now
+        rate = self.done / max(1e-9, now - self.start)
+        name, left_s = f"{self.verb}/{self.items}", (self.total - self.done) / rate
+        self.log({name: float(self.done), f"{name}_per_s": rate}, self.done)
+        say(f"  {self.verb} {self.done:,}/{self.total:,} {self.items}, {rate:,.1f}/s, {left_s:,.0f} s left")

@@ -10,12 +10,12 @@ from typing import Any
 
 from lisan.core.artifact import Draft
 from lisan.core.errors import DataError
+from lisan.core.parts import part_path
 from lisan.corpus.write_shards import PartWriter
 from lisan.evaluate.metrics import mean
 from lisan.inference.generate import Asked, read_asked
 from lisan.records.kinds import RecordKind
 from lisan.records.records import SCHEMAS, Preference, record_id, to_table
-from lisan.synth.parts import part_path
 
 REFUSED, TOO_FEW, TIE, SMALL_GAP = "refused", "too_few", "tie", "small_gap"
 

@@ -8,22 +8,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from lisan.core.parts import part_path
+from lisan.core.progress import ItemProgress
 from lisan.core.storage import Location
-from lisan.core.tally import Tally
 from lisan.inference.generate import Asked, write_asked
 
 PARTS_AT_ONCE = 2
 "So that nobody waits for the longest answer of a part."
-
-
-def part_path(index: int) -> str:
-    return f"part-{index:05d}.parquet"
-
-
-def list_missing(folder: Location, num_parts: int) -> list[int]:
-    """Return the parts that are still to be done."""
-    done = {place.name for place in folder.list()}
-    return [index for index in range(num_parts) if part_path(index) not in done]
 
 
 @dataclass(frozen=True)
@@ -37,13 +28,13 @@ class Work:
     "Raises when what was done so far is worth nothing; asked before a part is written, for a written one is not done again."
 
 
-async def work_in_parts(folder: Location, indices: Sequence[int], work: Work, tally: Tally) -> None:
+async def work_in_parts(folder: Location, indices: Sequence[int], work: Work, progress: ItemProgress) -> None:
     """Do the parts of these indices; the first failure ends it all, and what is written stays."""
     slots = asyncio.Semaphore(PARTS_AT_ONCE)
 
     async def do_one(item: object) -> Asked:
         asked = await work.do(item)
-        tally.add()
+        progress.add()
         return asked
 
     async def do_part(index: int) -> None:

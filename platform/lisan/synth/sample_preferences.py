@@ -17,10 +17,11 @@ from typing import Any
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.credentials import hide_credentials
 from lisan.core.integrity import hash_file
+from lisan.core.parts import list_missing, part_path
+from lisan.core.progress import ItemProgress
 from lisan.core.references import local_path, parse_refs
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
-from lisan.core.tally import Tally
 from lisan.inference.client import Chat, find_model
 from lisan.inference.config import AutoscalingConfig, EndpointConfig, JudgeConfig, JudgeKind, ServeConfig, TrafficConfig
 from lisan.inference.endpoint import find_model as find_folder
@@ -30,7 +31,7 @@ from lisan.inference.judge import check_judge, judge_answers, make_judge
 from lisan.inference.prompts import Prompt, check_prompts, read_prompts
 from lisan.synth.config import SampleConfig
 from lisan.synth.pairs import say_counts, write_pairs
-from lisan.synth.parts import Work, list_missing, part_path, work_in_parts
+from lisan.synth.parts import Work, work_in_parts
 
 PART_PROMPTS = 256
 "What a killed job loses at most, twice."
@@ -65,14 +66,11 @@ def sample_preferences(config: SampleConfig, draft: Draft, run: Run) -> Mapping[
 
 def _sample(config: SampleConfig, parts: Sequence[Sequence[Prompt]], folder: Location, run: Run) -> dict[str, Any]:
     """Sample what is missing; return what answered. Nothing is served when nothing is missing."""
-    missing = list_missing(folder, len(parts))
-    if len(missing) < len(parts):
-        print(f"  {len(parts) - len(missing)} of {len(parts)} parts are sampled already", flush=True)
+    missing = list_missing(folder, [part_path(index) for index in range(len(parts))], "sampled")
     if missing:
+        progress = ItemProgress("sampled", "prompts", _count(parts, missing), run.log_metrics)
         with open_policy(config) as endpoint:
-            asyncio.run(
-                _sample_from(endpoint, config, parts, folder, Tally("sampled", "prompts", _count(parts, missing), run))
-            )
+            asyncio.run(_sample_from(endpoint, config, parts, folder, missing, progress))
     served = config.endpoint.model or (None if config.policy else find_model(config.endpoint, config.traffic))
     return {
         "name": config.policy or served,
@@ -86,7 +84,8 @@ async def _sample_from(
     config: SampleConfig,
     parts: Sequence[Sequence[Prompt]],
     folder: Location,
-    tally: Tally,
+    missing: Sequence[int],
+    progress: ItemProgress,
 ) -> None:
     chat = Chat(endpoint, find_model(endpoint, config.traffic), config.traffic)
 
@@ -94,7 +93,7 @@ async def _sample_from(
         return await sample_answers(chat, prompt, config.sampling, config.same_language)
 
     work = Work(lambda index: parts[index], sample, chat.check_answers)
-    await work_in_parts(folder, list_missing(folder, len(parts)), work, tally)
+    await work_in_parts(folder, missing, work, progress)
 
 
 @contextmanager
@@ -132,7 +131,7 @@ def serve_config(config: SampleConfig) -> ServeConfig:
 
 
 def _judge(config: SampleConfig, parts: Sequence[Sequence[Prompt]], place: Location, run: Run) -> None:
-    missing = list_missing(place / "judged", len(parts))
+    missing = list_missing(place / "judged", [part_path(index) for index in range(len(parts))], "judged")
     if not missing:
         return
 
@@ -146,8 +145,8 @@ def _judge(config: SampleConfig, parts: Sequence[Sequence[Prompt]], place: Locat
             return read_asked(place / "sampled" / part_path(index))
 
         work = Work(read, score, judge.check)
-        tally = Tally("judged", "prompts", _count(parts, missing), run)
-        await work_in_parts(place / "judged", missing, work, tally)
+        progress = ItemProgress("judged", "prompts", _count(parts, missing), run.log_metrics)
+        await work_in_parts(place / "judged", missing, work, progress)
 
     asyncio.run(judge_all())
 

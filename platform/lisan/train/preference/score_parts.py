@@ -14,6 +14,7 @@ from lisan.cluster.config import Precision
 from lisan.cluster.precision import Resolved, find_precision
 from lisan.cluster.worker import ProcessGroup, Worker, share_threads
 from lisan.core.artifact import Artifact
+from lisan.core.parts import part_path
 from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
 from lisan.data.rows import RowReader
@@ -39,7 +40,7 @@ class Part:
 
     @property
     def path(self) -> str:
-        return f"{self.folder or 'matched'}/part-{self.index:05d}.parquet"
+        return f"{self.folder or 'matched'}/{part_path(self.index)}"
 
 
 @dataclass(frozen=True)

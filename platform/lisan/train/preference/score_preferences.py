@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from lisan.cluster.precision import resolve_precision
 from lisan.core.artifact import Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError
+from lisan.core.parts import list_missing
+from lisan.core.progress import ItemProgress
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
-from lisan.core.tally import Tally
 from lisan.data.rows import RowReader
 from lisan.train.config import ScoreConfig, as_training, inputs_of, parents_of
 from lisan.train.preference.kto import MismatchedReader
@@ -38,14 +39,12 @@ def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[st
     parts = draft.parts / resolved.precision
     job = ScoreJob(config, tokens, draft.parents, parts, len(RowReader(tokens)), resolved.precision)
     plan = job.plan()
-    missing = [part for part in plan if not (job.parts / part.path).exists()]
-    if len(missing) < len(plan):
-        print(f"  {len(plan) - len(missing)} of {len(plan)} parts are scored already", flush=True)
+    missing = [plan[index] for index in list_missing(job.parts, [part.path for part in plan], "scored")]
     score = score_on_ray if config.cluster.num_workers else score_here
-    tally = Tally("scored", "rows", sum(map(job.count_rows, missing)), run)
+    progress = ItemProgress("scored", "rows", sum(map(job.count_rows, missing)), run.log_metrics)
     with closing(score(job, missing)) as scored:
         for count in scored:
-            tally.add(count)
+            progress.add(count)
     return {"rows": job.num_rows, "precision": resolved.precision.value, **_join(job, plan, draft.location)}
 
 
