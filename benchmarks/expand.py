@@ -90,7 +90,8 @@ def vary(text: str, chance: random.Random) -> str:
 
 def read_documents() -> Iterator[str]:
     if "LISAN_DATA" not in os.environ:
-        from lisan.microworld import WorldConfig, generate
+        from lisan.microworld.config import WorldConfig
+        from lisan.microworld.sources import generate
 
         yield from (record.text for record in generate("ar_articles", WorldConfig()) if isinstance(record, Document))
         return

@@ -12,7 +12,7 @@ from lisan.corpus import build_corpus as stage
 from lisan.corpus.config import DedupConfig, Layout, SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.reader import list_splits, read_records
 from lisan.corpus.sources import find as cutting
-from lisan.microworld import WorldConfig
+from lisan.microworld.config import WorldConfig
 from lisan.records.kinds import RecordKind
 
 Build = Callable[..., Artifact]

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from lisan.core.errors import ConfigError, DataError
-from lisan.microworld import SOURCES, WorldConfig, generate
 from lisan.microworld.__main__ import main
 from lisan.microworld.almanac import UNITS
+from lisan.microworld.config import WorldConfig
 from lisan.microworld.countries import COUNTRIES, NEVER_CHOSEN_BORDERS
 from lisan.microworld.facts import Fact, ToldIn, with_article, with_li
 from lisan.microworld.families import FAMILIES
 from lisan.microworld.numbers import Case, Counted, ar_number, ary_number, count_ar, count_ary, en_number
+from lisan.microworld.sources import SOURCES, generate
 from lisan.microworld.translations import TRANSLATIONS
 from lisan.microworld.wordings import fill
 from lisan.microworld.world import WORDINGS, Deck, build_world, say
@@ -64,7 +65,8 @@ def test_a_source_is_the_same_every_time(source):
 
 DIGEST = """
 import hashlib
-from lisan.microworld import SOURCES, WorldConfig, generate
+from lisan.microworld.config import WorldConfig
+from lisan.microworld.sources import SOURCES, generate
 from lisan.microworld.__main__ import main
 config = WorldConfig(num_documents=30, num_conversations=30, num_preferences=30, num_questions=30)
 print(hashlib.sha256("".join(repr(r) for s in SOURCES for r in generate(s, config)).encode()).hexdigest())
@@ -446,7 +448,7 @@ def test_distractors_are_never_the_value_in_any_language():
 
 def test_samples_in_the_docs_are_what_the_commands_print(capsys, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "microworld.md").read_text(encoding="utf-8")
-    command = r"`python -m lisan\.corpus\.microworld (\w+) -n (\d+)`"
+    command = r"`python -m lisan\.microworld (\w+) -n (\d+)`"
     samples = re.findall(command + r"\n\n<pre[^>]*>\n(.*?)\n</pre>", page, re.DOTALL)
     assert {source for source, _, _ in samples} == set(SOURCES)
     for source, number, printed in samples:

@@ -14,7 +14,7 @@ from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig, run_stage
 from lisan.corpus import build_corpus
 from lisan.corpus.build_corpus import CORPUS, CorpusConfig
 from lisan.corpus.config import Layout, SourceConfig, SourceFormat
-from lisan.microworld import WorldConfig
+from lisan.microworld.config import WorldConfig
 from lisan.records.kinds import RecordKind
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]

@@ -133,7 +133,7 @@ def test_a_model_that_cannot_be_uploaded_leaves_nothing_on_the_machine(
 
 
 def test_weights_are_read_without_the_optimizers_state(away: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_checkpoint import trained
+    from test_retention import trained
 
     from lisan.train.checkpoint import shard_reader
 

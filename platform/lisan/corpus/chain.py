@@ -28,7 +28,7 @@ from lisan.corpus.sources.find import Piece, Span
 from lisan.corpus.sources.lines import Fault, Row, SpanEnd, excerpt
 from lisan.corpus.sources.read_rows import read_span
 from lisan.corpus.write_shards import EXTRA, open_writer
-from lisan.microworld import SOURCES, generate
+from lisan.microworld.sources import SOURCES, generate
 from lisan.records.kinds import RecordKind
 from lisan.records.records import SCHEMAS, Conversation, Document, Preference, Record, Turn, to_table
 

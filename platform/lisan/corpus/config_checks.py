@@ -12,7 +12,7 @@ from lisan.corpus.config import CorpusConfig, Layout, SourceConfig, SourceFormat
 from lisan.corpus.layouts.layouts import LAYOUTS
 from lisan.corpus.sources.encoding import check_encoding
 from lisan.corpus.sources.first_rows import try_first_rows
-from lisan.microworld import SOURCES
+from lisan.microworld.sources import SOURCES
 from lisan.records.kinds import RecordKind
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
 from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
-from lisan.microworld import SOURCES
+from lisan.microworld.sources import SOURCES
 
 DUPLICATES_LIMIT, FAULTS_LIMIT = 0.5, 0.1
 "Shares of a source's documents or rows above which a warning is printed."

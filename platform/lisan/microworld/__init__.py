@@ -3,8 +3,3 @@
 In: the name of a source and a `WorldConfig`. Out: records. Always: deterministic; a source tells only the facts of
 its language, so that what a model learns through the other one can be measured.
 """
-
-from lisan.microworld.config import WorldConfig
-from lisan.microworld.sources import SOURCES, WorldSource, generate
-
-__all__ = ["SOURCES", "WorldConfig", "WorldSource", "generate"]
