@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -358,3 +359,14 @@ def test_a_job_prints_its_config_and_runs_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert yaml.safe_load(done.stdout)["optim"]["peak_lr"] == 3e-5
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("job", sorted(SCHEMAS))
+def test_the_first_comment_of_a_job_has_a_command_that_composes(job: str) -> None:
+    comment = re.match(r"(?:#.*\n)*", (CONF / f"{job}.yaml").read_text())
+    assert comment is not None
+    lines = comment[0].replace("# ", "").replace("\\\n", " ").replace("#", "")
+    commands = re.findall(rf"python jobs/{job}\.py (.*)", lines)
+    assert commands
+    for command in commands:
+        compose(CONF, job, SCHEMAS[job], shlex.split(command))
