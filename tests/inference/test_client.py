@@ -8,7 +8,7 @@ import pytest
 from endpoint_server import Reply, completion, failure, serve
 
 from lisan.core.errors import ConfigError, ServingError
-from lisan.inference.client import Chat, RefusedError, find_model
+from lisan.inference.client import ChatClient, ChatReply, RefusedError, find_model_id
 from lisan.inference.config import EndpointConfig, TrafficConfig
 from lisan.records.records import Turn
 
@@ -17,10 +17,10 @@ TRAFFIC = TrafficConfig(num_retries=3, timeout_s=30)
 SOON = {"retry-after-ms": "5"}
 
 
-def ask(url: str, traffic: TrafficConfig = TRAFFIC, times: int = 1, **settings: Any) -> list[list[tuple[str, bool]]]:
-    async def run() -> list[list[tuple[str, bool]]]:
-        chat = Chat(EndpointConfig(url=url), "m", traffic)
-        return await asyncio.gather(*(chat.ask(TURNS, settings) for _ in range(times)))
+def ask(url: str, traffic: TrafficConfig = TRAFFIC, times: int = 1, **settings: Any) -> list[list[ChatReply]]:
+    async def run() -> list[list[ChatReply]]:
+        client = ChatClient(EndpointConfig(url=url), "m", traffic)
+        return await asyncio.gather(*(client.ask(TURNS, settings) for _ in range(times)))
 
     return asyncio.run(run())
 
@@ -46,7 +46,7 @@ def test_an_endpoint_that_stays_busy_is_a_sentence() -> None:
         ask(served.url)
     assert len(served.asked) == 4
     assert "does not answer" in str(caught.value)
-    assert "run the same command again: what was answered is kept" in str(caught.value)
+    assert "run the same command again: finished parts are kept" in str(caught.value)
 
 
 def test_a_reply_that_does_not_come_is_a_sentence() -> None:
@@ -105,31 +105,31 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         config = EndpointConfig(url=served.url, key="MY_KEY")
 
         async def run() -> None:
-            await Chat(config, "m", TRAFFIC).ask(TURNS, {})
+            await ChatClient(config, "m", TRAFFIC).ask(TURNS, {})
 
         asyncio.run(run())
     assert served.headers[0]["authorization"] == "Bearer secret"
     assert "secret" not in repr(config)
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="environment variable MY_KEY must be set"):
-        find_model(config, TRAFFIC)
+        find_model_id(config, TRAFFIC)
 
 
 def test_the_only_model_is_found_and_another_is_listed() -> None:
     with serve(lambda _: completion("x")) as served:
-        assert find_model(EndpointConfig(url=served.url), TRAFFIC) == "m"
+        assert find_model_id(EndpointConfig(url=served.url), TRAFFIC) == "m"
         with pytest.raises(ServingError, match=r"endpoint\.model=other is not served by .*, which serves m; name one"):
-            find_model(EndpointConfig(url=served.url, model="other"), TRAFFIC)
+            find_model_id(EndpointConfig(url=served.url, model="other"), TRAFFIC)
     said = r"endpoint\.model=null is not served .* serves a, b"
     with serve(lambda _: completion("x"), models=("a", "b")) as served, pytest.raises(ServingError, match=said):
-        find_model(EndpointConfig(url=served.url), TRAFFIC)
+        find_model_id(EndpointConfig(url=served.url), TRAFFIC)
 
 
 def test_nobody_at_the_address_is_a_sentence() -> None:
     with serve(lambda _: completion("x")) as served:
         pass
     with pytest.raises(ServingError, match=r"does not answer .*start it") as caught:
-        find_model(EndpointConfig(url=served.url), TRAFFIC)
+        find_model_id(EndpointConfig(url=served.url), TRAFFIC)
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Answers: how they are asked for, what is wrong with them, and how they lie on storage."""
+"""Answers: how they are answered for, what is wrong with them, and how they lie on storage."""
 
 import asyncio
 from pathlib import Path
@@ -9,9 +9,10 @@ from endpoint_server import completion, failure, serve
 
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
-from lisan.inference.client import Chat
+from lisan.inference.answers import Answer, AnsweredPrompt, add_scores, find_faults, read_answers, write_answers
+from lisan.inference.client import ChatClient, ChatReply
 from lisan.inference.config import EndpointConfig, SamplingConfig, TrafficConfig
-from lisan.inference.generate import Answer, Asked, find_faults, give_scores, read_asked, sample_answers, write_asked
+from lisan.inference.generate import generate_answers
 from lisan.inference.prompts import Prompt
 from lisan.records.records import Turn
 from lisan.synth.pairs import make_pair
@@ -19,17 +20,17 @@ from lisan.synth.pairs import make_pair
 PROMPT = Prompt("p1", (Turn("user", "شنو سميتك؟"),), "سميتي ليسان.", "chats", "ary")
 
 
-def sample(url: str, **values: Any) -> Asked:
-    async def run() -> Asked:
-        chat = Chat(EndpointConfig(url=url), "m", TrafficConfig(num_retries=0))
-        return await sample_answers(chat, PROMPT, SamplingConfig(**values), same_language=False)
+def sample(url: str, **values: Any) -> AnsweredPrompt:
+    async def run() -> AnsweredPrompt:
+        client = ChatClient(EndpointConfig(url=url), "m", TrafficConfig(num_retries=0))
+        return await generate_answers(client, PROMPT, SamplingConfig(**values), same_language=False)
 
     return asyncio.run(run())
 
 
 def test_all_answers_are_asked_for_at_once() -> None:
     with serve(lambda body: completion(*(f"answer {n}" for n in range(body["n"])))) as served:
-        asked = sample(served.url, num_answers=3, temperature=0.7, top_p=0.9, top_k=0, max_tokens=9)
+        answered = sample(served.url, num_answers=3, temperature=0.7, top_p=0.9, top_k=0, max_tokens=9)
     [body] = served.asked
     assert {key: body[key] for key in ("n", "temperature", "top_p", "top_k", "max_tokens")} == {
         "n": 3,
@@ -38,7 +39,7 @@ def test_all_answers_are_asked_for_at_once() -> None:
         "top_k": 0,
         "max_tokens": 9,
     }
-    assert [answer.text for answer in asked.answers] == ["answer 0", "answer 1", "answer 2"]
+    assert [answer.text for answer in answered.answers] == ["answer 0", "answer 1", "answer 2"]
 
 
 def test_an_endpoint_that_gives_one_at_a_time_is_asked_again_with_other_seeds() -> None:
@@ -54,13 +55,14 @@ def test_an_endpoint_that_gives_one_at_a_time_is_asked_again_with_other_seeds() 
 
 def test_a_refused_prompt_says_why_and_gives_no_pair() -> None:
     with serve(lambda _: failure(400, "longer than 512 tokens")) as served:
-        asked = sample(served.url)
-    assert (asked.answers, make_pair(asked, 0.0)) == ((), "refused")
-    assert "longer than 512 tokens" in asked.refusal
+        answered = sample(served.url)
+    assert (answered.answers, make_pair(answered, 0.0)) == ((), "refused")
+    assert "longer than 512 tokens" in answered.refusal
 
 
 def test_what_is_wrong_with_an_answer_is_named() -> None:
-    found = [("سميتي ليسان ", False), ("", False), ("طويل", True), ("سميتي ليسان", False), ("My name is Lisan.", False)]
+    texts = ("سميتي ليسان ", "", "طويل", "سميتي ليسان", "My name is Lisan.")
+    found = [ChatReply(text, is_cut=text == "طويل") for text in texts]
     faults = ["", "empty", "cut", "repeated", ""]
     assert [answer.fault for answer in find_faults(found, PROMPT, same_language=False)] == faults
     faults[-1] = "wrong_language"
@@ -69,13 +71,15 @@ def test_what_is_wrong_with_an_answer_is_named() -> None:
 
 def test_the_language_of_the_good_reply_counts_not_that_of_the_prompt() -> None:
     translation = Prompt("p", (Turn("user", "translate: الرباط"),), "Rabat, the capital", "s", "ar")
-    [answer] = find_faults([("Rabat it is", False)], translation, same_language=True)
+    [answer] = find_faults([ChatReply("Rabat it is", is_cut=False)], translation, same_language=True)
     assert not answer.fault
 
 
 def test_scores_go_to_the_answers_without_a_fault() -> None:
-    asked = Asked(PROMPT, (Answer("a"), Answer("b", "cut"), Answer("c"), Answer("d"), Answer("e"), Answer("f")))
-    judged = give_scores(asked, [3.0, None, 1.0, float("nan"), float("inf")])
+    answered = AnsweredPrompt(
+        PROMPT, (Answer("a"), Answer("b", "cut"), Answer("c"), Answer("d"), Answer("e"), Answer("f"))
+    )
+    judged = add_scores(answered, [3.0, None, 1.0, float("nan"), float("inf")])
     assert [(one.score, one.fault) for one in judged.answers] == [
         (3.0, ""),
         (None, "cut"),
@@ -87,16 +91,16 @@ def test_scores_go_to_the_answers_without_a_fault() -> None:
 
 
 def test_answers_come_back_from_storage_as_they_went(tmp_path: Path) -> None:
-    asked = [
-        Asked(PROMPT, (Answer("a", score=0.1 + 0.2), Answer("b", "cut")), ""),
-        Asked(PROMPT, (), "too long"),
+    answered = [
+        AnsweredPrompt(PROMPT, (Answer("a", score=0.1 + 0.2), Answer("b", "cut")), ""),
+        AnsweredPrompt(PROMPT, (), "too long"),
     ]
-    write_asked(Location(str(tmp_path)) / "part", asked)
-    assert read_asked(Location(str(tmp_path)) / "part") == asked
+    write_answers(Location(str(tmp_path)) / "part", answered)
+    assert read_answers(Location(str(tmp_path)) / "part") == answered
 
 
-def judged(*scores: float | None) -> Asked:
-    return Asked(PROMPT, tuple(Answer(f"answer {n}", score=score) for n, score in enumerate(scores)))
+def judged(*scores: float | None) -> AnsweredPrompt:
+    return AnsweredPrompt(PROMPT, tuple(Answer(f"answer {n}", score=score) for n, score in enumerate(scores)))
 
 
 def test_the_best_is_chosen_and_the_worst_rejected() -> None:

@@ -12,8 +12,8 @@ from endpoint_server import Reply, completion, failure, serve
 
 from lisan.cluster.precision import find_precision
 from lisan.core.errors import ConfigError, DataError, ServingError
+from lisan.inference.answers import Answer, AnsweredPrompt
 from lisan.inference.config import RUBRIC, EndpointConfig, JudgeConfig, JudgeKind, TrafficConfig
-from lisan.inference.generate import Answer, Asked
 from lisan.inference.judge import check_judge, judge_answers, make_judge, read_score
 from lisan.inference.prompts import Prompt
 from lisan.inference.reward_model import RewardModel
@@ -21,12 +21,12 @@ from lisan.records.records import Turn
 
 TRAFFIC = TrafficConfig(num_retries=0)
 PROMPT = Prompt("p", (Turn("user", "Capital of Morocco?"),), "Rabat is the capital.", "s", "en")
-ASKED = Asked(PROMPT, (Answer("Rabat is it."), Answer("cut off", "cut"), Answer("Fez, I think.")))
+ANSWERED = AnsweredPrompt(PROMPT, (Answer("Rabat is it."), Answer("cut off", "cut"), Answer("Fez, I think.")))
 
 
-def judge(config: JudgeConfig, asked: Asked = ASKED) -> list[float | None]:
-    async def run() -> Asked:
-        return await judge_answers(make_judge(config, TRAFFIC, use_gpu=False), asked)
+def judge(config: JudgeConfig, answered: AnsweredPrompt = ANSWERED) -> list[float | None]:
+    async def run() -> AnsweredPrompt:
+        return await judge_answers(make_judge(config, TRAFFIC, use_gpu=False), answered)
 
     return [answer.score for answer in asyncio.run(run()).answers]
 
@@ -40,7 +40,7 @@ def test_likeness_to_the_good_reply_ranks_answers() -> None:
 
 
 def test_without_a_good_reply_nothing_is_judged() -> None:
-    bare = Asked(Prompt("p", PROMPT.turns, "", "s", "en"), ASKED.answers)
+    bare = AnsweredPrompt(Prompt("p", PROMPT.turns, "", "s", "en"), ANSWERED.answers)
     assert judge(JudgeConfig(), bare) == [None, None, None]
 
 
@@ -68,7 +68,7 @@ def test_a_judge_that_cannot_tell_leaves_an_answer_without_a_score() -> None:
 def test_an_answer_alone_is_not_judged() -> None:
     with serve(lambda _: completion("Score: 5")) as served:
         config = JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=served.url))
-        judge(config, Asked(PROMPT, (Answer("only"), Answer("x", "cut"))))
+        judge(config, AnsweredPrompt(PROMPT, (Answer("only"), Answer("x", "cut"))))
     assert not served.asked
 
 

@@ -19,7 +19,7 @@ from lisan.evaluate.run_evals import EVALS
 from lisan.export.config import ExportConfig, Format
 from lisan.export.export_model import check_export
 from lisan.export.formats import Subject, write_hf
-from lisan.inference.vllm import check_weights
+from lisan.inference.served_model import check_weights
 from lisan.model.config import ModelConfig
 from lisan.model.folder import check_folder, open_folder, read_config, say_once
 from lisan.model.load import load_model

@@ -11,8 +11,8 @@ from tiny import encode, no_run, silent, train_config
 from lisan.core.artifact import Store
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.corpus.reader import read_records
+from lisan.inference.answers import read_answers
 from lisan.inference.config import Dtype, EngineConfig, PromptsConfig, SamplingConfig
-from lisan.inference.generate import read_asked
 from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.records.kinds import RecordKind
 from lisan.synth.config import SampleConfig
@@ -41,7 +41,7 @@ def test_a_models_own_answers_become_the_preferences_it_is_trained_on(tiny_store
         storage=StorageConfig(root=store.root.root),
     )
     sampled = run_stage(SAMPLE, config, no_run, silent)
-    asked = [one for file in (sampled.location / "answers").list() for one in read_asked(file)]
+    asked = [one for file in (sampled.location / "answers").list() for one in read_answers(file)]
     assert len(asked) == 20
     assert all(len({answer.text for answer in one.answers}) > 1 for one in asked), (
         "four seeds, not one answer four times"

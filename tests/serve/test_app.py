@@ -13,7 +13,8 @@ from lisan.core.errors import ArtifactError, ConfigError, ServingError
 from lisan.core.stage import StorageConfig
 from lisan.core.storage import Location
 from lisan.inference.config import AutoscalingConfig, Dtype, EngineConfig, ServeConfig
-from lisan.inference.endpoint import _answers, check_model_folder, check_port, deployment_options, find_model, start
+from lisan.inference.endpoint import _answers, check_port, deployment_options, start
+from lisan.inference.served_model import check_model_folder, find_served_model
 from lisan.inference.vllm import choose_dtype, engine_arguments, engine_environment
 from lisan.serve.app import is_serve_proxy, read_arguments
 
@@ -106,13 +107,13 @@ def test_a_bad_argument_is_one_sentence_that_names_its_key(arguments, key):
 
 
 def test_a_model_folder_is_found_under_the_name_that_clients_use(model_folder):
-    found = find_model(ServeConfig(model="atlas", path=str(model_folder)))
-    assert (found.name, str(found.place)) == ("atlas", str(model_folder))
+    found = find_served_model(ServeConfig(model="atlas", path=str(model_folder)))
+    assert (found.name, str(found.folder)) == ("atlas", str(model_folder))
 
 
 def test_a_relative_path_is_made_absolute_because_replicas_run_in_other_folders(model_folder, monkeypatch):
     monkeypatch.chdir(model_folder.parent)
-    assert str(find_model(ServeConfig(path="model")).place) == str(model_folder)
+    assert str(find_served_model(ServeConfig(path="model")).folder) == str(model_folder)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
@@ -131,17 +132,17 @@ def test_a_config_that_names_no_architecture_is_refused(model_folder, content):
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ServingError, match="is not a model folder"):
-        find_model(ServeConfig(path=str(tmp_path / "nothing")))
+        find_served_model(ServeConfig(path=str(tmp_path / "nothing")))
 
 
 def test_a_reference_to_a_missing_artifact_names_what_exists(tmp_path):
     with pytest.raises(ArtifactError, match="model/x@v1 does not exist"):
-        find_model(ServeConfig(path="model/x@v1", storage=StorageConfig(root=str(tmp_path))))
+        find_served_model(ServeConfig(path="model/x@v1", storage=StorageConfig(root=str(tmp_path))))
 
 
 def test_an_adapter_is_refused_because_only_merged_models_are_served(tmp_path):
     with pytest.raises(ConfigError, match="expected a model"):
-        find_model(ServeConfig(path="adapter/x@v1", storage=StorageConfig(root=str(tmp_path))))
+        find_served_model(ServeConfig(path="adapter/x@v1", storage=StorageConfig(root=str(tmp_path))))
 
 
 def test_a_port_in_use_is_refused_before_anything_starts(taken_port, model_folder):

@@ -13,6 +13,8 @@ from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError, ServingError
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.corpus.reader import list_sources, read_records
+from lisan.inference import generate
+from lisan.inference.answers import read_answers
 from lisan.inference.config import (
     EndpointConfig,
     EngineConfig,
@@ -22,7 +24,6 @@ from lisan.inference.config import (
     SamplingConfig,
     TrafficConfig,
 )
-from lisan.inference.generate import read_asked
 from lisan.records.kinds import RecordKind
 from lisan.synth import sample_preferences
 from lisan.synth.config import SampleConfig
@@ -81,7 +82,7 @@ def test_every_prompt_and_every_answer_is_counted(store: Store) -> None:
 
     with serve(answer) as served:
         made = make(config_of(store, served, sampling=SamplingConfig(num_answers=5), same_language=True))
-    asked = [one for file in (made.location / "answers").list() for one in read_asked(file)]
+    asked = [one for file in (made.location / "answers").list() for one in read_answers(file)]
     facts, refused = made.facts, sum(bool(one.refusal) for one in asked)
     assert len(asked) == facts["prompts"] == 2 * LIMIT
     assert facts["repeated_prompts"] == 0
@@ -121,7 +122,7 @@ def test_what_fails_at_the_very_end_is_not_sampled_again(store: Store, monkeypat
 def test_a_killed_job_goes_on_where_it_was(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sample_preferences, "PART_PROMPTS", 4)
+    monkeypatch.setattr(generate, "PART_PROMPTS", 4)
     lock = threading.Lock()
     asked: list[str] = []
 

@@ -15,7 +15,7 @@ from lisan.core.config import load
 from lisan.core.errors import ArtifactError, ConfigError, ServingError
 from lisan.core.stage import StageConfig, StorageConfig, TrackingConfig
 from lisan.inference.config import ServeConfig
-from lisan.inference.endpoint import find_model
+from lisan.inference.served_model import find_served_model
 from lisan.tracking.client import open_client
 from lisan.tracking.models import resolve_alias
 from lisan.tracking.promote_model import GateConfig, GateResult, PromoteConfig, check_gates, format_gates, promote
@@ -111,8 +111,8 @@ def promote_far(far_root):
 def test_a_model_on_an_object_store_is_served_from_where_it_was_promoted(far_root, path):
     version = promote_far(far_root)
     path = path and path.format(uri=version.uri)
-    found = find_model(ServeConfig(path=path, storage=StorageConfig(root=far_root)))
-    there = pickle.loads(pickle.dumps(found)).place.local_folder()
+    found = find_served_model(ServeConfig(path=path, storage=StorageConfig(root=far_root)))
+    there = pickle.loads(pickle.dumps(found)).folder.local_folder()
     assert (there / "a.safetensors").read_bytes() == b"1"
     assert "hush" not in found.source
 
@@ -148,7 +148,7 @@ def test_a_model_on_a_store_that_lets_nobody_in_is_a_sentence(far_root, closed_s
     promote_far(far_root)
     nowhere = re.sub("endpoint_override=[^&]*", f"endpoint_override={closed_store}", far_root)
     with pytest.raises(ServingError, match=r"lisan v1 .* cannot be read at s3://.*; set storage\.root") as caught:
-        find_model(ServeConfig(storage=StorageConfig(root=nowhere)))
+        find_served_model(ServeConfig(storage=StorageConfig(root=nowhere)))
     assert "\n" not in str(caught.value)
 
 

@@ -1,7 +1,7 @@
-"""Which requests an endpoint answers: a list of allowed routes in front of the engine's ASGI app.
+"""Access list of an endpoint: ASGI middleware that lets only the routes of `ROUTES` reach the engine's app.
 
-The engine's app mounts some thirty routes, of which `/scale_elastic_ep`, `/invocations` and `/tokenize` ask for no key. What is
-not in `ROUTES` never reaches it and is answered in the shape of OpenAI's errors.
+vLLM's app mounts some thirty routes; `/scale_elastic_ep`, `/invocations` and `/tokenize` among them need no key. Other requests are
+answered with an error in OpenAI's shape.
 """
 
 import json
@@ -26,7 +26,7 @@ REFUSED_WEBSOCKET = {"type": "websocket.close", "code": 1008}  # policy violatio
 
 
 class AllowedRoutes:
-    """ASGI middleware that passes the requests of `ROUTES` on and answers the others 404, or 405 for the method."""
+    """Passes the requests of `ROUTES` on; answers others with 404, or 405 for a wrong method."""
 
     def __init__(self, app: AsgiApp) -> None:
         self._app = app
@@ -47,7 +47,7 @@ class AllowedRoutes:
 
 
 def find_refusal(scope: Scope) -> tuple[int, dict[str, Any], list[tuple[bytes, bytes]]] | None:
-    """Return the status, error and headers that refuse an HTTP request; None when it is allowed."""
+    """Return the status, error and headers of the refusal of an HTTP request; None when it is allowed."""
     method, path = scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))
     allowed = [known for known, route in ROUTES if route.fullmatch(path)]
     if method in allowed:

@@ -1,4 +1,4 @@
-"""chrF, the similarity of two texts by their characters."""
+"""chrF: character n-gram similarity of two texts."""
 
 from collections import Counter
 from statistics import fmean
@@ -7,13 +7,13 @@ CHRF_ORDER, CHRF_BETA = 6, 2
 
 
 def chrf(text: str, reference: str) -> float:
-    """Return how much of each other's characters two texts have, 0 to 100: sentence chrF (Popović 2015).
+    """Return sentence chrF (Popović 2015), 0 to 100.
 
-    The F score that values recall twice, of the means of precision and recall over n-grams of 1 to 6 characters, white space
-    left out; the same numbers as sacrebleu's.
+    F2 score (recall counts twice) of mean precision and mean recall over n-grams of 1 to 6 characters, without white space.
+    Equals sacrebleu's numbers.
     """
     counts = [(_char_ngrams(text, n), _char_ngrams(reference, n)) for n in range(1, CHRF_ORDER + 1)]
-    shared = [((ours & theirs).total(), ours.total(), theirs.total()) for ours, theirs in counts if ours and theirs]
+    shared = [((first & second).total(), first.total(), second.total()) for first, second in counts if first and second]
     if not shared:
         return 0.0
     precision = fmean([match / ours for match, ours, _ in shared])

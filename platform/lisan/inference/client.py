@@ -1,15 +1,14 @@
-"""An OpenAI-compatible endpoint, asked many questions at a time.
+"""Asynchronous client of an OpenAI-compatible endpoint.
 
-In: an address and turns. Out: answers. Always: at most `concurrency` requests are under way; what may pass (429, 5xx, a lost
-connection, time out) is tried again, waiting longer each time or as long as the endpoint says; what will not is one sentence.
-`serve run` gives such an endpoint, and so does any judge service.
+At most `traffic.concurrency` requests run at a time. 429, 5xx, lost connections and timeouts are retried, after the pause that
+the endpoint asks for or one that doubles each time; every other failure is one sentence.
 """
 
 import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lisan.core.errors import ConfigError, DataError, ServingError
 from lisan.inference.config import EndpointConfig, TrafficConfig
@@ -19,15 +18,21 @@ if TYPE_CHECKING:
     from openai import OpenAIError
 
 NO_KEY = "none"
-"Sent where none is asked for, as the client insists on one."
+"Sent to endpoints that need no key: the OpenAI client requires one."
 
 
 class RefusedError(DataError):
-    """A request that the endpoint will never answer, such as a prompt longer than its model reads."""
+    """A request that the endpoint will never answer, such as a prompt longer than the context length."""
+
+
+class ChatReply(NamedTuple):
+    text: str
+    is_cut: bool
+    "Whether it ended at max_tokens."
 
 
 def read_key(config: EndpointConfig) -> str:
-    """Return the key; ConfigError when the variable that should hold it is not set."""
+    """Return the API key; ConfigError when its environment variable is not set."""
     if config.key is None:
         return NO_KEY
     if not os.environ.get(config.key):
@@ -35,8 +40,8 @@ def read_key(config: EndpointConfig) -> str:
     return os.environ[config.key]
 
 
-def find_model(config: EndpointConfig, traffic: TrafficConfig) -> str:
-    """Return the id to ask for, as the endpoint lists it; ServingError when it does not answer or does not serve it."""
+def find_model_id(config: EndpointConfig, traffic: TrafficConfig) -> str:
+    """Return the model id to send, checked against /v1/models; ServingError when the endpoint fails or lacks the model."""
     from openai import OpenAI, OpenAIError
 
     _quiet_client()
@@ -44,7 +49,7 @@ def find_model(config: EndpointConfig, traffic: TrafficConfig) -> str:
     try:
         served = [model.id for model in client.models.list()]
     except OpenAIError as error:
-        raise _sentence(error, config) from error
+        raise _explain(error, config) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ServingError(
             f"{config.url}/models did not answer with a list of models; check that endpoint.url ends in /v1"
@@ -60,13 +65,13 @@ def find_model(config: EndpointConfig, traffic: TrafficConfig) -> str:
 
 
 def _quiet_client() -> None:
-    """Keep the client's line for every request and retry out of job logs; stages say how far they are themselves."""
+    """Keep the client's line per request out of job logs; stages print their own progress."""
     for name in ("openai", "httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-class Chat:
-    """One model of an endpoint; belongs to the event loop that it is made in."""
+class ChatClient:
+    """Client of one model of an endpoint; must be created and used in one event loop."""
 
     def __init__(self, config: EndpointConfig, model: str, traffic: TrafficConfig) -> None:
         from openai import AsyncOpenAI
@@ -82,53 +87,56 @@ class Chat:
             timeout=traffic.timeout_s,
         )
 
-    async def ask(self, turns: Sequence[Turn], settings: Mapping[str, Any]) -> list[tuple[str, bool]]:
-        """Return the answers, each with whether it was cut at max_tokens.
+    async def ask(self, turns: Sequence[Turn], settings: Mapping[str, Any]) -> list[ChatReply]:
+        """Send one chat completion request and return its replies.
 
-        Raises RefusedError for a request that is refused for what it says, ServingError for an endpoint that does not work.
+        Raises RefusedError when the endpoint refuses the request's content, ServingError when the endpoint fails.
         """
         from openai import OpenAIError
 
         messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns]
         async with self.slots:
             try:
-                reply = await self.client.chat.completions.create(model=self.model, messages=messages, **settings)
+                completion = await self.client.chat.completions.create(model=self.model, messages=messages, **settings)
             except OpenAIError as error:
-                said = _sentence(error, self.config)
-                self.refusal = str(said) if isinstance(said, RefusedError) else self.refusal
-                raise said from error
-            except ValueError as error:  # what calls itself JSON and is not
+                explained = _explain(error, self.config)
+                self.refusal = str(explained) if isinstance(explained, RefusedError) else self.refusal
+                raise explained from error
+            except ValueError as error:  # a body that is declared as JSON and is not
                 raise self._malformed(str(error)) from error
-        answers = self._read(reply)
+        replies = self._read(completion)
         self.has_answered = True
-        return answers
+        return replies
 
     def check_answers(self) -> None:
-        """Raise DataError when whatever it was asked so far was refused: then it is not for what one request says."""
+        """Raise DataError when every request so far was refused: then the settings are at fault, not one prompt."""
         if self.refusal and not self.has_answered:
             raise DataError(
-                f"every request was refused; the last time: {self.refusal}; change what it names, here or at the endpoint, and run "
+                f"every request was refused; the last time: {self.refusal}; correct that setting, here or at the endpoint, and run "
                 "again"
             )
 
-    def _read(self, reply: Any) -> list[tuple[str, bool]]:
+    def _read(self, completion: Any) -> list[ChatReply]:
         try:
-            answers = [(choice.message.content or "", choice.finish_reason == "length") for choice in reply.choices]
+            replies = [
+                ChatReply(choice.message.content or "", choice.finish_reason == "length")
+                for choice in completion.choices
+            ]
         except (AttributeError, TypeError) as error:
-            raise self._malformed(str(reply)) from error
-        if not answers:
+            raise self._malformed(str(completion)) from error
+        if not replies:
             raise self._malformed("no choices")
-        return answers
+        return replies
 
-    def _malformed(self, said: str) -> ServingError:
+    def _malformed(self, body: str) -> ServingError:
         return ServingError(
-            f"{self.config.url} answered with something that is no chat completion ({said[:80]}); "
+            f"{self.config.url} answered with something that is no chat completion ({body[:80]}); "
             "check that it is an OpenAI-compatible endpoint"
         )
 
 
-def _sentence(error: "OpenAIError", config: EndpointConfig) -> ServingError | RefusedError:
-    """Say what an endpoint that does not answer should be asked."""
+def _explain(error: "OpenAIError", config: EndpointConfig) -> ServingError | RefusedError:
+    """Turn an error of the OpenAI client into one sentence with a remedy."""
     import openai
 
     reason = " ".join(str(error).split())[:300].rstrip(".")
@@ -146,9 +154,9 @@ def _sentence(error: "OpenAIError", config: EndpointConfig) -> ServingError | Re
         case openai.APITimeoutError():
             return ServingError(
                 f"{config.url} does not answer in time; raise traffic.timeout_s or lower traffic.concurrency, and run the same "
-                "command again: what was answered is kept"
+                "command again: finished parts are kept"
             )
     return ServingError(
         f"{config.url} does not answer ({reason}); start it, or wait and lower traffic.concurrency, and run the same command "
-        "again: what was answered is kept"
+        "again: finished parts are kept"
     )

@@ -1,4 +1,4 @@
-"""What the endpoint and its engine are configured by."""
+"""Config of engines, endpoints, sampling and judges."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from lisan.core.stage import StorageConfig, TrackingConfig
 from lisan.records.kinds import RecordKind
 
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"Addresses that a server listens at for every interface, and where this machine reaches it."
+"Listen addresses that mean every interface, and the address by which this machine reaches the server."
 
 
 class Dtype(StrEnum):
@@ -21,25 +21,25 @@ class Dtype(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
-    """What vLLM is told. The names are vLLM's where it has one."""
+    """Engine arguments of vLLM, under vLLM's names where it has them."""
 
     max_model_len: int | None = None
-    "Longest prompt plus reply in tokens; null takes the model's own limit."
+    "Maximum tokens of prompt plus reply; null takes the model's limit."
     dtype: Dtype = Dtype.auto
-    """auto computes in the type of the weights, in bfloat16 where they are float32, and in float32 on a CPU that multiplies
-    bf16 without native instructions, unless the weights are quantised."""
+    """auto takes the dtype of the weights, bfloat16 for float32 weights, and float32 on CPUs without native bf16 instructions
+    unless the weights are quantised."""
     max_num_seqs: int | None = None
-    "Requests that one replica decodes together; null leaves it to vLLM."
+    "Requests that one replica decodes in a batch; null takes vLLM's default."
     tensor_parallel_size: int = 1
-    "GPUs that share one replica."
+    "GPUs per replica."
     gpu_memory_utilization: float = 0.9
-    "Share of a GPU's memory that vLLM takes; without effect on a machine without GPU."
+    "Share of a GPU's memory for vLLM; no effect on machines without GPU."
     kv_cache_gb: float = 1.0
-    "Memory for keys and values on a machine without GPU; 1 GB takes 1.6 s to prepare."
+    "GB of KV cache on machines without GPU; allocating 1 GB takes 1.6 s."
     threads: int = 0
-    "Compute threads of a replica without GPU; 0 takes every core of its machine."
+    "Compute threads of a replica without GPU; 0 takes every core."
     enforce_eager: bool | None = None
-    "Skip compilation and graph capture; null skips them on a machine without GPU, where they take a minute to pay off."
+    "Skip compilation and graph capture; null skips them on machines without GPU, where they take a minute."
 
     def __post_init__(self) -> None:
         for key, value in (("max_model_len", self.max_model_len), ("max_num_seqs", self.max_num_seqs)):
@@ -56,12 +56,12 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoscalingConfig:
-    """When Ray Serve adds and removes replicas. The names are Ray Serve's."""
+    """Autoscaling of replicas, under Ray Serve's names."""
 
     min_replicas: int = 1
     max_replicas: int = 2
     target_ongoing_requests: float = 16.0
-    "Requests in flight that one replica is meant to carry; more than that adds a replica."
+    "Concurrent requests per replica; more than that adds a replica."
     upscale_delay_s: float = 10.0
     downscale_delay_s: float = 120.0
 
@@ -76,22 +76,25 @@ class AutoscalingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeConfig:
+    """An endpoint: the model, the address, the engine and its replicas."""
+
     model: str = "lisan"
-    "Name of the registered model, and the id under which clients ask for it."
+    "Name of the registered model, and the model id of the API."
     alias: str = "champion"
     path: str | None = None
-    "A model folder or model/name@version to serve without the registry; null asks the registry for the alias."
+    "Model folder or model/name@version to serve without the registry; null takes the alias from the registry."
     host: str = "127.0.0.1"
-    "Address that the endpoint listens at; 0.0.0.0 answers other machines, and the endpoint asks for no key."
+    "Listen address; 0.0.0.0 accepts other machines, and the endpoint needs no key."
     port: int = 8000
     route_prefix: str = "/"
     use_gpu: bool | None = None
-    "null uses GPUs when the cluster (or, before one is joined, this machine) has any."
+    "null uses GPUs when the joined cluster, or else this machine, has any."
     cpus_per_replica: float = 1.0
-    "CPUs that Ray sets aside for a replica; what it computes with is engine.threads."
+    "CPUs that Ray reserves for a replica; engine.threads sets its compute threads."
     max_queued_requests: int = 512
-    "Requests that may wait for a replica; the next one is answered 503."
+    "Requests that may wait for a replica; further ones get status 503."
     start_timeout_s: float = 600.0
+    "Time limit from the start to the first answer."
     engine: EngineConfig = field(default_factory=EngineConfig)
     autoscaling: AutoscalingConfig = field(default_factory=AutoscalingConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
@@ -108,7 +111,7 @@ class ServeConfig:
 
     @property
     def address(self) -> str:
-        """Where this machine reaches the listener: http://host:port."""
+        """URL by which this machine reaches the server: http://host:port."""
         host = EVERYWHERE.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
@@ -120,15 +123,17 @@ Then end with a line that says nothing but "Score: N", where N is a whole number
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
+    """Sampling parameters of the answers to each prompt."""
+
     num_answers: int = 10
-    "To each prompt."
+    "Per prompt."
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
-    """Most likely tokens drawn from; 0 draws from all of them whatever the model's generation defaults say. An extension of
-    vLLM, not sent when null."""
+    """Number of most likely tokens to sample from; 0 samples from all, overriding the model's generation defaults. An extension
+    of vLLM; null sends nothing."""
     max_tokens: int = 512
-    "Of an answer; one that is cut there is dropped."
+    "Per answer; an answer cut at this limit is dropped."
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -147,15 +152,17 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptsConfig:
+    """Records of a corpus from which prompts are read."""
+
     corpus: str
     "corpus/name@version"
     kind: RecordKind = RecordKind.conversations
-    "conversations are asked for their last reply; preferences for their reply, and the chosen one is the good one."
+    "The good reply is the last assistant turn of conversations, the chosen reply of preferences."
     sources: tuple[str, ...] = ()
-    "Sources of the corpus; empty takes all that hold this kind of record."
+    "Sources of the corpus; empty takes all with this kind of record."
     split: str = "train"
     limit: int | None = None
-    "Prompts of each source, those with the smallest ids, which are hashes: a fair sample. null takes all."
+    "Prompts per source, by smallest id; ids are hashes, so the sample is unbiased. null takes all."
 
     def __post_init__(self) -> None:
         if self.kind not in (RecordKind.conversations, RecordKind.preferences):
@@ -166,12 +173,14 @@ class PromptsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndpointConfig:
+    """Address of an OpenAI-compatible endpoint that is running."""
+
     url: str | None = None
-    "Base address with /v1, such as http://127.0.0.1:8000/v1."
+    "Base URL with /v1, such as http://127.0.0.1:8000/v1."
     model: str | None = None
-    "Id under which the endpoint serves it; null takes the only one."
+    "Model id at the endpoint; null takes its only model."
     key: str | None = None
-    "Name of the environment variable that holds the key; null sends none. The key itself is in no config or manifest."
+    "Name of the environment variable with the API key; null sends none. The key itself is never in a config or manifest."
 
     def __post_init__(self) -> None:
         for name in ("model", "key"):
@@ -185,14 +194,14 @@ class EndpointConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrafficConfig:
-    """How endpoints are asked. Never part of an artifact's identity: a killed job may go on with less."""
+    """Load on endpoints. Not part of an artifact's identity: a killed job may resume with less concurrency."""
 
     concurrency: int = 64
-    "Requests under way at a time, to each endpoint."
+    "Maximum concurrent requests to each endpoint."
     timeout_s: float = 300.0
-    "A request that takes longer is tried again."
+    "Time limit of a request, which is then retried."
     num_retries: int = 6
-    "Tries after the first; the pause doubles from 0.5 to 8 s, or is what the endpoint says."
+    "Retries per request; the pause doubles from 0.5 to 8 s, unless the endpoint sends one."
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.timeout_s <= 0 or self.num_retries < 0:
@@ -210,36 +219,38 @@ class JudgeKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeConfig:
+    """The judge that scores sampled answers."""
+
     kind: JudgeKind = JudgeKind.reference
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    "Of the language model that judges; kind=endpoint."
+    "Of the judging language model; kind=endpoint."
     rubric: str = RUBRIC
-    'What it is told; its answers must end with a line "Score: N", 1 to 10. kind=endpoint.'
+    'System prompt of the judge, whose replies must end with a line "Score: N", 1 to 10; kind=endpoint.'
     max_tokens: int = 512
-    "Of a judgement; kind=endpoint."
+    "Per judgement; kind=endpoint."
     path: str | None = None
     "Folder or hub id of a reward model, a sequence classifier with one label; kind=reward."
     batch_size: int = 8
-    "Answers that it scores at a time; kind=reward."
+    "Answers per forward pass; kind=reward."
 
     def __post_init__(self) -> None:
         if self.kind is JudgeKind.endpoint and self.endpoint.url is None:
-            raise ConfigError("judge.kind=endpoint needs judge.endpoint.url, the address of the model that judges")
+            raise ConfigError("judge.kind=endpoint needs judge.endpoint.url, the address of the judging model")
         if self.kind is JudgeKind.reward and self.path is None:
             raise ConfigError("judge.kind=reward needs judge.path, the folder or hub id of a reward model")
         if self.batch_size < 1 or self.max_tokens < 1:
             raise ConfigError(
                 f"judge.batch_size and max_tokens must be >= 1, got {self.batch_size} and {self.max_tokens}"
             )
-        self._refuse_idle()
+        self._refuse_unused()
 
     @property
-    def place(self) -> str:
-        """Where the reward model is, with `~` for the home folder written out."""
+    def model_path(self) -> str:
+        """Path or hub id of the reward model, with `~` expanded."""
         return os.path.expanduser(self.path or "")
 
-    def _refuse_idle(self) -> None:
-        """Refuse what is set for another kind of judge."""
+    def _refuse_unused(self) -> None:
+        """Refuse fields that only another kind of judge uses."""
         plain = {"endpoint": EndpointConfig(), "rubric": RUBRIC, "max_tokens": 512, "path": None, "batch_size": 8}
         used = {JudgeKind.endpoint: ("endpoint", "rubric", "max_tokens"), JudgeKind.reward: ("path", "batch_size")}
         for name, default in plain.items():

@@ -1,14 +1,11 @@
-"""The endpoint: a model folder behind the OpenAI API, on Ray Serve LLM over vLLM.
+"""Serves a model folder behind the OpenAI API: one Ray Serve deployment of vLLM.
 
-In: a `ServeConfig` that names an MLflow alias, an artifact or a folder. Out: a Serve application whose autoscaling
-replicas answer /v1/models, /v1/chat/completions and /v1/completions with the folder's chat template and generation
-defaults. Always: what can be known to be wrong is one sentence before anything starts, and only replicas import vLLM,
-which takes 6 s a process. `serve_apps/chat.py` builds with it for `serve run`; the pipeline calls `start`.
+`serving` does so for the length of a block, `build_model_app` returns the application for `serve run` and deploy files. The
+autoscaling replicas answer /v1/models, /v1/chat/completions and /v1/completions with the folder's chat template and generation
+defaults. Wrong configs fail with one sentence before anything starts. Only replicas import vLLM, which takes 6 s a process.
 """
 
-import json
 import logging
-import os
 import socket
 import time
 import urllib.request
@@ -18,14 +15,13 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
-from lisan.core.artifact import Kind, Ref, Store
-from lisan.core.errors import ServingError, first_line
+from lisan.core.errors import ServingError
 from lisan.core.integrity import fetch_folder
 from lisan.core.stage import ClusterConfig
-from lisan.core.storage import Location
-from lisan.inference.config import ServeConfig
-from lisan.inference.start_error import last_reason
-from lisan.inference.vllm import Replica, ServedModel, check_weights
+from lisan.inference.config import EndpointConfig, ServeConfig
+from lisan.inference.engine_errors import last_reason
+from lisan.inference.served_model import ServedModel, check_weights, find_served_model
+from lisan.inference.vllm import Replica
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -33,7 +29,7 @@ if TYPE_CHECKING:
 APP_NAME = "lisan"
 ANSWER_TIMEOUT_S = 10.0
 LOGS = {"RAY_SERVE_LOG_TO_STDERR": "0"}
-"Serve writes its logs to files only; a replica that fails would print its stack trace over our sentence."
+"Serve logs to files only; a failed replica would print its stack trace between our messages."
 POLL_S = 0.25
 REPORT_EVERY_S = 5.0
 
@@ -48,58 +44,28 @@ class Endpoint:
     seconds: float
     "From the call of `start` to the first answer."
 
+    @property
+    def client_config(self) -> EndpointConfig:
+        return EndpointConfig(url=self.url, model=self.model.name)
+
     def stop(self) -> None:
-        stop()
+        """Delete every Serve application of the joined cluster; the cluster itself stays."""
+        from ray import serve
+
+        with _quiet_logs():
+            serve.shutdown()
 
 
-def find_model(config: ServeConfig) -> ServedModel:
-    """Find the folder that `path` or the alias names; ServingError says what is missing in it.
-
-    What lies below storage.root is read with the settings of that, for MLflow knows no endpoint and no region.
-    """
-    root = Location(config.storage.root)
-    if config.path is None:
-        from lisan.tracking.models import resolve_alias
-
-        version = resolve_alias(config.tracking, config.storage.root, config.model, config.alias)
-        source, place = f"{version.name} v{version.version} ({version.ref})", root.resolve(version.uri)
-    elif Ref.looks_like(config.path):
-        source, place = config.path, Store(root.root).open(Ref.parse(config.path, Kind.model)).location
-    elif "://" in config.path:
-        place = root.resolve(config.path)
-        source = str(place)
-    else:
-        source = os.path.abspath(os.path.expanduser(config.path))
-        place = Location(source)
-    check_model_folder(place, source)
-    return ServedModel(name=config.model, source=source, place=place)
-
-
-def check_model_folder(folder: Location, source: str) -> None:
-    """Refuse what vLLM could not load: it would say so only after half a minute, in a replica's log."""
-    try:
-        names = {file.name for file, _ in folder.walk()}
-    except OSError as error:
-        raise ServingError(
-            f"{source} cannot be read at {folder}: {first_line(error)}; set storage.root to the root that it lies below, "
-            "with the endpoint and region of that"
-        ) from error
-    missing = [name for name in ("config.json", "tokenizer.json") if name not in names]
-    if not any(name.endswith(".safetensors") for name in names):
-        missing.append("*.safetensors")
-    remedy = "name a folder in Hugging Face layout, or model/name@version"
-    if missing:
-        raise ServingError(f"{source} is not a model folder: {folder} has no {', '.join(missing)}; {remedy}")
-    try:
-        architectures = json.loads((folder / "config.json").read_bytes()).get("architectures")
-    except (ValueError, AttributeError) as error:
-        raise ServingError(f"{folder / 'config.json'} is not a JSON object ({error}); {remedy}") from error
-    if not architectures:
-        raise ServingError(f"{folder / 'config.json'} names no architectures for vLLM to choose from; {remedy}")
+def find_free_port() -> int:
+    """Return a port of this machine on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def check_port(config: ServeConfig) -> None:
-    """Refuse an address that cannot be listened at; ServingError."""
+    """Raise ServingError for an address on which this machine cannot listen."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -113,9 +79,9 @@ def check_port(config: ServeConfig) -> None:
 
 
 def build_model_app(config: ServeConfig, model: ServedModel) -> "Application":
-    """Return the Serve application of a model that was found.
+    """Return the Serve application of a model.
 
-    One deployment: the replica that holds the engine also speaks HTTP, through vLLM's own OpenAI app. The separate
+    One deployment: the replica that holds the engine also answers HTTP, through vLLM's own OpenAI app. The separate
     ingress of `build_openai_app` imports vLLM in two more processes and adds a hop to every token.
     """
     from ray import serve
@@ -126,7 +92,7 @@ def build_model_app(config: ServeConfig, model: ServedModel) -> "Application":
 
 
 def has_gpu() -> bool:
-    """Tell whether the joined cluster has GPUs; before one is joined, whether this machine has."""
+    """Return whether the joined cluster has GPUs, or this machine when no cluster is joined."""
     import ray
 
     if ray.is_initialized():
@@ -137,7 +103,7 @@ def has_gpu() -> bool:
 
 
 def deployment_options(config: ServeConfig, use_gpu: bool) -> dict[str, Any]:
-    """Return the options of `serve.deployment`: scaling, back-pressure and the resources that one replica holds."""
+    """Return the options of `serve.deployment`: autoscaling, queue limits and the resources of one replica."""
     scaling = config.autoscaling
     # Ray Serve LLM starts vLLM's GPU workers as actors in the placement group of the replica.
     gpus: list[dict[str, float]] = [{"GPU": 1.0}] * config.engine.tensor_parallel_size if use_gpu else [{}]
@@ -153,7 +119,7 @@ def deployment_options(config: ServeConfig, use_gpu: bool) -> dict[str, Any]:
         "ray_actor_options": {"num_cpus": config.cpus_per_replica},
         "placement_group_bundles": [{"CPU": config.cpus_per_replica, **gpus[0]}, *gpus[1:]],
         "placement_group_strategy": "STRICT_PACK",
-        # vLLM batches what it is given and queues what it cannot hold, knowing lengths that Serve does not.
+        # vLLM queues and batches better than Serve, because it knows the lengths of its requests.
         "max_ongoing_requests": int(max(256, 4 * scaling.target_ongoing_requests)),
         "max_queued_requests": config.max_queued_requests,
         "max_constructor_retry_count": 2,
@@ -162,16 +128,26 @@ def deployment_options(config: ServeConfig, use_gpu: bool) -> dict[str, Any]:
     }
 
 
-def start(config: ServeConfig, say: Callable[[str], None] = print) -> Endpoint:
-    """Serve and return when the first request was answered; ServingError when it does not come to that.
+@contextmanager
+def serving(config: ServeConfig, say: Callable[[str], None] = print) -> Iterator[Endpoint]:
+    """Serve a model for the length of the block."""
+    endpoint = start(config, say)
+    try:
+        yield endpoint
+    finally:
+        endpoint.stop()
 
-    Joins the Ray that runs in this process, or starts one.
+
+def start(config: ServeConfig, say: Callable[[str], None] = print) -> Endpoint:
+    """Serve a model and return once it answers; ServingError when it fails to start.
+
+    Joins the Ray of this process, or starts one.
     """
     begin = time.monotonic()
-    model = find_model(config)
+    model = find_served_model(config)
     check_port(config)
-    if model.place.is_local:
-        check_weights(fetch_folder(model.place))
+    if model.folder.is_local:
+        check_weights(fetch_folder(model.folder))
     from ray import serve
 
     from lisan.cluster.ray import connect
@@ -203,16 +179,8 @@ def start(config: ServeConfig, say: Callable[[str], None] = print) -> Endpoint:
     return Endpoint(url=url, model=model, seconds=seconds)
 
 
-def stop() -> None:
-    """End every Serve application of the joined cluster; the cluster itself stays."""
-    from ray import serve
-
-    with _quiet_logs():
-        serve.shutdown()
-
-
 def _wait_until_ready(url: str, deadline: float, say: Callable[[str], None]) -> None:
-    """Poll until the endpoint lists its models; ServingError when the application fails or time is up."""
+    """Poll until the endpoint lists its models; ServingError when the application fails or at the deadline."""
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
@@ -240,13 +208,13 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_S) as reply:
             return bool(reply.status == 200)
-    except (OSError, HTTPException):  # not up yet, or closed or slow between two states
+    except (OSError, HTTPException):  # not started yet, or closing connections between two states
         return False
 
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Hold back Serve's own INFO lines while we speak for it."""
+    """Raise the level of Serve's logger to ERROR; the endpoint prints its own progress."""
     logger = logging.getLogger("ray.serve")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,7 @@
-"""Judges: what an answer is worth, as a number that only compares answers to the same prompt.
+"""Judges: scores of answers, comparable only between answers to the same prompt.
 
-In: a prompt with its answers. Out: the same with scores. Always: an answer that a judge cannot score stays without one, and
-is counted; a judge that refuses whatever it is shown ends the job. Three of them: likeness to the good reply that the corpus
-knows (chrF, 0 to 100), a language model with a rubric (1 to 10), a reward model (any number).
+Three kinds: similarity to the good reply of the corpus (chrF, 0 to 100), a language model with a rubric (1 to 10), a reward model
+(any number). An answer that a judge cannot score is counted as unjudged; a judge that refuses every request ends the job.
 """
 
 import asyncio
@@ -12,10 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from lisan.core.parts import list_missing, part_path
+from lisan.core.progress import ItemProgress
+from lisan.core.stage import Run
+from lisan.core.storage import Location
+from lisan.inference.answer_parts import PartWork, work_in_parts
+from lisan.inference.answers import AnsweredPrompt, add_scores, read_answers
 from lisan.inference.chrf import chrf
-from lisan.inference.client import Chat, RefusedError, find_model
+from lisan.inference.client import ChatClient, RefusedError, find_model_id
 from lisan.inference.config import JudgeConfig, JudgeKind, TrafficConfig
-from lisan.inference.generate import Asked, give_scores
 from lisan.inference.prompts import Prompt
 from lisan.records.records import Turn
 
@@ -28,24 +32,24 @@ class Judge(Protocol):
     async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]: ...
 
     def check(self) -> None:
-        """Raise DataError when it has refused all that it was shown so far."""
+        """Raise DataError when it has refused every request so far."""
 
 
 class ReferenceJudge:
-    """Likeness to the good reply."""
+    """chrF with the good reply."""
 
     async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
         return [chrf(text, prompt.reply) if prompt.reply else None for text in texts]
 
     def check(self) -> None:
-        """It refuses nothing."""
+        """Do nothing: it refuses nothing."""
 
 
 @dataclass(frozen=True)
 class EndpointJudge:
-    """A language model that is shown a rubric, the conversation and one answer at a time."""
+    """A language model that reads a rubric, the conversation and one answer per request."""
 
-    chat: Chat
+    client: ChatClient
     rubric: str
     max_tokens: int
 
@@ -53,18 +57,19 @@ class EndpointJudge:
         return list(await asyncio.gather(*(self._score_one(prompt, text) for text in texts)))
 
     async def _score_one(self, prompt: Prompt, text: str) -> float | None:
-        said = "\n".join(f"{turn.role}: {turn.content}" for turn in prompt.turns)
-        shown = f"# The conversation\n\n{said}\n\n# The reply to be judged\n\n{text}"
+        conversation = "\n".join(f"{turn.role}: {turn.content}" for turn in prompt.turns)
+        question = f"# The conversation\n\n{conversation}\n\n# The reply to be judged\n\n{text}"
         try:
-            [(judgement, _), *_] = await self.chat.ask(
-                [Turn("system", self.rubric), Turn("user", shown)], {"temperature": 0, "max_tokens": self.max_tokens}
+            [judgement, *_] = await self.client.ask(
+                [Turn("system", self.rubric), Turn("user", question)],
+                {"temperature": 0, "max_tokens": self.max_tokens},
             )
-        except RefusedError:  # the conversation with its answer is longer than the judge reads
+        except RefusedError:  # conversation and answer are longer than the judge's context
             return None
-        return read_score(judgement)
+        return read_score(judgement.text)
 
     def check(self) -> None:
-        self.chat.check_answers()
+        self.client.check_answers()
 
 
 class RewardJudge:
@@ -73,19 +78,19 @@ class RewardJudge:
     def __init__(self, config: JudgeConfig, use_gpu: bool) -> None:
         from lisan.inference.reward_model import RewardModel
 
-        self.model = RewardModel(config.place, config.batch_size, use_gpu)
+        self.model = RewardModel(config.model_path, config.batch_size, use_gpu)
 
     async def score(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
         return list(self.model.score(prompt.turns, texts))
 
     def check(self) -> None:
-        """It refuses nothing."""
+        """Do nothing: it refuses nothing."""
 
 
 def read_score(judgement: str) -> float | None:
-    """Return the number of the last line, None when that line is anything else.
+    """Return the score of the last line, None when that line holds anything else.
 
-    "8/10" somewhere in the reasons is no verdict, and neither is a range.
+    "8/10" within the reasons does not count, nor does a range.
     """
     lines = [line for line in judgement.splitlines() if line.strip()]
     found = SCORE_LINE.fullmatch(lines[-1].strip()) if lines else None
@@ -93,29 +98,62 @@ def read_score(judgement: str) -> float | None:
 
 
 def check_judge(config: JudgeConfig, traffic: TrafficConfig, use_gpu: bool) -> None:
-    """Refuse a judge that will not answer, before anything is sampled."""
+    """Refuse a judge that cannot answer, before anything is sampled."""
     if config.kind is JudgeKind.endpoint:
-        find_model(config.endpoint, traffic)
+        find_model_id(config.endpoint, traffic)
     if config.kind is JudgeKind.reward:
         from lisan.inference.reward_model import check_reward_model, find_device
 
-        check_reward_model(Path(config.place))
-        find_device(config.place, use_gpu)
+        check_reward_model(Path(config.model_path))
+        find_device(config.model_path, use_gpu)
 
 
 def make_judge(config: JudgeConfig, traffic: TrafficConfig, use_gpu: bool) -> Judge:
     match config.kind:
         case JudgeKind.endpoint:
-            chat = Chat(config.endpoint, find_model(config.endpoint, traffic), traffic)
-            return EndpointJudge(chat, config.rubric, config.max_tokens)
+            client = ChatClient(config.endpoint, find_model_id(config.endpoint, traffic), traffic)
+            return EndpointJudge(client, config.rubric, config.max_tokens)
         case JudgeKind.reward:
             return RewardJudge(config, use_gpu)
         case JudgeKind.reference:
             return ReferenceJudge()
 
 
-async def judge_answers(judge: Judge, asked: Asked) -> Asked:
-    """Score the answers that have no fault; one that stands alone has nothing to be compared with."""
-    texts = [answer.text for answer in asked.answers if not answer.fault]
-    scores: list[float | None] = await judge.score(asked.prompt, texts) if len(texts) > 1 else [None] * len(texts)
-    return give_scores(asked, scores)
+async def judge_answers(judge: Judge, answered: AnsweredPrompt) -> AnsweredPrompt:
+    """Score the answers without a fault; a single one has nothing to be compared with and gets no score."""
+    texts = [answer.text for answer in answered.answers if not answer.fault]
+    scores: list[float | None] = await judge.score(answered.prompt, texts) if len(texts) > 1 else [None] * len(texts)
+    return add_scores(answered, scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeJob:
+    """Generated parts, and the judge that scores them."""
+
+    config: JudgeConfig
+    traffic: TrafficConfig
+    use_gpu: bool
+    answers: Location
+    "Holds the parts to judge."
+    folder: Location
+    "Takes the judged parts."
+
+
+def judge_parts(job: JudgeJob, part_sizes: Sequence[int], run: Run) -> None:
+    """Judge the parts, of these numbers of prompts, that are not judged yet, and write them to the job's folder."""
+    missing = list_missing(job.folder, [part_path(index) for index in range(len(part_sizes))], "judged")
+    if missing:
+        progress = ItemProgress("judged", "prompts", sum(part_sizes[index] for index in missing), run.log_metrics)
+        asyncio.run(_judge_parts(job, missing, progress))
+
+
+async def _judge_parts(job: JudgeJob, missing: Sequence[int], progress: ItemProgress) -> None:
+    judge = make_judge(job.config, job.traffic, job.use_gpu)
+
+    async def score(answered: AnsweredPrompt) -> AnsweredPrompt:
+        return await judge_answers(judge, answered)
+
+    def read(index: int) -> list[AnsweredPrompt]:
+        return read_answers(job.answers / part_path(index))
+
+    await work_in_parts(job.folder, missing, PartWork(read, score, judge.check), progress)

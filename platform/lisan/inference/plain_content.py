@@ -1,9 +1,9 @@
-"""Keeps control tokens that a message spells from closing its turn.
+"""Splits control tokens in the text of chat messages, so that a user cannot end a turn by typing one.
 
-vLLM encodes a rendered chat with all control tokens read as such, those that a user typed too. In front of it, a message that
-spells one gets an invisible character within it (U+2060, see vocabulary/control.py). A training example encodes the same text
-without that character: the prompts are equal for every message that spells no control token. `/v1/completions` takes the prompt
-as it is, for there the client renders it.
+vLLM encodes a rendered chat with every control token active, including those in the users' text. This ASGI middleware inserts an
+invisible character (U+2060, see `tokenizer/control_tokens.py`) into them. A training example encodes the same text without that
+character, so prompts equal training for every message without a control token. `/v1/completions` stays unchanged: there the
+client renders the prompt.
 """
 
 import json
@@ -16,7 +16,7 @@ PATH = "/v1/chat/completions"
 
 
 class PlainContent:
-    """ASGI middleware that splits the control tokens which the messages of a chat request spell."""
+    """ASGI middleware that splits control tokens in the messages of chat requests."""
 
     def __init__(self, app: AsgiApp, controls: Controls) -> None:
         self._app, self._controls = app, controls
@@ -38,7 +38,7 @@ class PlainContent:
 
 
 async def _read_body(receive: Receive) -> tuple[Message, bytes]:
-    """Return the first message and the body of all; of a client that left, what it sent."""
+    """Return the first ASGI message and the joined body, which is partial when the client disconnects."""
     first = message = await receive()
     body: bytes = message.get("body", b"")
     while message.get("more_body"):
@@ -48,12 +48,12 @@ async def _read_body(receive: Receive) -> tuple[Message, bytes]:
 
 
 def split_messages(body: bytes, controls: Controls) -> bytes:
-    """Return a chat request whose messages spell no control token; the same bytes where none does, or where it is no request."""
+    """Split the control tokens of a chat request; returns the same bytes when there are none or it is no chat request."""
     try:
         request = json.loads(body)
         messages = [_split_message(message, controls) for message in request["messages"]]
     except (ValueError, LookupError, TypeError, AttributeError):
-        return body  # the engine says what is wrong with it
+        return body  # the engine answers with an error
     if messages == request["messages"]:
         return body
     return json.dumps({**request, "messages": messages}).encode()

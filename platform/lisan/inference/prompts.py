@@ -1,35 +1,33 @@
-"""What a model is asked: the prompts of a corpus.
+"""Reads prompts, each with its good reply, from the conversations or preferences of a corpus.
 
-In: conversations or preferences. Out: `Prompt`s, each with the good reply that the corpus knows. Always: the same prompts in
-the same order for the same corpus and config; a prompt that a source has twice is asked once.
+The same corpus and config give the same prompts in the same order. A prompt that a source holds twice is read once.
 """
 
 import difflib
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from lisan.core.artifact import Artifact
 from lisan.core.errors import ConfigError, DataError
 from lisan.corpus.reader import list_sources, list_splits, read_records
 from lisan.inference.config import PromptsConfig
-from lisan.records.records import Preference, Turn
+from lisan.records.records import Conversation, Preference, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     id: str
     turns: tuple[Turn, ...]
-    "Up to where the assistant speaks next."
+    "Ends before the assistant's turn."
     reply: str
-    "The good reply; empty where none is known."
+    "Good reply of the corpus; empty when it has none."
     source: str
     language: str
 
 
 def check_prompts(config: PromptsConfig, corpus: Artifact) -> None:
-    """Refuse sources and splits that the corpus does not have, naming the nearest."""
+    """Refuse sources and splits that the corpus does not have; the error names the nearest."""
     known = list_sources(corpus, config.kind)
     if not known:
         raise DataError(f"{corpus.ref} holds no {config.kind} to take prompts from; choose another prompts.kind")
@@ -46,26 +44,26 @@ def check_prompts(config: PromptsConfig, corpus: Artifact) -> None:
 
 
 def read_prompts(config: PromptsConfig, corpus: Artifact) -> tuple[list[Prompt], int]:
-    """Return the prompts, source by source, and how many were left out because they were there before."""
+    """Return the prompts, source by source, and the number of repeated ones that were left out."""
     prompts: list[Prompt] = []
     num_repeated = 0
     for source in config.sources or list_sources(corpus, config.kind):
         records = read_records(corpus, config.kind, config.split, (source,))
         kept = records if config.limit is None else heapq.nsmallest(2 * config.limit, records, key=lambda one: one.id)
-        every = [make_prompt(record) for record in kept]
-        once = list(_drop_repeated(every))
-        num_repeated += len(every) - len(once)
-        prompts += once[: config.limit]
+        found = [make_prompt(record) for record in kept]
+        distinct = list(_drop_repeated(found))
+        num_repeated += len(found) - len(distinct)
+        prompts += distinct[: config.limit]
     return prompts, num_repeated
 
 
-def make_prompt(record: Any) -> Prompt:
+def make_prompt(record: Conversation | Preference) -> Prompt:
     """Cut a record before the assistant's last reply."""
     if isinstance(record, Preference):
         return Prompt(record.id, record.prompt, record.chosen, record.source, record.language)
-    places = [place for place, turn in enumerate(record.turns) if turn.role == "assistant"]
-    last = places[-1] if places else len(record.turns)
-    reply = record.turns[last].content if places else ""
+    assistant = [index for index, turn in enumerate(record.turns) if turn.role == "assistant"]
+    last = assistant[-1] if assistant else len(record.turns)
+    reply = record.turns[last].content if assistant else ""
     return Prompt(record.id, record.turns[:last], reply, record.source, record.language)
 
 

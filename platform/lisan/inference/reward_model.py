@@ -1,8 +1,7 @@
-"""A reward model: a sequence classifier with one label that says what a reply is worth.
+"""Scores replies with a reward model: a sequence classifier with one label.
 
-In: a conversation and replies to it. Out: one number each. Always: the conversation is rendered by the reward model's own
-chat template, as it was trained on; of one that is longer than the model reads the beginning is cut off, for the reply is at
-the end. The GPU path has not been tried on one.
+Renders each conversation with the reward model's own chat template, as in its training. Conversations longer than its context
+lose their beginning, because the reply is at the end. Never run on a GPU so far.
 """
 
 import json
@@ -19,11 +18,11 @@ from lisan.records.records import Turn
 
 
 def check_reward_model(folder: Path) -> None:
-    """Refuse a local folder that is no reward model; a hub id is looked at when it is loaded."""
+    """Refuse a local folder that is no reward model; hub ids are checked when loaded."""
     if not folder.is_dir():
         return
-    place = folder / "config.json"
-    config: dict[str, Any] = json.loads(place.read_text()) if place.exists() else {}
+    file = folder / "config.json"
+    config: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     names = config.get("architectures") or ["no architecture"]
     if not names[0].endswith("ForSequenceClassification"):
         raise DataError(
@@ -31,38 +30,38 @@ def check_reward_model(folder: Path) -> None:
         )
 
 
-def find_device(place: str, use_gpu: bool) -> str:
-    """Return where this process computes; ConfigError when it has no GPU and is to use one."""
+def find_device(path: str, use_gpu: bool) -> str:
+    """Return the device of this process; ConfigError when use_gpu is set and it sees no GPU."""
     if use_gpu and not torch.cuda.is_available():
         raise ConfigError(
-            f"cluster.use_gpu is true but this process, in which judge.path={place} scores, sees no GPU; start it where there is "
+            f"cluster.use_gpu is true but this process, in which judge.path={path} scores, sees no GPU; start it where there is "
             "one, or choose a cluster preset without"
         )
     return "cuda" if use_gpu else "cpu"
 
 
 class RewardModel:
-    """The model in memory."""
+    """A loaded reward model with its tokenizer."""
 
-    def __init__(self, place: str, batch_size: int, use_gpu: bool) -> None:
+    def __init__(self, path: str, batch_size: int, use_gpu: bool) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         quiet_transformers()
-        self.device = find_device(place, use_gpu)
+        self.device = find_device(path, use_gpu)
         self.batch_size = batch_size
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(place, padding_side="right", truncation_side="left")
+            self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", truncation_side="left")
             dtype = find_precision(self.device).precision.dtype
-            model = AutoModelForSequenceClassification.from_pretrained(place, dtype=dtype)
+            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype)
         except (OSError, ValueError) as error:
             reason = first_line(error)
-            raise DataError(f"judge.path={place} is not a reward model that transformers can load: {reason}") from error
+            raise DataError(f"judge.path={path} is not a reward model that transformers can load: {reason}") from error
         if model.config.num_labels != 1 or self.tokenizer.chat_template is None:
             raise DataError(
-                f"judge.path={place} has {model.config.num_labels} labels and "
+                f"judge.path={path} has {model.config.num_labels} labels and "
                 f"{'a' if self.tokenizer.chat_template else 'no'} chat template; a reward model has one label and a template"
             )
-        # Either may be missing or without a limit, and RoBERTa's positions are two more than it can use.
+        # Either limit may be missing; RoBERTa declares two positions more than it can use.
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.tokenizer.model_max_length = min(filter(None, (positions, self.tokenizer.model_max_length)))
         self.model = model.to(self.device).eval()
@@ -71,6 +70,7 @@ class RewardModel:
 
     @torch.no_grad()
     def score(self, turns: Sequence[Turn], replies: Sequence[str]) -> list[float]:
+        """Return one score per reply, any number."""
         before = [{"role": turn.role, "content": turn.content} for turn in turns]
         texts = [
             self.tokenizer.apply_chat_template([*before, {"role": "assistant", "content": reply}], tokenize=False)

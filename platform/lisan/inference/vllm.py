@@ -1,45 +1,30 @@
-"""What runs in a replica: one vLLM engine and the OpenAI app in front of it.
+"""The vLLM replica: one engine with vLLM's OpenAI app, behind the access list.
 
-In: a model folder and an `EngineConfig`. Out: a deployment class that answers HTTP when its constructor has returned.
-Always: this module imports neither Ray nor vLLM before a replica is made, so that drivers stay light. Deployed by
-`serve.app`.
+Neither Ray nor vLLM is imported before a replica is made, so that drivers stay light.
 """
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lisan.cluster.config import Precision
-from lisan.core.errors import ServingError
 from lisan.core.integrity import fetch_folder
-from lisan.core.storage import Location
 from lisan.inference.access import AllowedRoutes
 from lisan.inference.config import Dtype, EngineConfig
+from lisan.inference.engine_errors import StderrBuffer, explain
 from lisan.inference.plain_content import PlainContent
-from lisan.inference.start_error import HeldErrors, explain
+from lisan.inference.served_model import ServedModel, check_weights
 from lisan.tokenizer.control_tokens import controls_of
 from lisan.tokenizer.tokenizer import load_tokenizer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServedModel:
-    """A model folder that was found and looked at."""
-
-    name: str
-    "Id in the API."
-    source: str
-    "What a person calls it: `lisan v3 (model/dpo@v1)` or a folder."
-    place: Location
-    "Its folder, with the settings that its store is reached by."
-
-
 def choose_dtype(engine: EngineConfig, folder: Path, use_gpu: bool) -> Dtype:
-    """Return what the engine computes in on this machine.
+    """Return the dtype in which the engine computes on this machine.
 
-    97 M weights in bf16 on two cores kept to AVX2, tokens/s of 1 and of 8 users: 52 and 67 in bf16, 48 and 184 in fp32; with
-    AVX512-BF16 78 and 387, 43 and 231. Kernels for quantised weights take 16 bits only.
+    Measured with 97 M bf16 weights on two cores, tokens/s of 1 and of 8 users: limited to AVX2, 52 and 67 in bf16, 48 and 184 in
+    fp32; with AVX512-BF16, 78 and 387 in bf16, 43 and 231 in fp32. Kernels for quantised weights take 16 bits only.
     """
     if engine.dtype is not Dtype.auto or use_gpu:
         return engine.dtype
@@ -52,12 +37,12 @@ def choose_dtype(engine: EngineConfig, folder: Path, use_gpu: bool) -> Dtype:
 
 
 def engine_arguments(engine: EngineConfig, use_gpu: bool) -> dict[str, Any]:
-    """Return vLLM's engine arguments; what is null is left to vLLM."""
+    """Return vLLM's engine arguments; null fields keep vLLM's defaults."""
     memory: dict[str, Any] = {"gpu_memory_utilization": engine.gpu_memory_utilization}
     if not use_gpu:
         memory = {
             "kv_cache_memory_bytes": int(engine.kv_cache_gb * 2**30),
-            # A request with a seed whose prompt is cut in two ends vLLM 0.29's engine: "CPU Generator does not use offset".
+            # vLLM 0.29 crashes on a seeded request whose prompt spans two chunks: "CPU Generator does not use offset".
             "enable_chunked_prefill": False,
         }
     arguments = {
@@ -67,17 +52,17 @@ def engine_arguments(engine: EngineConfig, use_gpu: bool) -> dict[str, Any]:
         "tensor_parallel_size": engine.tensor_parallel_size,
         "enforce_eager": engine.enforce_eager if engine.enforce_eager is not None else not use_gpu,
         "use_tqdm_on_load": False,
-        "allowed_origins": [],  # vLLM's default answers the scripts of any web page
+        "allowed_origins": [],  # vLLM's default allows the scripts of any web page
         **memory,
     }
     return {key: value for key, value in arguments.items() if value is not None}
 
 
 def engine_environment(engine: EngineConfig, use_gpu: bool) -> dict[str, str]:
-    """Return what a replica and its engine process read from the environment; what somebody has set there stays."""
+    """Return the environment variables of a replica and its engine process; those already set keep their value."""
     environment = {
         "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # which is held back while the engine starts
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # buffered while the engine starts
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",
@@ -85,42 +70,27 @@ def engine_environment(engine: EngineConfig, use_gpu: bool) -> dict[str, str]:
     }
     environment = {name: os.environ.get(name, value) for name, value in environment.items()}
     if not use_gpu:
-        # Ray has set it to the CPUs of the actor, and vLLM would keep one core back for the HTTP side.
+        # Ray sets it to the CPUs of the actor, and vLLM would reserve one core for the HTTP server.
         environment["OMP_NUM_THREADS"] = str(engine.threads or len(os.sched_getaffinity(0)))
     return environment
 
 
-def check_weights(folder: Path) -> None:
-    """Refuse weights that are not those of config.json, before the engine starts: it takes half a minute to say so.
-
-    vLLM takes tied embeddings from config.json, whatever the files hold.
-    """
-    from lisan.model.folder import CONFIG, check_folder, read_corrected_json, read_json
-
-    check_folder(folder)
-    if read_corrected_json(folder) != read_json(folder / CONFIG):
-        raise ServingError(
-            f"{folder / CONFIG} says tie_word_embeddings and the files hold two different matrices, of which vLLM would use one; "
-            "set it to false there, or export the model with formats=[hf] and serve that"
-        )
-
-
 class Replica:
-    """One engine and the OpenAI app in front of it; its constructor returns when the engine can answer."""
+    """A Serve deployment of one engine and its OpenAI app; its constructor returns when the engine can answer."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
         self, model: ServedModel, engine: EngineConfig, use_gpu: bool
     ) -> None:
         os.environ.update(engine_environment(engine, use_gpu))
-        check_weights(fetch_folder(model.place))
-        held = HeldErrors()
+        check_weights(fetch_folder(model.folder))
+        stderr = StderrBuffer()
         try:
             self._server = _make_server(model, engine, use_gpu)
             await self._server.start()
         except Exception as error:
-            raise explain(error, held.release()) from None
-        held.release()
-        self._controls = controls_of(load_tokenizer(fetch_folder(model.place)))
+            raise explain(error, stderr.release()) from None
+        stderr.release()
+        self._controls = controls_of(load_tokenizer(fetch_folder(model.folder)))
 
     async def __serve_build_asgi_app__(self) -> Any:
         app = await self._server.__serve_build_asgi_app__()
@@ -134,21 +104,21 @@ def _make_server(model: ServedModel, engine: EngineConfig, use_gpu: bool) -> Any
     """Return Ray's LLM server of the model, not yet started."""
     from ray.serve.llm import LLMConfig
 
-    folder = fetch_folder(model.place)
+    folder = fetch_folder(model.folder)
     engine = replace(engine, dtype=choose_dtype(engine, folder, use_gpu))
     config = LLMConfig(
         model_loading_config={"model_id": model.name, "model_source": str(folder)},
         accelerator_config={"kind": "gpu" if use_gpu else "cpu"},
         engine_kwargs=engine_arguments(engine, use_gpu),
     )
-    # The folder is here already; Ray would start one more process, with vLLM in it, to download it.
+    # The folder is on this machine already; Ray would start one more process that imports vLLM to download it.
     config.get_or_create_callback().ctx.run_init_node = False
     one_process = not use_gpu and engine.tensor_parallel_size == 1
     return _server_class().sync_init(config, engine_cls=_one_process_engine() if one_process else None)
 
 
 def _server_class() -> type[Any]:
-    """Return Ray's LLM server without its telemetry, which starts an actor of its own and waits 3 s for it."""
+    """Return Ray's LLM server without its telemetry, which starts an actor and waits 3 s for it."""
     from ray.serve.llm.deployment import LLMServer
 
     class Server(LLMServer):
@@ -159,10 +129,10 @@ def _server_class() -> type[Any]:
 
 
 def _one_process_engine() -> type[Any]:
-    """Return Ray's vLLM engine, computing in the engine process instead of in one more process below it (7 s less).
+    """Return Ray's vLLM engine with the model in the engine process instead of a child process (starts 7 s faster).
 
-    Ray writes the `mp` executor into every CPU config, and vLLM insists on it to bind threads to cores, which costs one
-    of two cores; OMP_NUM_THREADS does here.
+    Ray sets the `mp` executor in every CPU config, and vLLM requires it to bind threads to cores, which costs one of two
+    cores; here OMP_NUM_THREADS limits the threads.
     """
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 

@@ -16,7 +16,7 @@ from lisan.core.identity import NOT_IDENTITY
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
 from lisan.core.storage import Location
 from lisan.inference.config import EngineConfig, ServeConfig
-from lisan.inference.endpoint import start
+from lisan.inference.endpoint import serving
 from lisan.recipes.comparison_page import Curve, Mix, Page, Reply, render_page
 from lisan.reporting.tables import Column, ModelRow, format_table, guess_columns, markdown_table
 from lisan.tracking.runs import metric_history, open_job
@@ -129,38 +129,36 @@ def _curve(name: str, artifact: Artifact, place: Place) -> Curve:
 
 
 def _ask(place: Place) -> tuple[list[Reply], float]:
-    """Serve the model that the alias names and ask every question through the OpenAI client."""
-    from openai import OpenAI
-
+    """Serve the model of the alias and ask every question; return the replies and the seconds until it was served."""
     config = place.comparison
     assert config.serve is not None
-    endpoint = start(
-        ServeConfig(
-            model=config.serve,
-            alias=config.alias,
-            port=config.port,
-            engine=config.engine,
-            storage=place.storage,
-            tracking=place.tracking,
-        )
+    served = ServeConfig(
+        model=config.serve,
+        alias=config.alias,
+        port=config.port,
+        engine=config.engine,
+        storage=place.storage,
+        tracking=place.tracking,
     )
-    replies = []
-    try:
-        client = OpenAI(base_url=endpoint.url, api_key="none", max_retries=0)
-        for language, question in config.questions.items():
-            answer = client.chat.completions.create(
-                model=config.serve, max_tokens=64, temperature=0, messages=[{"role": "user", "content": question.text}]
-            )
-            text = answer.choices[0].message.content or ""
-            replies.append(Reply(language=language, question=question.text, answer=text))
-            verdict = (
-                ""
-                if question.expect is None
-                else f"  ({'as' if question.expect in text else 'not as'} expected: {question.expect})"
-            )
-            print(f"  {language}: {question.text}\n      {text}{verdict}", flush=True)
-    except Exception as error:
-        raise ServingError(f"{config.serve} at {endpoint.url} did not answer: {error}") from error
-    finally:
-        endpoint.stop()
-    return replies, endpoint.seconds
+    with serving(served) as endpoint:
+        try:
+            return _ask_questions(endpoint.url, config.serve, config.questions), endpoint.seconds
+        except Exception as error:
+            raise ServingError(f"{config.serve} at {endpoint.url} did not answer: {error}") from error
+
+
+def _ask_questions(url: str, model: str, questions: Mapping[str, QuestionConfig]) -> list[Reply]:
+    from openai import OpenAI
+
+    client, replies = OpenAI(base_url=url, api_key="none", max_retries=0), []
+    for language, question in questions.items():
+        answer = client.chat.completions.create(
+            model=model, max_tokens=64, temperature=0, messages=[{"role": "user", "content": question.text}]
+        )
+        text = answer.choices[0].message.content or ""
+        replies.append(Reply(language=language, question=question.text, answer=text))
+        expected = ""
+        if question.expect is not None:
+            expected = f"  ({'as' if question.expect in text else 'not as'} expected: {question.expect})"
+        print(f"  {language}: {question.text}\n      {text}{expected}", flush=True)
+    return replies

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lisan.core.config import load
 from lisan.core.errors import ConfigError, ServingError
 from lisan.inference.config import ServeConfig
-from lisan.inference.endpoint import build_model_app, find_model
+from lisan.inference.endpoint import build_model_app
+from lisan.inference.served_model import find_served_model
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -58,5 +59,5 @@ def listen(config: ServeConfig) -> None:
 
 
 def build_app(config: ServeConfig) -> "Application":
-    """Return the Serve application of the model that `config` names; raises what `find_model` raises."""
-    return build_model_app(config, find_model(config))
+    """Return the Serve application of the model that `config` names; ServingError when there is none."""
+    return build_model_app(config, find_served_model(config))

@@ -1,1 +1,1 @@
-"""Data that models make: answers sampled and judged. Preferences from them are a corpus like any other."""
+"""Makes corpora with models: preferences from sampled and judged answers."""

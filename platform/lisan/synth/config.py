@@ -1,4 +1,4 @@
-"""What preferences are sampled and judged by."""
+"""Config of `sample_preferences`."""
 
 from dataclasses import dataclass, field
 
@@ -19,17 +19,17 @@ from lisan.inference.config import (
 class SampleConfig(StageConfig):
     prompts: PromptsConfig
     policy: str | None = None
-    "model/name@version or a local folder to serve while the job runs: one replica, or one a worker of the cluster preset."
+    "model/name@version or a local folder to serve during the job, with one replica per worker of the cluster preset."
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    "Of a model that is served already; instead of policy."
+    "Endpoint of a running model; instead of policy."
     engine: EngineConfig = field(default_factory=EngineConfig)
-    "How vLLM serves `policy`."
+    "Engine that serves `policy`."
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     min_gap: float = 0.0
-    "Score by which the best answer must lead the worst; equal ones never make a pair."
+    "Minimum difference between best and worst score; equal scores never make a pair."
     same_language: bool = False
-    "Whether answers in another script than the good reply's are dropped before they are judged."
+    "Whether answers in another script than the good reply's are dropped before judging."
     traffic: TrafficConfig = field(default_factory=TrafficConfig, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:

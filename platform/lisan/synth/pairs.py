@@ -1,7 +1,6 @@
-"""From judged answers to preferences: the best answer to a prompt against the worst one.
+"""Makes preferences of judged answers: the best answer to a prompt as chosen, the worst as rejected.
 
-In: judged parts. Out: preferences in the layout of a corpus, and counts. Always: the same pairs for the same scores; the two
-sides of one differ in score, by `min_gap` at least; every prompt that gives none is counted by its reason.
+Chosen and rejected differ in score, by `min_gap` at least. Prompts without a pair are counted by reason.
 """
 
 from collections import Counter, defaultdict
@@ -13,17 +12,17 @@ from lisan.core.errors import DataError
 from lisan.core.parts import part_path
 from lisan.corpus.write_shards import PartWriter
 from lisan.evaluate.metrics import mean
-from lisan.inference.generate import Asked, read_asked
+from lisan.inference.answers import AnsweredPrompt, read_answers
 from lisan.records.kinds import RecordKind
 from lisan.records.records import SCHEMAS, Preference, record_id, to_table
 
 REFUSED, TOO_FEW, TIE, SMALL_GAP = "refused", "too_few", "tie", "small_gap"
 
 
-def make_pair(asked: Asked, min_gap: float) -> Preference | str:
-    """Return the pair, or why a prompt gives none: refused, too_few answers, a tie, or a gap that is too small."""
-    judged = [answer for answer in asked.answers if answer.score is not None]
-    if asked.refusal:
+def make_pair(answered: AnsweredPrompt, min_gap: float) -> Preference | str:
+    """Return the pair, or the reason for none: refused, too_few (answers), tie or small_gap."""
+    judged = [answer for answer in answered.answers if answer.score is not None]
+    if answered.refusal:
         return REFUSED
     if len(judged) < 2:
         return TOO_FEW
@@ -32,7 +31,7 @@ def make_pair(asked: Asked, min_gap: float) -> Preference | str:
     gap = (best.score or 0.0) - (worst.score or 0.0)
     if not gap or gap < min_gap:
         return SMALL_GAP if gap else TIE
-    prompt = asked.prompt
+    prompt = answered.prompt
     return Preference(
         id=record_id(prompt.source, f"sampled\x1f{prompt.id}"),
         prompt=prompt.turns,
@@ -44,8 +43,8 @@ def make_pair(asked: Asked, min_gap: float) -> Preference | str:
     )
 
 
-class Tally:
-    """What became of prompts and answers."""
+class PairCounts:
+    """Counts of prompts and answers, and sums of scores, by source and reason."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -53,10 +52,10 @@ class Tally:
         self.answers: Counter[str] = Counter()
         self.scores: dict[str, list[float]] = {"all": [], "chosen": [], "rejected": []}
 
-    def add(self, asked: Asked, pair: Preference | str) -> None:
-        source = asked.prompt.source
-        self.answers.update(answer.fault or "judged" for answer in asked.answers)
-        self.scores["all"] += [answer.score for answer in asked.answers if answer.score is not None]
+    def add(self, answered: AnsweredPrompt, pair: Preference | str) -> None:
+        source = answered.prompt.source
+        self.answers.update(answer.fault or "judged" for answer in answered.answers)
+        self.scores["all"] += [answer.score for answer in answered.answers if answer.score is not None]
         self.counts[source]["read"] += 1
         if isinstance(pair, str):
             self.dropped[source][pair] += 1
@@ -71,8 +70,8 @@ class Tally:
         means = {f"mean_{side}_score": round(mean(found), 4) for side, found in self.scores.items()}
         return {"sources": sources, "records": totals.pop("kept"), **totals, **means, "answers": dict(self.answers)}
 
-    def refusal(self) -> DataError:
-        """Say why there is not one pair."""
+    def error(self) -> DataError:
+        """Return the error of a job without a single pair."""
         reasons = ", ".join(f"{count} {reason}" for reason, count in sum(self.dropped.values(), Counter()).items())
         return DataError(
             f"no prompt gave a pair ({reasons}; answers: {dict(self.answers)}); raise sampling.temperature, num_answers or "
@@ -81,16 +80,16 @@ class Tally:
 
 
 def write_pairs(draft: Draft, num_parts: int, split: str, min_gap: float) -> dict[str, Any]:
-    """Write the preferences of every source and the answers they are chosen from; return the counts."""
+    """Write the preferences of every source and copy the judged answers; return the counts."""
     writers: dict[str, PartWriter] = {}
-    tally = Tally()
+    counts = PairCounts()
     for index in range(num_parts):
-        place = draft.parts / "judged" / part_path(index)
-        (draft.location / "answers" / part_path(index)).write_bytes(place.read_bytes())
+        judged = draft.parts / "judged" / part_path(index)
+        (draft.location / "answers" / part_path(index)).write_bytes(judged.read_bytes())
         found: dict[str, list[Preference]] = defaultdict(list)
-        for asked in read_asked(place):
-            pair = make_pair(asked, min_gap)
-            tally.add(asked, pair)
+        for answered in read_answers(judged):
+            pair = make_pair(answered, min_gap)
+            counts.add(answered, pair)
             if isinstance(pair, Preference):
                 found[pair.source].append(pair)
         for source, pairs in found.items():
@@ -101,12 +100,12 @@ def write_pairs(draft: Draft, num_parts: int, split: str, min_gap: float) -> dic
     for writer in writers.values():
         writer.close()
     if not writers:
-        raise tally.refusal()
-    return tally.facts(split)
+        raise counts.error()
+    return counts.facts(split)
 
 
 def _source_facts(counts: Counter[str], dropped: Counter[str], split: str) -> dict[str, Any]:
-    part = {key: counts[key] for key in ("records", "bytes", "words")}
+    sizes = {key: counts[key] for key in ("records", "bytes", "words")}
     return {
         "kind": RecordKind.preferences.value,
         "read": counts["read"],
@@ -114,7 +113,7 @@ def _source_facts(counts: Counter[str], dropped: Counter[str], split: str) -> di
         "kept": counts["records"],
         "bytes": counts["bytes"],
         "words": counts["words"],
-        "splits": {split: part} if counts["records"] else {},
+        "splits": {split: sizes} if counts["records"] else {},
     }
 
 
@@ -124,7 +123,7 @@ def _sizes(pair: Preference) -> dict[str, int]:
     return {"records": 1, "bytes": sum(len(text.encode()) for text in texts), "words": words}
 
 
-def say_counts(facts: Mapping[str, Any]) -> None:
+def print_counts(facts: Mapping[str, Any]) -> None:
     for source, counts in facts["sources"].items():
         lost = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts["dropped"].items())) or "none dropped"
         print(f"  {source}: {counts['read']:,} prompts, {counts['kept']:,} pairs ({lost})", flush=True)

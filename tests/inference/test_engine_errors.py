@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lisan.inference.start_error import explain, find_reason, last_reason
+from lisan.inference.engine_errors import explain, find_reason, last_reason
 
 DIED = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}")
 HELD = """(EngineCore pid=30315) ERROR 12-01 00:04:48 [core.py:1374] EngineCore failed to start.
@@ -53,7 +53,7 @@ UNKNOWN = RuntimeError(
                 "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': -9}"
             ),
             "",
-            "its process was ended by SIGKILL (the system ended it, as it does when memory runs out); ",
+            "its process was killed by SIGKILL (the system killed it, as it does when memory runs out); ",
             "lower engine.kv_cache_gb",
         ),
         (DIED, "", "RuntimeError: Engine core initialization failed; ", "check the model"),
@@ -97,8 +97,8 @@ def test_a_message_without_error_gives_its_last_line() -> None:
 def test_errors_are_held_until_they_are_released_and_then_passed_on() -> None:
     code = r"""
 import os, subprocess, sys, time
-from lisan.inference.start_error import HeldErrors
-held = HeldErrors()
+from lisan.inference.engine_errors import StderrBuffer
+held = StderrBuffer()
 say = "import sys; print('early', file=sys.stderr, flush=True); input(); print('late', file=sys.stderr)"
 child = subprocess.Popen([sys.executable, "-c", say], stdin=subprocess.PIPE)
 while not held._lines:

@@ -1,7 +1,7 @@
-"""Finds the reason of a failed start in the traces of vLLM and Ray Serve.
+"""Finds the reason of a failed engine start in the output of vLLM and Ray Serve.
 
-vLLM's engine process writes its trace to the standard error and dies; the replica is told "See root cause above". `HeldErrors`
-holds that text back while the engine starts, so that the reason can be said in one sentence, and passes it on afterwards.
+vLLM's engine process writes its trace to stderr and exits; the replica only gets "See root cause above". `StderrBuffer` keeps
+that output while the engine starts, so that the reason becomes one sentence, and passes later output on.
 """
 
 import os
@@ -20,15 +20,15 @@ RELEASE = b"\0\n"
 RELEASE_TIMEOUT_S = 5.0
 NAMED_ERROR = re.compile(r"[\w.]*(Error|Exception|Exit): ")
 LOG_PREFIX = re.compile(r"^(\(\w+ pid=\d+\)\s?)?(ERROR [\d-]+ [\d:]+ \[[^\]]*\]\s?)?")
-"What vLLM writes before a line: the process, and of a log record its level, time and place."
+"Prefix of a line from vLLM: its process, and the level, time and code line of a log record."
 DECORATION = re.compile(
     r"^lisan\.core\.errors\.\w+: |^RuntimeError: Failed to create vLLM engine config: |^ValidationError: "
     r"|\d+ validation errors? for \w+ |Value error, | \[type=\w+, input.*"
 )
-"What Ray's and our own errors, and pydantic, have around their message."
+"Text that Ray's errors, our errors and pydantic put around their message."
 SIGNALS = {
-    signal.SIGKILL: "the system ended it, as it does when memory runs out",
-    signal.SIGILL: "this processor lacks an instruction that it was built for",
+    signal.SIGKILL: "the system killed it, as it does when memory runs out",
+    signal.SIGILL: "this processor lacks an instruction that the engine was built for",
 }
 MORE_CACHE = "raise engine.kv_cache_gb (engine.gpu_memory_utilization on a GPU) or lower engine.max_model_len"
 LESS_MEMORY = (
@@ -42,11 +42,11 @@ REMEDIES = (
     (r"dtype|float", "choose another engine.dtype"),
     (r"", "check the model and the engine settings"),
 )
-"What to do about a reason that has a pattern; the first that fits."
+"Pattern of a reason and its remedy; the first match counts."
 
 
-class HeldErrors:
-    """Holds back what this process and those it starts write to the standard error, until `release`."""
+class StderrBuffer:
+    """Buffers the stderr of this process and of its children until `release`."""
 
     def __init__(self) -> None:
         self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
@@ -68,39 +68,39 @@ class HeldErrors:
                     self._lines.append(line)
 
     def release(self) -> str:
-        """Pass on what comes from now on; return what was held."""
-        os.write(2, b"\n" + RELEASE)  # behind all that was written so far, the end of a line or not
+        """Pass later output on; return the buffered output."""
+        os.write(2, b"\n" + RELEASE)  # after everything written so far, even an unfinished line
         os.dup2(self._stderr, 2)
         self._released.wait(RELEASE_TIMEOUT_S)
         return b"".join(self._lines).decode(errors="replace")
 
 
-def explain(error: BaseException, held: str) -> LisanError:
-    """Make one sentence of what an engine's start raised and what its processes wrote; the whole text goes to a file."""
+def explain(error: BaseException, stderr: str) -> LisanError:
+    """Make one sentence of an engine's start error and its stderr, and write both in full to a log file."""
     if isinstance(error, LisanError):
         return error
     log = Path(tempfile.gettempdir()) / f"lisan-engine-{os.getpid()}.log"
-    log.write_text(f"{held}\n{error!r}\n", encoding="utf-8")
-    reason = find_reason(error, held)
+    log.write_text(f"{stderr}\n{error!r}\n", encoding="utf-8")
+    reason = find_reason(error, stderr)
     remedy = next(remedy for pattern, remedy in REMEDIES if re.search(pattern, reason))
     return ServingError(f"{reason}; {remedy} (log of the engine: {log})")
 
 
-def find_reason(error: BaseException, held: str) -> str:
-    """Return what ended the engine: a signal, the last error that its process names, or the error itself."""
+def find_reason(error: BaseException, stderr: str) -> str:
+    """Return why the engine ended: a signal, the last error in its stderr, or the error itself."""
     killed = re.search(r"Failed core proc\(s\): \{.*?: -(\d+)", str(error))
     if killed:
         number = signal.Signals(int(killed[1]))
-        return f"its process was ended by {number.name}" + (f" ({SIGNALS[number]})" if number in SIGNALS else "")
-    told = f"{type(error).__name__}: {error}"
-    lines = [LOG_PREFIX.sub("", line) for line in held.splitlines()]
-    if "root cause above" in told and any(map(NAMED_ERROR.match, lines)):
-        told = "\n".join(lines)
-    return re.split(r"\.? +(?=See https)|\. (?=[A-Z`])", last_reason(told))[0]
+        return f"its process was killed by {number.name}" + (f" ({SIGNALS[number]})" if number in SIGNALS else "")
+    message = f"{type(error).__name__}: {error}"
+    lines = [LOG_PREFIX.sub("", line) for line in stderr.splitlines()]
+    if "root cause above" in message and any(map(NAMED_ERROR.match, lines)):
+        message = "\n".join(lines)
+    return re.split(r"\.? +(?=See https)|\. (?=[A-Z`])", last_reason(message))[0]
 
 
 def last_reason(message: str) -> str:
-    """Return the innermost error of a message that holds a stack trace: from the last line that names one."""
+    """Return the innermost error of a message with a stack trace: its text from the last line that names an error."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     named = [index for index, line in enumerate(lines) if NAMED_ERROR.match(line)]
     reason = " ".join(lines[named[-1] :] if named else lines[-1:])
