@@ -9,15 +9,17 @@ from tiny import document
 
 from lisan.core.errors import DataError
 from lisan.evaluate.config import Length, TaskConfig, TaskKind
-from lisan.evaluate.results import Result, aggregate, check_finite, describe, make_result
+from lisan.evaluate.results import ItemResult, aggregate, check_finite, describe, make_result
 from lisan.evaluate.tasks import make_items
 
 CHOICE = TaskConfig(kind=TaskKind.multiple_choice, sources=("s",))
 
 
-def result(*logps: float, answer: int = 0, **sizes: Any) -> Result:
+def result(*logps: float, answer: int = 0, **sizes: Any) -> ItemResult:
     ones = (1,) * len(logps)
-    return Result("r", logps, **{"num_bytes": ones, "num_characters": ones, "num_tokens": ones, **sizes}, answer=answer)
+    return ItemResult(
+        "r", logps, **{"num_bytes": ones, "num_characters": ones, "num_tokens": ones, **sizes}, answer=answer
+    )
 
 
 def test_sizes_are_those_of_the_answers_by_their_own_names(tokenizer: Any) -> None:

@@ -13,7 +13,7 @@ from lisan.cluster.config import Precision
 from lisan.core.artifact import Artifact, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.evaluate.config import EvalConfig, Prompt, TaskConfig, TaskKind
+from lisan.evaluate.config import EvalConfig, PromptStyle, TaskConfig, TaskKind
 from lisan.evaluate.run_evals import EVALS, score_items
 from lisan.evaluate.tasks import make_items
 from lisan.model.score import Scorer
@@ -122,7 +122,7 @@ def test_what_is_not_scored_whole_is_said(
     assert counts["truncated"] + counts["left_out"] == 20
     assert f"    {counts['truncated']} prompts lost their beginning to fit context_length 9; raise it" in said
     assert (
-        f"{counts['left_out']} records are left out: {counts['left_out']} with an answer longer than context_length"
+        f"{counts['left_out']} records were left out: {counts['left_out']} with an answer longer than context_length"
         in said
     )
     page = (made.location / "report.html").read_bytes().decode()
@@ -150,11 +150,25 @@ def test_a_folder_without_a_model_is_refused(config: EvalConfig, tmp_path: Path)
 def test_a_chat_task_needs_a_chat_template(config: EvalConfig, base_model: str, tmp_path: Path) -> None:
     folder = Path(copytree(base_model, tmp_path / "plain"))
     (folder / "chat_template.jinja").unlink()
-    chat = {"questions": replace(TASKS["questions"], prompt=Prompt.chat)}
+    chat = {"questions": replace(TASKS["questions"], prompt=PromptStyle.chat)}
     with pytest.raises(
         ConfigError, match=r"tasks\.questions\.prompt is chat and the tokenizer of .*plain has no chat template"
     ):
         run(replace(config, name="chat", model=str(folder), tasks=chat))
+
+
+def test_the_prompt_of_the_job_is_for_tasks_that_set_none(config: EvalConfig) -> None:
+    tasks = {**TASKS, "plain": replace(TASKS["pairs"], prompt=PromptStyle.plain)}
+    chat = replace(config, tasks=tasks, prompt=PromptStyle.chat)
+    assert {name: chat.task(name).prompt for name in tasks} == {
+        "arabic": None,
+        "questions": PromptStyle.chat,
+        "pairs": PromptStyle.chat,
+        "plain": PromptStyle.plain,
+    }
+    for without in ("arabic", "plain"):
+        with pytest.raises(ConfigError, match="prompt=chat has no effect"):
+            replace(chat, tasks={without: tasks[without]})
 
 
 def test_evaluating_again_gives_the_same_numbers(report: Artifact, config: EvalConfig) -> None:

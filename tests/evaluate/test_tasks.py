@@ -7,10 +7,10 @@ import pytest
 from tiny import document, preference, question
 
 from lisan.core.errors import ConfigError, DataError
-from lisan.evaluate.config import Length, Prompt, TaskConfig, TaskKind
+from lisan.evaluate.config import Length, PromptStyle, TaskConfig, TaskKind
 from lisan.evaluate.tasks import (
-    Counts,
     Item,
+    TaskCounts,
     choose_records,
     fit_items,
     keeps,
@@ -47,14 +47,14 @@ def test_of_too_many_records_the_smallest_ids_are_taken_whatever_their_order(tok
         assert sorted(item.id for item in make_items(task, order, tokenizer)) == ["000", "001", "002", "003", "004"]
 
 
-@pytest.mark.parametrize("prompt", Prompt)
-def test_questions_that_spell_a_control_token_are_plain_text(prompt: Prompt, tokenizer: Any) -> None:
+@pytest.mark.parametrize("prompt", PromptStyle)
+def test_questions_that_spell_a_control_token_are_plain_text(prompt: PromptStyle, tokenizer: Any) -> None:
     typed = replace(CAPITAL, id="q2", question="a<|im_end|>b", choices=("<|im_end|>", "c"))
     [item] = make_items(replace(CHOICE, prompt=prompt), [typed], tokenizer)
     ends = [
         example.input_ids.tolist().count(tokenizer.convert_tokens_to_ids("<|im_end|>")) for example in item.candidates
     ]
-    assert ends == ([0, 0] if prompt is Prompt.plain else [1, 1])
+    assert ends == ([0, 0] if prompt is PromptStyle.plain else [1, 1])
     assert tokenizer.decode(item.candidates[0].input_ids).count("<|im_end|>") == ends[0] + 2
 
 
@@ -79,14 +79,14 @@ def test_a_plain_preference_tells_who_speaks() -> None:
 def test_a_chat_prompt_is_what_serving_renders(tokenizer: Any) -> None:
     from lisan.tokenizer.chat.chat_template import encode_prompt
 
-    [item] = make_items(replace(CHOICE, prompt=Prompt.chat), [CAPITAL], tokenizer)
+    [item] = make_items(replace(CHOICE, prompt=PromptStyle.chat), [CAPITAL], tokenizer)
     prompt = encode_prompt(tokenizer, (Turn("user", CAPITAL.question),))
     assert [candidate.input_ids[: len(prompt)].tolist() for candidate in item.candidates] == [prompt, prompt]
 
 
 def test_a_chat_answer_is_labelled_without_the_mark_that_ends_it(tokenizer: Any) -> None:
     """The mark says that the reply is over, which is no part of the answer and of its length."""
-    [item] = make_items(replace(CHOICE, prompt=Prompt.chat), [CAPITAL], tokenizer)
+    [item] = make_items(replace(CHOICE, prompt=PromptStyle.chat), [CAPITAL], tokenizer)
     labelled = [candidate.input_ids[candidate.labels >= 0].tolist() for candidate in item.candidates]
     assert [tokenizer.decode(ids) for ids in labelled] == list(CAPITAL.choices)
 
@@ -105,15 +105,15 @@ def test_items_carry_texts_answers_and_groups(tokenizer: Any) -> None:
     [
         (replace(CAPITAL, choices=("", "Fes")), "an empty choice"),
         (replace(CAPITAL, choices=("Rabat",)), "fewer than two choices"),
-        (replace(CAPITAL, answer=2), "an answer that is none of the choices"),
-        (replace(CAPITAL, answer=-1), "an answer that is none of the choices"),
+        (replace(CAPITAL, answer=2), "an answer outside the choices"),
+        (replace(CAPITAL, answer=-1), "an answer outside the choices"),
         (replace(preference("en_pairs", 1), chosen=" "), "an empty reply"),
-        (replace(preference("en_pairs", 1), chosen="a", rejected="a"), "a chosen reply that is the rejected one"),
+        (replace(preference("en_pairs", 1), chosen="a", rejected="a"), "a chosen reply equal to the rejected one"),
         (replace(document("en_text", 1), text=""), "no text"),
     ],
 )
 def test_a_record_that_cannot_be_scored_is_left_out_and_counted(record: Any, fault: str) -> None:
-    counts = Counts()
+    counts = TaskCounts()
     whole = [replace(CAPITAL, id=f"{index}") for index in range(3)]
     assert len(choose_records(CHOICE, [*whole, record], counts)) == 3
     assert (counts.matched, dict(counts.left_out)) == (4, {fault: 1})
@@ -123,7 +123,7 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_alike_for_every_choice(to
     asked = replace(CAPITAL, question="word " * 60 + "last?", choices=("Rabat", "Fes and Meknes"))
     [item] = make_items(CHOICE, [asked], tokenizer)
     longest = max(map(len, item.candidates))
-    counts = Counts()
+    counts = TaskCounts()
     [short] = fit_items([item], longest - 20, tokenizer.bos_token_id, counts)
     assert (short.is_truncated, counts.truncated) == (True, 1)
     for before, after in zip(item.candidates, short.candidates, strict=True):
@@ -135,7 +135,7 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_alike_for_every_choice(to
 
 def test_an_answer_that_leaves_no_room_for_its_prompt_is_left_out_and_counted(tokenizer: Any) -> None:
     items = make_items(CHOICE, [CAPITAL, replace(CAPITAL, id="q2", choices=("Rabat", "word " * 60))], tokenizer)
-    counts = Counts()
+    counts = TaskCounts()
     assert [item.id for item in fit_items(items, 40, tokenizer.bos_token_id, counts)] == ["q1"]
     assert dict(counts.left_out) == {"an answer longer than context_length": 1}
 
@@ -143,13 +143,13 @@ def test_an_answer_that_leaves_no_room_for_its_prompt_is_left_out_and_counted(to
 def test_a_document_stays_whole(tokenizer: Any) -> None:
     task = TaskConfig(kind=TaskKind.bits_per_byte, sources=("s",))
     items: list[Item] = make_items(task, [replace(document("en_text", 0), text="word " * 60)], tokenizer)
-    assert fit_items(items, 16, tokenizer.bos_token_id, Counts()) == items
+    assert fit_items(items, 16, tokenizer.bos_token_id, TaskCounts()) == items
 
 
 def test_a_record_that_the_template_does_not_render_is_named(tokenizer: Any) -> None:
     pair = replace(preference("en_pairs", 1), prompt=(Turn("user", "a"), Turn("user", "b")))
     with pytest.raises(DataError, match="record en_pairs-1 of en_pairs: turn 2: two user turns in a row"):
-        make_items(TaskConfig(kind=TaskKind.preference, sources=("s",), prompt=Prompt.chat), [pair], tokenizer)
+        make_items(TaskConfig(kind=TaskKind.preference, sources=("s",), prompt=PromptStyle.chat), [pair], tokenizer)
 
 
 def test_what_is_no_record_is_refused(tokenizer: Any) -> None:
@@ -166,7 +166,7 @@ def test_a_task_without_sources_or_records_is_refused(values: dict[str, Any]) ->
         TaskConfig(kind=TaskKind.preference, **values)
 
 
-@pytest.mark.parametrize("values", [{"prompt": Prompt.chat}, {"length": Length.none}])
+@pytest.mark.parametrize("values", [{"prompt": PromptStyle.chat}, {"length": Length.none}])
 def test_what_has_no_effect_on_documents_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="prompt and length have no effect on bits_per_byte"):
         TaskConfig(kind=TaskKind.bits_per_byte, sources=("a",), **values)

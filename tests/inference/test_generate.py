@@ -10,7 +10,7 @@ from endpoint_server import completion, failure, serve
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
 from lisan.inference.answers import Answer, AnsweredPrompt, add_scores, find_faults, read_answers, write_answers
-from lisan.inference.client import ChatClient, ChatReply
+from lisan.inference.chat_client import ChatClient, ChatReply
 from lisan.inference.config import EndpointConfig, SamplingConfig, TrafficConfig
 from lisan.inference.generate import generate_answers
 from lisan.inference.prompts import Prompt

@@ -11,9 +11,9 @@ from tiny import SHAPE, document, preference, question
 from lisan.core.artifact import Ref, Store
 from lisan.data.examples import encode_records
 from lisan.data.rows import RowReader
-from lisan.evaluate.config import EvalConfig, Length, Prompt, TaskConfig, TaskKind
+from lisan.evaluate.config import EvalConfig, Length, PromptStyle, TaskConfig, TaskKind
 from lisan.evaluate.metrics import bits_per_byte
-from lisan.evaluate.results import Result, aggregate
+from lisan.evaluate.results import ItemResult, aggregate
 from lisan.evaluate.run_evals import score_items
 from lisan.evaluate.tasks import Item, make_items
 from lisan.model.config import ModelConfig
@@ -46,9 +46,9 @@ def oracle(items: list[Item]) -> Oracle:
 
 
 @pytest.mark.parametrize("length", list(Length))
-@pytest.mark.parametrize("prompt", list(Prompt))
+@pytest.mark.parametrize("prompt", list(PromptStyle))
 @pytest.mark.parametrize("kind", [TaskKind.multiple_choice, TaskKind.preference])
-def test_an_oracle_scores_1(kind: TaskKind, prompt: Prompt, length: Length, tokenizer: Any) -> None:
+def test_an_oracle_scores_1(kind: TaskKind, prompt: PromptStyle, length: Length, tokenizer: Any) -> None:
     make, source = (question, "en_questions") if kind is TaskKind.multiple_choice else (preference, "en_pairs")
     task = TaskConfig(kind=kind, sources=(source,), prompt=prompt, length=length)
     items = make_items(task, [make(source, index) for index in range(40)], tokenizer)
@@ -60,7 +60,7 @@ def test_a_uniform_model_scores_chance_within_three_standard_errors() -> None:
     generator = torch.Generator().manual_seed(0)
     logps = torch.randn(2000, 4, generator=generator).tolist()
     results = [
-        Result(str(index), tuple(row), (9,) * 4, (9,) * 4, (9,) * 4, index % 4) for index, row in enumerate(logps)
+        ItemResult(str(index), tuple(row), (9,) * 4, (9,) * 4, (9,) * 4, index % 4) for index, row in enumerate(logps)
     ]
     metrics = aggregate(CHOICE, results)
     assert metrics["accuracy_stderr"] == pytest.approx(math.sqrt(0.25 * 0.75 / 2000), rel=0.05)

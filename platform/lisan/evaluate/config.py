@@ -1,6 +1,6 @@
-"""Fields of `run_evals`."""
+"""Config of `run_evals`: tasks and the model that they score."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from lisan.cluster.config import Precision
@@ -16,61 +16,68 @@ class TaskKind(StrEnum):
 
 class Length(StrEnum):
     bytes = "bytes"
-    "UTF-8 bytes of the answer, as lm-eval's acc_bytes."
+    "UTF-8 bytes of the answer, as in lm-eval's acc_bytes."
     characters = "characters"
-    "Characters of the answer, as lm-eval's acc_norm."
+    "Characters of the answer, as in lm-eval's acc_norm."
     tokens = "tokens"
-    "Tokens of the answer; no measure between models of different tokenizers."
+    "Tokens of the answer; not comparable between models with different tokenizers."
     none = "none"
-    "One: the whole answer's log-probability, as lm-eval's acc. Right where choices are names that the model has read."
+    "1: the log-probability of the whole answer, as in lm-eval's acc. Suits choices that are names from the training text."
 
 
-class Prompt(StrEnum):
+class PromptStyle(StrEnum):
     plain = "plain"
-    "Question and answer lines, for base models."
+    "A question line and an answer line, for base models."
     chat = "chat"
     "The chat template, for tuned models."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskConfig:
+    """Records of a corpus and the way in which a model is scored on them."""
+
     kind: TaskKind
     sources: tuple[str, ...]
     "Sources of the corpus."
     split: str = "validation"
     where: dict[str, str] = field(default_factory=dict)
-    "Keep records whose meta has these values; alternatives are separated by |: {told_in: en|both}."
-    prompt: Prompt = Prompt.plain
+    "Values that the meta of a record must have; alternatives are separated by |: {told_in: en|both}."
+    prompt: PromptStyle | None = None
+    "null takes the prompt of the job."
     length: Length = Length.bytes
-    "What the log-probabilities of choices are divided by before they are compared."
+    "Divisor of the log-probability of each choice before choices are compared."
     max_records: int = 1000
 
     def __post_init__(self) -> None:
         if not self.sources or self.max_records < 1:
             raise ConfigError(f"a task needs sources and max_records >= 1, got {self.sources} and {self.max_records}")
-        if self.is_text and (self.prompt is not Prompt.plain or self.length is not Length.bytes):
+        if self.is_text and (self.prompt is not None or self.length is not Length.bytes):
             raise ConfigError(
                 f"prompt and length have no effect on {self.kind}, which has no choices to compare; leave them out"
             )
 
     @property
     def is_text(self) -> bool:
-        """Whether it scores documents, which have no prompt and no choices."""
+        """Whether the task scores documents, which have no prompt and no choices."""
         return self.kind is TaskKind.bits_per_byte
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig(StageConfig):
+    """Evaluation of one model on the tasks of a suite."""
+
     model: str
-    "The model to look at: model/name@version, a local folder or a hub id."
+    "Model to evaluate: model/name@version, a local folder or a hub id."
     corpus: str
-    "corpus/name@version with the records that the tasks name"
+    "corpus/name@version that holds the sources of the tasks."
+    prompt: PromptStyle = PromptStyle.plain
+    "For tasks with choices that set no prompt of their own."
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     context_length: int = 512
-    "Tokens of a row. Prompts lose their beginning to fit, counted; longer documents are scored in parts, as in training."
+    "Tokens of a row. Longer prompts lose their beginning and are counted; longer documents are scored in spans, as in training."
     batch_rows: int = 8
     precision: Precision = Precision.auto
-    "Of the computation; auto takes bfloat16 where the device multiplies it natively and float32 elsewhere."
+    "auto computes in bfloat16 on devices that multiply it natively and in float32 elsewhere."
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -81,3 +88,12 @@ class EvalConfig(StageConfig):
             raise ConfigError(
                 f"run_evals needs context_length >= 2 and batch_rows >= 1, got {self.context_length} and {self.batch_rows}"
             )
+        if self.prompt is PromptStyle.chat and all(task.is_text or task.prompt for task in self.tasks.values()):
+            raise ConfigError(
+                "prompt=chat has no effect: every task scores documents or sets its own prompt; leave it out"
+            )
+
+    def task(self, name: str) -> TaskConfig:
+        """Return a task, with the prompt of the job when it has choices and sets none."""
+        task = self.tasks[name]
+        return task if task.is_text or task.prompt else replace(task, prompt=self.prompt)

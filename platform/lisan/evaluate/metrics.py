@@ -1,4 +1,4 @@
-"""Numbers from per-item results, each with its standard error. Pure functions."""
+"""Means, standard errors and bits per byte. Pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ def standard_error(values: Sequence[float]) -> float:
     """Return the standard error of the mean; 0 for fewer than two values."""
     if len(values) < 2:
         return 0.0
-    centre = mean(values)
-    return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1) / len(values))
+    average = mean(values)
+    return math.sqrt(sum((value - average) ** 2 for value in values) / (len(values) - 1) / len(values))
 
 
 def bits_per_byte(nll: float, num_bytes: int) -> float:
-    """Return nats over bytes as bits: the only loss that compares models of different vocabularies."""
+    """Return the NLL (nats) in bits per byte: the only loss that is comparable across vocabularies."""
     return nll / LN2 / num_bytes

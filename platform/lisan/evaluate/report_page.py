@@ -1,6 +1,6 @@
-"""The page of an evaluation: tasks with their accuracies, bits per byte, counts, and items with the model's choice.
+"""Renders the report of an evaluation as one HTML file without scripts or external links.
 
-One HTML file without scripts or links to anywhere; text runs in the direction of its own letters.
+Shows accuracies, bits per byte, counts and sample items with the model's choice. Text is set in its script's direction.
 """
 
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from lisan.core.artifact import code_commit
 from lisan.data.dropped_records import SPELT
 from lisan.evaluate.config import EvalConfig
 from lisan.evaluate.metrics import mean
-from lisan.evaluate.results import Result, TaskReport, describe
+from lisan.evaluate.results import ItemResult, TaskReport, describe
 from lisan.evaluate.tasks import Item
 from lisan.reporting.render import render_template
 from lisan.reporting.tables import Column, ModelRow, lay_out_table
 
 NORMAL_95 = 1.96
-"Standard errors on both sides of a mean that hold 95 % of a normal distribution."
+"Standard errors on each side of the mean in a 95 % interval."
 NUM_SAMPLES = 6
-"Items of a task that are shown, right and wrong by turns."
+"Sample items per task, half right and half wrong where there are enough."
 MAX_GROUPS = 80
 MAX_PROMPT = 700
-"Characters of a prompt that are shown: its end, which is nearest to the answer."
+"Characters of a prompt that are shown: its end."
 TEXT_COLUMNS = (
     Column(key="bits_per_byte", label="bits per byte"),
     Column(key="tokens_per_word", label="tokens per word", decimals=2),
@@ -68,21 +68,21 @@ def _summary(config: EvalConfig, reports: Sequence[TaskReport]) -> str:
     count = sum(len(report.items) for report in reports)
     return (
         f"{count:,} items of {len(reports)} task{'s' if len(reports) > 1 else ''} from {config.corpus}. "
-        "Intervals hold 95 %, ± is one standard error; they tell how much other items of the same kind would move a figure."
+        "Intervals are 95 %, ± is one standard error; both estimate the variation between samples of such items."
     )
 
 
 def _row(report: TaskReport) -> ModelRow:
     task = report.task
-    made_of = (
+    description = (
         [task.kind.value.replace("_", " ")] if task.is_text else [f"{task.prompt} prompt", f"length: {task.length}"]
     )
     numbers = {**report.metrics, **report.numbers}
-    return ModelRow(name=report.name, ref=", ".join([*made_of, f"split {task.split}"]), metrics=numbers)
+    return ModelRow(name=report.name, ref=", ".join([*description, f"split {task.split}"]), metrics=numbers)
 
 
 def _bar(report: TaskReport) -> dict[str, Any]:
-    """Return an accuracy with its interval and chance, all in per cent of 1."""
+    """Return an accuracy with its interval and chance, in per cent."""
     accuracy, error = report.metrics["accuracy"], report.metrics["accuracy_stderr"]
     low, high = max(0.0, accuracy - NORMAL_95 * error), min(1.0, accuracy + NORMAL_95 * error)
     return {
@@ -97,13 +97,15 @@ def _bar(report: TaskReport) -> dict[str, Any]:
 
 
 def _notes(report: TaskReport, context_length: int) -> list[str]:
-    """Say in sentences what was not scored as it stands in the corpus."""
+    """Return a sentence for each way in which the scored items differ from the corpus."""
     numbers, notes = report.numbers, []
     seen = len(report.items) + report.counts.left_out.total()
     if report.counts.matched > seen:
         notes.append(f"{report.name}: a sample of {seen:,} of {report.counts.matched:,} records (max_records)")
     if report.counts.left_out:
-        notes.append(f"{report.name}: {numbers['left_out']:,} records are left out: {describe(report.counts.left_out)}")
+        notes.append(
+            f"{report.name}: {numbers['left_out']:,} records were left out: {describe(report.counts.left_out)}"
+        )
     if numbers["spelt_controls"]:
         notes.append(f"{report.name}: {numbers['spelt_controls']:,} records {SPELT}")
     if numbers.get("truncated"):
@@ -116,7 +118,7 @@ def _notes(report: TaskReport, context_length: int) -> list[str]:
 
 
 def _groups(report: TaskReport) -> list[tuple[str, int, float]]:
-    """Return the accuracy of every subject or source, the lowest first."""
+    """Return name, item count and accuracy of every subject or source, lowest accuracy first."""
     credits: dict[str, list[float]] = {}
     for item, result in zip(report.items, report.results, strict=True):
         credits.setdefault(item.group, []).append(result.credit(report.task.length))
@@ -125,7 +127,7 @@ def _groups(report: TaskReport) -> list[tuple[str, int, float]]:
 
 
 def _samples(report: TaskReport) -> list[dict[str, Any]]:
-    """Choose items, wrong and right by turns, in the order of their ids."""
+    """Return sample items: wrong ones, then right ones, in the order of their ids."""
     pairs = list(zip(report.items, report.results, strict=True))
     wrong, right = (
         [pair for pair in pairs if (pair[1].credit(report.task.length) == 1) is is_right] for is_right in (False, True)
@@ -136,12 +138,12 @@ def _samples(report: TaskReport) -> list[dict[str, Any]]:
     return [_sample(report, item, result) for item, result in [*wrong[:num_wrong], *right[:num_right]]]
 
 
-def _sample(report: TaskReport, item: Item, result: Result) -> dict[str, Any]:
+def _sample(report: TaskReport, item: Item, result: ItemResult) -> dict[str, Any]:
     length = report.task.length
     chosen, scores = result.choose(length), result.scores(length)
     choices = [
-        {"text": text, "score": f"{score:.3f}", "is_gold": place == item.answer, "is_chosen": place in chosen}
-        for place, (text, score) in enumerate(zip(item.texts, scores, strict=True))
+        {"text": text, "score": f"{score:.3f}", "is_gold": index == item.answer, "is_chosen": index in chosen}
+        for index, (text, score) in enumerate(zip(item.texts, scores, strict=True))
     ]
     cut = len(item.prompt) > MAX_PROMPT
     return {

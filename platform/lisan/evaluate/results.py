@@ -1,4 +1,4 @@
-"""Results of items, and the metrics of a task, which are computed from them alone."""
+"""Results of items, and the metrics of a task computed from them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,25 +8,25 @@ from lisan.core.errors import DataError
 from lisan.data.dropped_records import SPELT
 from lisan.evaluate.config import Length, TaskConfig, TaskKind
 from lisan.evaluate.metrics import bits_per_byte, mean, standard_error
-from lisan.evaluate.tasks import Counts, Item
+from lisan.evaluate.tasks import Item, TaskCounts
 
 TIE = 1e-6
-"Relative difference below which two scores are equal: fp32 sums in another order differ by as much."
+"Relative difference below which two scores tie: fp32 sums in another order differ by as much."
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What a model made of an item. Sizes are those of the answer of each candidate."""
+class ItemResult:
+    """Log-probabilities of an item's candidates, with the sizes of their answers."""
 
     id: str
     logps: tuple[float, ...]
-    "Natural logarithm of each answer's probability after its prompt."
+    "Natural log-probability of each answer given its prompt."
     num_bytes: tuple[int, ...]
     num_characters: tuple[int, ...]
     num_tokens: tuple[int, ...]
     answer: int
     num_words: int = 0
-    "Of a document, by white space."
+    "Words of a document, split at white space."
     is_truncated: bool = False
 
     def scores(self, length: Length) -> list[float]:
@@ -40,9 +40,9 @@ class Result:
         return [logp / size for logp, size in zip(self.logps, sizes, strict=True)]
 
     def choose(self, length: Length) -> tuple[int, ...]:
-        """Return the candidate with the highest score; several when they tie."""
+        """Return the index of the candidate with the highest score; several when they tie."""
         scores = self.scores(length)
-        return tuple(place for place, score in enumerate(scores) if math.isclose(score, max(scores), rel_tol=TIE))
+        return tuple(index for index, score in enumerate(scores) if math.isclose(score, max(scores), rel_tol=TIE))
 
     def credit(self, length: Length) -> float:
         """Return 1 for the right choice, 1/k for one of k that tie, 0 for a wrong one."""
@@ -50,8 +50,8 @@ class Result:
         return (self.answer in chosen) / len(chosen)
 
 
-def make_result(item: Item, logps: Sequence[float]) -> Result:
-    return Result(
+def make_result(item: Item, logps: Sequence[float]) -> ItemResult:
+    return ItemResult(
         id=item.id,
         logps=tuple(logps),
         num_bytes=tuple(len(text.encode()) for text in item.texts),
@@ -63,18 +63,18 @@ def make_result(item: Item, logps: Sequence[float]) -> Result:
     )
 
 
-def check_finite(task: str, results: Sequence[Result], model: str) -> None:
-    """Refuse log-probabilities that are no numbers: every comparison with them is false, and the first choice would win."""
+def check_finite(task: str, results: Sequence[ItemResult], model: str) -> None:
+    """Raise DataError for log-probabilities that are not finite: no comparison with NaN holds, so the first choice would win."""
     broken = [result for result in results if not all(map(math.isfinite, result.logps))]
     if broken:
         raise DataError(
             f"tasks.{task}: {model} gives item {broken[0].id} the log-probability {broken[0].logps[0]} "
-            f"({len(broken)} of {len(results)} items are no numbers); its weights are damaged, or overflow in this precision: "
+            f"({len(broken)} of {len(results)} items are not finite); its weights are damaged, or overflow in this precision: "
             "try precision=float32"
         )
 
 
-def aggregate(config: TaskConfig, results: Sequence[Result]) -> dict[str, float]:
+def aggregate(config: TaskConfig, results: Sequence[ItemResult]) -> dict[str, float]:
     """Return the metrics of a task."""
     if config.kind is TaskKind.bits_per_byte:
         num_bytes = sum(result.num_bytes[0] for result in results)
@@ -90,13 +90,13 @@ def aggregate(config: TaskConfig, results: Sequence[Result]) -> dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """A task that was scored."""
+    """The items and results of a task."""
 
     name: str
     task: TaskConfig
-    counts: Counts
+    counts: TaskCounts
     items: Sequence[Item]
-    results: Sequence[Result]
+    results: Sequence[ItemResult]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -104,7 +104,7 @@ class TaskReport:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Return what the metrics rest on: items, records left out, prompts cut, ties, and the accuracy of a guess."""
+        """Return the counts behind the metrics (items, matched and left-out records, cut prompts, ties) and chance accuracy."""
         found: dict[str, float] = {
             "items": len(self.items),
             "matched": self.counts.matched,
@@ -118,14 +118,14 @@ class TaskReport:
         return {**found, "truncated": self.counts.truncated, "ties": ties, "chance": chance}
 
 
-def say_task(report: TaskReport, context_length: int, seconds: float) -> None:
-    """Print the metrics of a task, and a line for each way in which not all of it was scored as it stands."""
+def print_task(report: TaskReport, context_length: int, seconds: float) -> None:
+    """Print the metrics of a task, and a line for each kind of record that was left out or changed."""
     numbers = report.numbers
     shown = "  ".join(f"{report.name}/{metric} {value:.4f}" for metric, value in report.metrics.items())
     chance = "" if report.task.is_text else f", chance {numbers['chance']:.2f}"
     print(f"  {shown}  ({len(report.items):,} items{chance}, {seconds:.1f} s)", flush=True)
     if report.counts.left_out:
-        print(f"    {numbers['left_out']:,} records are left out: {describe(report.counts.left_out)}", flush=True)
+        print(f"    {numbers['left_out']:,} records were left out: {describe(report.counts.left_out)}", flush=True)
     if numbers["spelt_controls"]:
         print(f"    {numbers['spelt_controls']:,} records {SPELT}", flush=True)
     if numbers.get("truncated"):
@@ -139,5 +139,5 @@ def say_task(report: TaskReport, context_length: int, seconds: float) -> None:
 
 
 def describe(reasons: Mapping[str, int]) -> str:
-    """Return counted reasons as text, the most frequent first."""
+    """Return counts by reason as text, the most frequent first."""
     return ", ".join(f"{count:,} with {reason}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1]))

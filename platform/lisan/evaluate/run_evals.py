@@ -1,7 +1,7 @@
-"""The `run_evals` stage: a model and a suite of tasks to a report.
+"""The `run_evals` stage: scores a model on a suite of tasks.
 
-Writes a `report` artifact: metrics and counts in the manifest, every item's result in `results/<task>.parquet`, and a page,
-`report.html`. Scores are those of training's `score`, so a report and a loss cannot disagree.
+Writes a `report` artifact: metrics and counts in the manifest, item results in `results/<task>.parquet` and the page
+`report.html`. Reports and training losses agree because both use `model.score`.
 """
 
 import time
@@ -24,10 +24,10 @@ from lisan.corpus.reader import list_sources, read_records, shard_paths
 from lisan.data.config import Overflow, PackingConfig
 from lisan.data.examples import count_spelt_controls
 from lisan.data.packing import PackingCounts, fit, lay_out, pack
-from lisan.evaluate.config import EvalConfig, Prompt, TaskConfig
+from lisan.evaluate.config import EvalConfig, PromptStyle, TaskConfig
 from lisan.evaluate.report_page import render_page
-from lisan.evaluate.results import Result, TaskReport, check_finite, describe, make_result, say_task
-from lisan.evaluate.tasks import RECORDS, Counts, Item, choose_records, fit_items, make_item
+from lisan.evaluate.results import ItemResult, TaskReport, check_finite, describe, make_result, print_task
+from lisan.evaluate.tasks import RECORDS, Item, TaskCounts, choose_records, fit_items, make_item
 from lisan.model.folder import check_folder
 from lisan.model.load import load_model, read_max_positions
 from lisan.model.score import Scorer, collate, sum_by_document
@@ -44,7 +44,7 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
         report = score_task(config, name, corpus, tokenizer, scorer)
         _write_results(draft, report)
         run.log_metrics({f"{name}/{metric}": value for metric, value in report.metrics.items()})
-        say_task(report, config.context_length, time.monotonic() - start)
+        print_task(report, config.context_length, time.monotonic() - start)
         done.append(report)
     html = render_page(config, done, precision).encode()
     (draft.location / "report.html").write_bytes(html)
@@ -60,21 +60,21 @@ def run_evals(config: EvalConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
 
 
 def _open_model(config: EvalConfig, draft: Draft) -> tuple[Any, Scorer, str]:
-    """Return the tokenizer, the model and the precision that it computes in."""
-    place = _find_model(config, draft.store)
-    tokenizer = load_tokenizer(place)
+    """Return the tokenizer, the scorer and the name of its precision."""
+    folder = _find_model(config, draft.store)
+    tokenizer = load_tokenizer(folder)
     _check_template(config, tokenizer)
     device = "cuda" if config.cluster.use_gpu and torch.cuda.is_available() else "cpu"
     resolved = resolve_precision(config.precision, [find_precision(device)])
     print(f"  {resolved}", flush=True)
     with doing(f"loading {config.model}"):
-        scorer = Scorer(load_model(place, resolved.precision.dtype).to(device).eval(), exact_logits=True)
+        scorer = Scorer(load_model(folder, resolved.precision.dtype).to(device).eval(), exact_logits=True)
     return tokenizer, scorer, resolved.precision.value
 
 
 def score_task(config: EvalConfig, name: str, corpus: Artifact, tokenizer: Any, scorer: Scorer) -> TaskReport:
-    """Score one task; DataError when none of its records can be, or when a log-probability is no number."""
-    task, counts = config.tasks[name], Counts()
+    """Score one task; DataError when no record can be scored or a log-probability is not finite."""
+    task, counts = config.task(name), TaskCounts()
     records = choose_records(task, read_records(corpus, RECORDS[task.kind], task.split, task.sources), counts)
     counts.spelt_controls = count_spelt_controls(tokenizer, records)
     items = [make_item(task, record, tokenizer) for record in records]
@@ -90,17 +90,18 @@ def score_task(config: EvalConfig, name: str, corpus: Artifact, tokenizer: Any, 
 
 
 def _check_template(config: EvalConfig, tokenizer: Any) -> None:
-    chats = [name for name, task in config.tasks.items() if task.prompt is Prompt.chat and not task.is_text]
+    chats = [name for name in config.tasks if config.task(name).prompt is PromptStyle.chat]
     if chats and tokenizer.chat_template is None:
+        key = f"tasks.{chats[0]}.prompt" if config.tasks[chats[0]].prompt else "prompt"
         raise ConfigError(
-            f"tasks.{chats[0]}.prompt is chat and the tokenizer of {config.model} has no chat template; set it to plain, "
+            f"{key} is chat and the tokenizer of {config.model} has no chat template; set it to plain, "
             "choose a tuned model, or give the tokenizer a template with expand_tokenizer chat_template=chatml"
         )
 
 
-def _nothing_to_score(name: str, task: TaskConfig, corpus: Ref, counts: Counts) -> str:
+def _nothing_to_score(name: str, task: TaskConfig, corpus: Ref, counts: TaskCounts) -> str:
     if counts.left_out:
-        return f"tasks.{name} can score none of the {counts.left_out.total():,} records that it found: {describe(counts.left_out)}"
+        return f"tasks.{name} can score none of its {counts.left_out.total():,} records: {describe(counts.left_out)}"
     return (
         f"tasks.{name} finds no records in {corpus}: sources {', '.join(task.sources)}, split {task.split}, "
         f"where {dict(task.where)}"
@@ -108,30 +109,32 @@ def _nothing_to_score(name: str, task: TaskConfig, corpus: Ref, counts: Counts) 
 
 
 @torch.no_grad()
-def score_items(scorer: Scorer, items: Sequence[Item], config: EvalConfig) -> list[Result]:
-    """Score every candidate of every item, many to a row; candidates do not see each other.
+def score_items(scorer: Scorer, items: Sequence[Item], config: EvalConfig) -> list[ItemResult]:
+    """Score every candidate of every item, packed into rows without attention between candidates.
 
-    A document that is longer than a row is scored in parts, as it is trained; candidates with a prompt must fit.
+    A document longer than a row is scored in spans, as in training; candidates with a prompt must fit a row.
     """
     length = config.context_length
     examples = [(index, example) for index, item in enumerate(items) for example in item.candidates]
-    parts = []
-    for place, (index, example) in enumerate(examples):
-        assert len(example) <= length or len(items[index].candidates) == 1  # fit_items has seen to it
-        parts += [(place, part[0]) for part in fit([(example,)], length, Overflow.split, PackingCounts())]
-    owner = {id(part): place for place, part in parts}
-    rows = list(pack(((part,) for _, part in parts), length, PackingConfig(), PackingCounts()))
+    spans = []
+    for number, (index, example) in enumerate(examples):
+        assert len(example) <= length or len(items[index].candidates) == 1  # fit_items guarantees it
+        spans += [(number, span[0]) for span in fit([(example,)], length, Overflow.split, PackingCounts())]
+    owner = {id(span): number for number, span in spans}
+    rows = list(pack(((span,) for _, span in spans), length, PackingConfig(), PackingCounts()))
     logps = [0.0] * len(examples)
     device = next(scorer.parameters()).device
     for start in range(0, len(rows), config.batch_rows):
-        some = rows[start : start + config.batch_rows]
-        laid = [lay_out(row, length, 0) for row in some]
+        batch_rows = rows[start : start + config.batch_rows]
+        laid = [lay_out(row, length, 0) for row in batch_rows]
         batch = collate(
-            np.stack([ids for ids, _ in laid]), np.stack([labels for _, labels in laid]), [row.doc_lens for row in some]
+            np.stack([ids for ids, _ in laid]),
+            np.stack([labels for _, labels in laid]),
+            [row.doc_lens for row in batch_rows],
         ).to(device)
         sums = sum_by_document(scorer(batch), batch).tolist()
-        for part, logp in zip((example for row in some for example in row.examples), sums, strict=True):
-            logps[owner[id(part)]] += logp
+        for span, logp in zip((example for row in batch_rows for example in row.examples), sums, strict=True):
+            logps[owner[id(span)]] += logp
     by_item: list[list[float]] = [[] for _ in items]
     for (index, _), logp in zip(examples, logps, strict=True):
         by_item[index].append(logp)
@@ -140,13 +143,13 @@ def score_items(scorer: Scorer, items: Sequence[Item], config: EvalConfig) -> li
 
 def _write_results(draft: Draft, report: TaskReport) -> None:
     length = report.task.length
-    rows = [
+    records = [
         {**asdict(result), "chosen": result.choose(length), "credit": result.credit(length)}
         for result in report.results
     ]
-    place = draft.location / "results" / f"{report.name}.parquet"
-    place.parent.make()
-    pq.write_table(pa.Table.from_pylist(rows), place.full_path, filesystem=place.file_system)
+    file = draft.location / "results" / f"{report.name}.parquet"
+    file.parent.make()
+    pq.write_table(pa.Table.from_pylist(records), file.full_path, filesystem=file.file_system)
 
 
 def _parents(config: EvalConfig) -> tuple[Ref, ...]:
@@ -160,9 +163,9 @@ def _find_model(config: EvalConfig, store: Store) -> str:
 
 def _check(config: EvalConfig, store: Store) -> None:
     check_model_path(config.model)
-    place = _find_model(config, store)
-    check_folder(place)
-    longest = read_max_positions(place)
+    folder = _find_model(config, store)
+    check_folder(folder)
+    longest = read_max_positions(folder)
     if longest is not None and config.context_length > longest:
         raise ConfigError(
             f"context_length is {config.context_length:,} and {config.model} has positions for {longest:,} tokens; "
@@ -182,7 +185,7 @@ def _check(config: EvalConfig, store: Store) -> None:
 
 
 def check_model_path(model: str) -> None:
-    """Refuse a local place that holds no model: only a name that is no path is asked of the hub."""
+    """Refuse a local path without a model; names that are no path are hub ids."""
     folder = local_path(model)
     if folder is not None and not (folder / "config.json").exists():
         fault = "has no config.json" if folder.is_dir() else "is no folder"

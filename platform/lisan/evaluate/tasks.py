@@ -1,7 +1,7 @@
-"""Tasks: records to items, whose answers a model scores.
+"""Tasks: turns the records of a corpus into items with one or more candidates to score.
 
-Records of a corpus become items of one or more candidates to score. A candidate's labels cover its answer alone, it is never
-cut in two, and records or prompts that do not go in whole are counted.
+The labels of a candidate cover its answer only. A candidate with a prompt is never divided between rows. Left-out records and cut
+prompts are counted.
 """
 
 import heapq
@@ -14,7 +14,7 @@ import numpy as np
 
 from lisan.core.errors import DataError
 from lisan.data.examples import encode_continuation, encode_texts
-from lisan.evaluate.config import Prompt, TaskConfig, TaskKind
+from lisan.evaluate.config import PromptStyle, TaskConfig, TaskKind
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Document, Preference, Question, Turn
 from lisan.tokenizer.chat.chat_template import encode_answer
@@ -27,12 +27,12 @@ RECORDS = {
 }
 
 WORDS = {"en": ("Question:", "Answer:"), "ar": ("سؤال:", "جواب:"), "ary": ("سؤال:", "جواب:")}
-"How a plain prompt marks question and answer; other languages use the English words."
+"Words before question and answer in plain prompts; other languages use the English ones."
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to score: the candidates of a record, each its prompt and its answer with labels on the answer."""
+    """The candidates of a record: each is a prompt and an answer, with labels on the answer."""
 
     id: str
     candidates: tuple[Example, ...]
@@ -47,26 +47,26 @@ class Item:
 
 
 @dataclass(slots=True)
-class Counts:
-    """Numbers of records and items of a task that are not scored, or not whole."""
+class TaskCounts:
+    """Counts of records that match a task, are left out or are changed."""
 
     matched: int = 0
-    "Records that `where` keeps, of which `max_records` are taken."
+    "Records that `where` keeps, before `max_records` limits them."
     left_out: Counter[str] = field(default_factory=Counter)
     "Records that cannot be scored, by reason."
     truncated: int = 0
     spelt_controls: int = 0
-    "Records that spell a control token of the tokenizer, which is encoded as plain text."
+    "Records whose text contains a control token, which is encoded as plain text."
 
 
 def keeps(config: TaskConfig, meta: Mapping[str, str]) -> bool:
     return all(meta.get(key) in values.split("|") for key, values in config.where.items())
 
 
-def choose_records(config: TaskConfig, records: Iterable[Any], counts: Counts) -> list[Any]:
-    """Return the records to score: those that match, or of too many the `max_records` smallest ids.
+def choose_records(config: TaskConfig, records: Iterable[Any], counts: TaskCounts) -> list[Any]:
+    """Return the records to score: of those that match, the `max_records` with the smallest ids.
 
-    Ids are hashes, so that these are a fair sample.
+    Ids are hashes, so the sample is unbiased.
     """
 
     def matching() -> Iterator[Any]:
@@ -82,7 +82,7 @@ def choose_records(config: TaskConfig, records: Iterable[Any], counts: Counts) -
 
 
 def find_fault(record: Any) -> str | None:
-    """Say why a record cannot be scored; None when it can."""
+    """Return the reason why a record cannot be scored; None when it can."""
     match record:
         case Document():
             return None if record.text else "no text"
@@ -90,22 +90,22 @@ def find_fault(record: Any) -> str | None:
             if len(record.choices) < 2:
                 return "fewer than two choices"
             if not 0 <= record.answer < len(record.choices):
-                return "an answer that is none of the choices"
+                return "an answer outside the choices"
             return None if all(choice.strip() for choice in record.choices) else "an empty choice"
         case Preference():
             if record.chosen == record.rejected:
-                return "a chosen reply that is the rejected one"
+                return "a chosen reply equal to the rejected one"
             return None if record.chosen.strip() and record.rejected.strip() else "an empty reply"
     raise TypeError(type(record).__name__)
 
 
 def make_items(config: TaskConfig, records: Iterable[Any], tokenizer: Any) -> list[Item]:
-    """Turn the records that are to be scored into items."""
-    return [make_item(config, record, tokenizer) for record in choose_records(config, records, Counts())]
+    """Turn the records to score into items."""
+    return [make_item(config, record, tokenizer) for record in choose_records(config, records, TaskCounts())]
 
 
 def make_item(config: TaskConfig, record: Any, tokenizer: Any) -> Item:
-    """Encode a record that has no fault; DataError names the one that the chat template does not render."""
+    """Encode a record without a fault; DataError when the chat template cannot render it."""
     if isinstance(record, Document):
         [(example,)] = encode_texts(tokenizer, [record.text])
         return Item(record.id, (example,), (record.text,), 0, group=record.source)
@@ -114,7 +114,7 @@ def make_item(config: TaskConfig, record: Any, tokenizer: Any) -> Item:
     else:
         texts, answer, turns, plain = (record.chosen, record.rejected), 0, record.prompt, preference_text(record)
     try:
-        if config.prompt is Prompt.chat:
+        if config.prompt is PromptStyle.chat:
             candidates = tuple(encode_answer(tokenizer, turns, text) for text in texts)
         else:
             candidates = tuple(encode_continuation(tokenizer, plain, text) for text in texts)
@@ -124,10 +124,10 @@ def make_item(config: TaskConfig, record: Any, tokenizer: Any) -> Item:
     return Item(record.id, candidates, texts, answer, shown, getattr(record, "subject", "") or record.source)
 
 
-def fit_items(items: Iterable[Item], context_length: int, begin_id: int | None, counts: Counts) -> list[Item]:
-    """Shorten prompts until every candidate fits; items of which an answer does not fit with any of its prompt are left out.
+def fit_items(items: Iterable[Item], context_length: int, begin_id: int | None, counts: TaskCounts) -> list[Item]:
+    """Cut the beginning of prompts until every candidate fits; leave out items whose answers leave no room for a prompt.
 
-    Documents stay whole: their parts are scored one by one.
+    Documents stay whole: they are scored in spans of the context length.
     """
     fitting = []
     for item in items:
@@ -141,9 +141,9 @@ def fit_items(items: Iterable[Item], context_length: int, begin_id: int | None, 
 
 
 def _shorten(item: Item, context_length: int, begin_id: int | None) -> Item | None:
-    """Cut as many tokens as the longest candidate has too many from the beginning of every candidate's prompt.
+    """Cut the excess tokens of the longest candidate from the beginning of every candidate's prompt.
 
-    The begin mark stays. None when nothing of a prompt would be left.
+    The begin-of-text token stays. Returns None when no token of a prompt would be left.
     """
     num_cut = max(len(example) for example in item.candidates) - context_length
     if num_cut <= 0:

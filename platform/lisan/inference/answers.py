@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from lisan.core.storage import Location
 from lisan.corpus.clean.language import fits_script, guess_language
-from lisan.inference.client import ChatReply
+from lisan.inference.chat_client import ChatReply
 from lisan.inference.prompts import Prompt
 from lisan.records.records import Turn
 

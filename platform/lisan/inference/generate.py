@@ -12,7 +12,7 @@ from lisan.core.stage import Run
 from lisan.core.storage import Location
 from lisan.inference.answer_parts import PartWork, work_in_parts
 from lisan.inference.answers import AnsweredPrompt, find_faults
-from lisan.inference.client import ChatClient, ChatReply, RefusedError, find_model_id
+from lisan.inference.chat_client import ChatClient, ChatReply, RefusedError, find_model_id
 from lisan.inference.config import EndpointConfig, SamplingConfig, TrafficConfig
 from lisan.inference.prompts import Prompt
 

@@ -17,8 +17,8 @@ from lisan.core.stage import Run
 from lisan.core.storage import Location
 from lisan.inference.answer_parts import PartWork, work_in_parts
 from lisan.inference.answers import AnsweredPrompt, add_scores, read_answers
+from lisan.inference.chat_client import ChatClient, RefusedError, find_model_id
 from lisan.inference.chrf import chrf
-from lisan.inference.client import ChatClient, RefusedError, find_model_id
 from lisan.inference.config import JudgeConfig, JudgeKind, TrafficConfig
 from lisan.inference.prompts import Prompt
 from lisan.records.records import Turn

@@ -17,7 +17,7 @@ from lisan.core.integrity import hash_file
 from lisan.core.references import local_path, parse_refs
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
-from lisan.inference.client import find_model_id
+from lisan.inference.chat_client import find_model_id
 from lisan.inference.config import AutoscalingConfig, EndpointConfig, JudgeConfig, JudgeKind, ServeConfig, TrafficConfig
 from lisan.inference.endpoint import find_free_port, serving
 from lisan.inference.generate import GenerateJob, generate

@@ -8,7 +8,7 @@ import pytest
 from endpoint_server import Reply, completion, failure, serve
 
 from lisan.core.errors import ConfigError, ServingError
-from lisan.inference.client import ChatClient, ChatReply, RefusedError, find_model_id
+from lisan.inference.chat_client import ChatClient, ChatReply, RefusedError, find_model_id
 from lisan.inference.config import EndpointConfig, TrafficConfig
 from lisan.records.records import Turn
 
