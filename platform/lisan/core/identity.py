@@ -62,3 +62,11 @@ def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
         parts = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in plain.items()]
         return {key: value for part in parts for key, value in part.items()}
     return {prefix: plain}
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Name the keys in which two configs differ, with both values: `optim.peak_lr: 0.001 -> 0.01`."""
+    before, after = flatten(old), flatten(new)
+    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    shown = [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys[:5]]
+    return ", ".join(shown + ([f"and {len(keys) - 5} more"] if len(keys) > 5 else []))

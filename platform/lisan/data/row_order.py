@@ -186,7 +186,7 @@ def open_order(tokens: Artifact, mix: MixConfig, num_steps: int, step_rows: int)
 def open_chunks(tokens: Artifact) -> Chunks:
     """Return the records that the rows of this artifact are made from."""
     corpus = Store(tokens.location.root).open(Ref.parse(tokens.config["corpus"], Kind.corpus))
-    if tokens.manifest["parents"].get(str(corpus.ref)) != corpus.mark:
+    if tokens.manifest["parents"].get(str(corpus.ref)) != corpus.digest:
         raise DataError(f"{tokens.ref} is to be made from another {corpus.ref} than there is now; encode it again")
     sources = tokens.facts["sources"]
     parts = {source: tuple((path, size) for path, size in sources[source]["parts"]) for source in sources}

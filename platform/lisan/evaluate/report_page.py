@@ -6,7 +6,7 @@ Shows accuracies, bits per byte, counts and sample items with the model's choice
 from collections.abc import Sequence
 from typing import Any
 
-from lisan.core.artifact import code_commit
+from lisan.core.versions import code_commit
 from lisan.data.dropped_records import SPELT
 from lisan.evaluate.config import EvalConfig
 from lisan.evaluate.metrics import mean

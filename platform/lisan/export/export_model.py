@@ -86,7 +86,7 @@ def find_subject(config: ExportConfig, store: Store) -> Subject:
 
 def _open_base(artifact: Artifact, name: str, store: Store) -> str:
     base = store.open(Ref.parse(name, Kind.model))
-    if base.mark != artifact.manifest["parents"].get(name):
+    if base.digest != artifact.manifest["parents"].get(name):
         raise ArtifactError(
             f"the adapter of {artifact.ref} was trained over another {name}; export hf, which needs no base"
         )

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lisan.core.artifact import Artifact, code_commit
+from lisan.core.artifact import Artifact
 from lisan.core.errors import ServingError
 from lisan.core.identity import NOT_IDENTITY
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
 from lisan.core.storage import Location
+from lisan.core.versions import code_commit
 from lisan.inference.config import EngineConfig, ServeConfig
 from lisan.inference.endpoint import serving
 from lisan.recipes.comparison_page import Curve, Mix, Page, Reply, render_page

@@ -92,7 +92,7 @@ def _lineage(store: Store, artifact: Artifact) -> dict[str, str]:
 
 def _chain(client: "MlflowClient", store: Store, artifact: Artifact) -> list[dict[str, Any]]:
     """Return the last checkpoint of the model's run and of each model it was trained from, newest first."""
-    marks = {str(artifact.ref): artifact.mark, **_lineage(store, artifact)}
+    marks = {str(artifact.ref): artifact.digest, **_lineage(store, artifact)}
     chain = []
     for ref, mark in marks.items():
         if Ref.parse(ref).kind in (Kind.model, Kind.adapter):
@@ -107,7 +107,7 @@ def _fingerprint(store: Store, ref: str, mark: str) -> str:
     """Return the config fingerprint of an artifact with that mark: the tag of its run."""
     with suppress(ArtifactError):
         found = store.read(Ref.parse(ref))
-        return str(found.manifest["fingerprint"]) if found.mark == mark else mark
+        return str(found.manifest["fingerprint"]) if found.digest == mark else mark
     return mark
 
 

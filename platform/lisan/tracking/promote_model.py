@@ -156,7 +156,7 @@ def check_subject(report: Artifact, model: Artifact) -> None:
     if mark is None:
         known = ", ".join(ref for ref in subjects if ref.startswith(Kind.model)) or "no model"
         raise ServingError(f"{report.ref} is about {known}, not about {model.ref}; run run_evals on {model.ref} first")
-    if mark != model.mark:
+    if mark != model.digest:
         raise ServingError(
             f"{report.ref} is about an earlier {model.ref} with another config; run run_evals with a new version"
         )

@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from lisan.core.artifact import Artifact, Ref, Store, code_commit
+from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.credentials import hide_credentials
 from lisan.core.errors import ConfigError, Interrupted
 from lisan.core.identity import fingerprint, flatten, to_plain
 from lisan.core.stage import Stage, TrackingConfig
 from lisan.core.storage import Location
+from lisan.core.versions import code_commit
 from lisan.tracking.client import (
     MAX_TAG_CHARS,
     clean_key,

@@ -7,9 +7,9 @@ weight is read; what only a worker can see (its device, weights behind a hub id)
 from collections.abc import Sequence
 
 from lisan.cluster.config import Precision
-from lisan.core.artifact import Artifact, Kind, Ref, Store, differing_keys
+from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.core.identity import to_plain
+from lisan.core.identity import differing_keys, to_plain
 from lisan.core.torchrun import num_peers
 from lisan.model.parallel.fsdp import check_sharding
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
@@ -101,7 +101,7 @@ def check_scores(config: DpoConfig, tokens: Artifact, parents: Sequence[Artifact
         return
     known = scores.manifest["parents"]
     for parent in (tokens, *(parent for parent in parents if parent.ref.kind in (Kind.model, Kind.tokenizer))):
-        if known.get(str(parent.ref)) != parent.mark:
+        if known.get(str(parent.ref)) != parent.digest:
             names = ", ".join(ref for ref in known if ref.split("/")[0] == parent.ref.kind) or f"no {parent.ref.kind}"
             raise DataError(
                 f"reference={scores.ref} was scored with {names}, not with this {parent.ref}; score_preferences again with it"

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store, code_commit
+from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError, first_line
 from lisan.core.references import parse_refs
 from lisan.core.seed import derive_seed
 from lisan.core.stage import Run, Stage
+from lisan.core.versions import code_commit
 from lisan.corpus.reader import list_sources, list_splits, read_records, shard_paths
 from lisan.records.kinds import RecordKind
 from lisan.tokenizer.fertility.config import FertilityConfig

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lisan.cluster.worker import Worker
-from lisan.core.artifact import Kind, Ref, code_commit
+from lisan.core.artifact import Kind, Ref
 from lisan.core.identity import fingerprint
+from lisan.core.versions import code_commit
 from lisan.data.mix import plan_shares
 from lisan.data.row_order import RowOrder
 from lisan.model.adapters.nf4 import Nf4Linear
