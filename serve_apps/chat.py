@@ -1,6 +1,6 @@
-"""What `serve run serve_apps.chat:build alias=champion` and `serve deploy serve_apps/chat.yaml` start.
+"""Builds the Serve application of `serve run serve_apps.chat:build alias=champion` and `serve deploy serve_apps/chat.yaml`.
 
-In: `key=value` arguments, any field of `lisan.inference.endpoint.ServeConfig`, groups with dots. Out: the Serve application.
+Arguments are fields of `lisan.inference.config.ServeConfig`: `key=value`, with dots for nested fields.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ from lisan.serve.app import build_app, is_serve_proxy, listen, read_arguments
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Build the application that `serve run` or the cluster deploys."""
+    """Return the Serve application; ConfigError for `host` and `port` in a deploy file."""
     named = [key for key in ("host", "port") if key in args]
     if ray.is_initialized():
-        # In the cluster: Serve shows what is raised in `serve status`; an exit would only look like a lost worker.
+        # Deployed by the cluster: `serve status` shows errors that are raised; an exit would look like a lost worker.
         if named:
             raise ConfigError(
-                f"{named[0]} has no effect on a Serve that runs; set http_options.{named[0]} of the deploy file"
+                f"{named[0]} has no effect on a running Serve; set http_options.{named[0]} of the deploy file"
             )
         return build_app(read_arguments(args))
     with sentences():
@@ -30,6 +30,6 @@ def build(args: dict[str, Any]) -> Application:
             check_port(config)
         application = build_app(config)
         if named:
-            # Serve is started after this function, at its own default address.
+            # `serve run` would start Serve after this function, at the default address.
             listen(config)
         return application

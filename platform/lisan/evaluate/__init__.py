@@ -1,1 +1,1 @@
-"""Weights to reports: what a model knows, measured."""
+"""Evaluates models: tasks, scores and reports."""

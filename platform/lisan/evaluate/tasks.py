@@ -16,7 +16,7 @@ from lisan.core.errors import DataError
 from lisan.data.examples import encode_continuation, encode_texts
 from lisan.evaluate.config import PromptStyle, TaskConfig, TaskKind
 from lisan.records.kinds import RecordKind
-from lisan.records.records import Document, Preference, Question, Turn
+from lisan.records.records import Document, Preference, Question, Record, Turn
 from lisan.tokenizer.chat.chat_template import encode_answer
 from lisan.tokenizer.labels import Example
 
@@ -63,13 +63,13 @@ def keeps(config: TaskConfig, meta: Mapping[str, str]) -> bool:
     return all(meta.get(key) in values.split("|") for key, values in config.where.items())
 
 
-def choose_records(config: TaskConfig, records: Iterable[Any], counts: TaskCounts) -> list[Any]:
+def choose_records(config: TaskConfig, records: Iterable[Record], counts: TaskCounts) -> list[Record]:
     """Return the records to score: of those that match, the `max_records` with the smallest ids.
 
     Ids are hashes, so the sample is unbiased.
     """
 
-    def matching() -> Iterator[Any]:
+    def matching() -> Iterator[Record]:
         for record in records:
             if keeps(config, record.meta):
                 counts.matched += 1
@@ -81,7 +81,7 @@ def choose_records(config: TaskConfig, records: Iterable[Any], counts: TaskCount
     return [record for record, fault in zip(chosen, faults, strict=True) if fault is None]
 
 
-def find_fault(record: Any) -> str | None:
+def find_fault(record: Record) -> str | None:
     """Return the reason why a record cannot be scored; None when it can."""
     match record:
         case Document():
@@ -99,12 +99,12 @@ def find_fault(record: Any) -> str | None:
     raise TypeError(type(record).__name__)
 
 
-def make_items(config: TaskConfig, records: Iterable[Any], tokenizer: Any) -> list[Item]:
+def make_items(config: TaskConfig, records: Iterable[Record], tokenizer: Any) -> list[Item]:
     """Turn the records to score into items."""
     return [make_item(config, record, tokenizer) for record in choose_records(config, records, TaskCounts())]
 
 
-def make_item(config: TaskConfig, record: Any, tokenizer: Any) -> Item:
+def make_item(config: TaskConfig, record: Record, tokenizer: Any) -> Item:
     """Encode a record without a fault; DataError when the chat template cannot render it."""
     if isinstance(record, Document):
         [(example,)] = encode_texts(tokenizer, [record.text])
@@ -112,6 +112,7 @@ def make_item(config: TaskConfig, record: Any, tokenizer: Any) -> Item:
     if isinstance(record, Question):
         texts, answer, turns, plain = record.choices, record.answer, question_turns(record), question_text(record)
     else:
+        assert isinstance(record, Preference)
         texts, answer, turns, plain = (record.chosen, record.rejected), 0, record.prompt, preference_text(record)
     try:
         if config.prompt is PromptStyle.chat:

@@ -68,7 +68,7 @@ def _split_message(message: dict[str, Any], controls: Controls) -> dict[str, Any
     return message
 
 
-def _split_part(part: Any, controls: Controls) -> Any:
+def _split_part(part: object, controls: Controls) -> object:
     if isinstance(part, dict) and isinstance(part.get("text"), str):
         return {**part, "text": controls.split(part["text"])}
     return part

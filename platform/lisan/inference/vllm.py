@@ -11,7 +11,7 @@ from typing import Any
 
 from lisan.cluster.config import Precision
 from lisan.core.integrity import fetch_folder
-from lisan.inference.access import AllowedRoutes
+from lisan.inference.access import AllowedRoutes, AsgiApp
 from lisan.inference.config import Dtype, EngineConfig
 from lisan.inference.engine_errors import StderrBuffer, explain
 from lisan.inference.plain_content import PlainContent
@@ -92,7 +92,7 @@ class Replica:
         stderr.release()
         self._controls = controls_of(load_tokenizer(fetch_folder(model.folder)))
 
-    async def __serve_build_asgi_app__(self) -> Any:
+    async def __serve_build_asgi_app__(self) -> AsgiApp:
         app = await self._server.__serve_build_asgi_app__()
         return AllowedRoutes(PlainContent(app, self._controls))
 

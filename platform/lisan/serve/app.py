@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def read_arguments(arguments: Mapping[str, Any]) -> ServeConfig:
-    """Read what `serve run` passes (`autoscaling.max_replicas=4`, all strings) or a deploy file nests.
+    """Return the config of the arguments of `serve run` (dotted keys, all values strings) or of a deploy file (nested).
 
-    Raises ConfigError in one sentence.
+    Raises ConfigError.
     """
     nested: dict[str, Any] = {}
     for key, value in arguments.items():
         *groups, name = key.split(".")
-        place = nested
+        parent = nested
         for group in groups:
-            place = place.setdefault(group, {})
-            if not isinstance(place, dict):
+            parent = parent.setdefault(group, {})
+            if not isinstance(parent, dict):
                 raise ConfigError(f"{key} and {group} are both given; keep one of them")
-        place[name] = None if value == "null" else value
+        parent[name] = None if value == "null" else value
     return load(ServeConfig, nested)
 
 
 def is_serve_proxy(config: ServeConfig) -> bool:
-    """Tell whether the listener at that address is Ray Serve, to which one may deploy again."""
+    """Return whether the server at the config's address is Ray Serve, to which an application can be added."""
     try:
         with urllib.request.urlopen(f"{config.address}/-/healthz", timeout=2) as reply:
             return bool(reply.read() == b"success")
@@ -42,7 +42,7 @@ def is_serve_proxy(config: ServeConfig) -> bool:
 
 
 def listen(config: ServeConfig) -> None:
-    """Start Serve at the config's host and port; ServingError when one runs on this cluster that listens elsewhere.
+    """Start Serve at the config's host and port; ServingError when the cluster's Serve already listens elsewhere.
 
     Joins the Ray of RAY_ADDRESS or of this machine, or starts one, as `serve run` does.
     """
