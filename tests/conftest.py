@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,3 +106,28 @@ def scorer(tokenizer: Any) -> Any:
 
     model = make_model(ModelConfig(shape=SHAPE, tokenizer="t", init_std=0.5), 640, {}, seed=1)
     return Scorer(model).eval()
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """Return a folder with the files of a model, and nothing in them."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def taken_listener() -> Iterator[socket.socket]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener
+
+
+@pytest.fixture
+def taken_port(taken_listener: socket.socket) -> int:
+    port: int = taken_listener.getsockname()[1]
+    return port

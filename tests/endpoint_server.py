@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks as much of the OpenAI API as a test tells it to."""
+"""A fake OpenAI-compatible endpoint: an HTTP server whose replies a test chooses."""
 
 import json
 import threading
@@ -9,18 +9,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Reply = tuple[int, Any, dict[str, str]]
-"Status, body (anything but text travels as JSON) and headers."
+"Status, body (anything but bytes is sent as JSON) and headers."
 
 
 @dataclass
-class Served:
-    """What a server was asked, and how many requests were under way at most."""
+class FakeEndpoint:
+    """Records the requests of a fake endpoint and the maximum number of concurrent ones."""
 
     url: str
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    busy: int = 0
-    busiest: int = 0
+    running: int = 0
+    max_running: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -37,14 +37,14 @@ def failure(status: int, message: str = "no", **headers: str) -> Reply:
 
 
 @contextmanager
-def serve(answer: Callable[[dict[str, Any]], Reply], models: Any = ("m",)) -> Iterator[Served]:
+def serve(answer: Callable[[dict[str, Any]], Reply], models: Any = ("m",)) -> Iterator[FakeEndpoint]:
     """Serve until the block ends; `answer` gets the body of each chat request."""
 
     class Responder(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Keep quiet."""
+            """Print no line per request."""
 
         def do_GET(self) -> None:
             listed = [{"id": name, "object": "model", "created": 1, "owned_by": "t"} for name in models]
@@ -53,13 +53,13 @@ def serve(answer: Callable[[dict[str, Any]], Reply], models: Any = ("m",)) -> It
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with served.lock:
-                served.asked.append(body)
+                served.requests.append(body)
                 served.headers.append({name.lower(): value for name, value in self.headers.items()})
-                served.busy += 1
-                served.busiest = max(served.busiest, served.busy)
+                served.running += 1
+                served.max_running = max(served.max_running, served.running)
             reply = answer(body)
             with served.lock:
-                served.busy -= 1
+                served.running -= 1
             self._send(*reply)
 
         def _send(self, status: int, body: Any, headers: dict[str, str]) -> None:
@@ -73,7 +73,7 @@ def serve(answer: Callable[[dict[str, Any]], Reply], models: Any = ("m",)) -> It
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Responder)
     server.daemon_threads = True
-    served = Served(f"http://127.0.0.1:{server.server_address[1]}/v1")
+    served = FakeEndpoint(f"http://127.0.0.1:{server.server_address[1]}/v1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield served

@@ -22,7 +22,7 @@ def result(*logps: float, answer: int = 0, **sizes: Any) -> ItemResult:
     )
 
 
-def test_sizes_are_those_of_the_answers_by_their_own_names(tokenizer: Any) -> None:
+def test_sizes_are_those_of_the_answers(tokenizer: Any) -> None:
     from lisan.records.records import Question
 
     [item] = make_items(CHOICE, [Question("q", "Capital?", ("الرباط", "Fes"), 1, "s", "en")], tokenizer)
@@ -36,7 +36,7 @@ def test_sizes_are_those_of_the_answers_by_their_own_names(tokenizer: Any) -> No
 @pytest.mark.parametrize(
     ("length", "chosen"), [(Length.none, 1), (Length.bytes, 0), (Length.characters, 1), (Length.tokens, 0)]
 )
-def test_choices_are_compared_by_the_unit_that_the_task_names(length: Length, chosen: int) -> None:
+def test_choices_are_compared_by_the_length_of_the_task(length: Length, chosen: int) -> None:
     """Scores are -6 and -4 in all, -0.5 and -1 a byte, -1 and -0.8 a character, -1.5 and -4 a token."""
     found = result(-6.0, -4.0, num_bytes=(12, 4), num_characters=(6, 5), num_tokens=(4, 1))
     assert found.choose(length) == (chosen,)
@@ -60,7 +60,7 @@ def test_choices_that_tie_share_the_credit_wherever_the_answer_stands(answer: in
 
 
 @pytest.mark.parametrize("broken", [math.nan, -math.inf])
-def test_a_log_probability_that_is_no_number_is_an_error_that_names_task_and_item(broken: float) -> None:
+def test_a_log_probability_that_is_not_finite_is_an_error_that_names_task_and_item(broken: float) -> None:
     """With nan every comparison is false, and the first choice would be right."""
     with pytest.raises(
         DataError, match=rf"tasks\.exam: model/x@v1 gives item r the log-probability {broken} \(1 of 2 items"
@@ -80,5 +80,5 @@ def test_bits_per_byte_weigh_every_byte_the_same() -> None:
     )
 
 
-def test_reasons_are_told_by_their_number() -> None:
+def test_reasons_are_described_in_order_of_frequency() -> None:
     assert describe({"no text": 2, "an empty choice": 1_000}) == "1,000 with an empty choice, 2 with no text"

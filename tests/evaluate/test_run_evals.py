@@ -114,7 +114,7 @@ def test_the_report_has_a_page_of_its_own(report: Artifact) -> None:
     assert "http" not in page
 
 
-def test_what_is_not_scored_whole_is_said(
+def test_left_out_and_cut_records_are_reported(
     config: EvalConfig, tokenizer: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = run(replace(config, name="short", context_length=9))
@@ -215,7 +215,7 @@ def test_metrics_go_to_the_tracker_task_by_task(config: EvalConfig) -> None:
         ({"context_length": 1}, ConfigError, "context_length >= 2"),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_sentence(
+def test_an_impossible_evaluation_is_one_sentence(
     changes: dict[str, Any], error: type[Exception], said: str, config: EvalConfig
 ) -> None:
     with pytest.raises(error, match=said) as caught:
@@ -224,23 +224,23 @@ def test_what_cannot_be_evaluated_is_one_sentence(
     assert not (Path(config.storage.root) / "report" / "refused" / "v1" / "manifest.json").exists()
 
 
-def test_a_text_longer_than_a_row_is_scored_part_by_part(config: EvalConfig, tokenizer: Any, scorer: Scorer) -> None:
+def test_a_text_longer_than_a_row_is_scored_in_spans(config: EvalConfig, tokenizer: Any, scorer: Scorer) -> None:
     long = replace(document("en_text", 0), text=" ".join(document("en_text", index).text for index in range(12)))
     [item] = make_items(TASKS["arabic"], [long], tokenizer)
     assert len(item.candidates[0]) > 128
     [whole] = score_items(scorer, [item], replace(config, context_length=128 * 4))
     [parts] = score_items(scorer, [item], replace(config, context_length=64))
     assert parts.logps[0] != whole.logps[0]
-    # Every part but the first begins with a token that has no context and is not scored.
+    # Every span but the first begins with a token that has no context and is not scored.
     num_parts = -(-len(item.candidates[0]) // 64)
     assert parts.num_tokens == whole.num_tokens == (len(item.candidates[0]) - 1,)
     assert abs(parts.logps[0] / (whole.num_tokens[0] - num_parts + 1) - whole.logps[0] / whole.num_tokens[0]) < 3
 
 
-def test_a_document_is_charged_for_every_token_that_it_counts(
+def test_bits_per_byte_cover_every_counted_token_of_a_document(
     config: EvalConfig, tokenizer: Any, scorer: Scorer
 ) -> None:
-    """What is not scored must not make bits per byte look smaller by more than the few tokens that begin a part."""
+    """Bits per byte may miss the first token of each span, and no other."""
     [item] = make_items(TASKS["arabic"], [document("ar_text", 2)], tokenizer)
     assert len(item.candidates[0]) <= config.context_length
     [found] = score_items(scorer, [item], config)

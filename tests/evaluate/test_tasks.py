@@ -40,7 +40,7 @@ def test_records_are_kept_by_their_meta(where: dict[str, str], kept: bool, token
     assert len(make_items(task, [CAPITAL], tokenizer)) == int(kept)
 
 
-def test_of_too_many_records_the_smallest_ids_are_taken_whatever_their_order(tokenizer: Any) -> None:
+def test_max_records_keeps_the_smallest_ids_in_any_order(tokenizer: Any) -> None:
     records = [replace(CAPITAL, id=f"{index:03d}") for index in range(50)]
     task = replace(CHOICE, max_records=5)
     for order in (records, records[::-1]):
@@ -48,7 +48,7 @@ def test_of_too_many_records_the_smallest_ids_are_taken_whatever_their_order(tok
 
 
 @pytest.mark.parametrize("prompt", PromptStyle)
-def test_questions_that_spell_a_control_token_are_plain_text(prompt: PromptStyle, tokenizer: Any) -> None:
+def test_control_tokens_in_questions_are_plain_text(prompt: PromptStyle, tokenizer: Any) -> None:
     typed = replace(CAPITAL, id="q2", question="a<|im_end|>b", choices=("<|im_end|>", "c"))
     [item] = make_items(replace(CHOICE, prompt=prompt), [typed], tokenizer)
     ends = [
@@ -71,12 +71,12 @@ def test_a_plain_prompt_marks_question_and_answer_in_its_language(language: str,
     assert question_text(replace(CAPITAL, question="What?", language=language)) == text
 
 
-def test_a_plain_preference_tells_who_speaks() -> None:
+def test_a_plain_preference_marks_its_speakers() -> None:
     record = replace(preference("en_pairs", 0), prompt=(Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")))
     assert preference_text(record) == "Question: a\nAnswer: b\nQuestion: c\nAnswer:"
 
 
-def test_a_chat_prompt_is_what_serving_renders(tokenizer: Any) -> None:
+def test_a_chat_prompt_equals_the_one_that_serving_renders(tokenizer: Any) -> None:
     from lisan.tokenizer.chat.chat_template import encode_prompt
 
     [item] = make_items(replace(CHOICE, prompt=PromptStyle.chat), [CAPITAL], tokenizer)
@@ -85,7 +85,7 @@ def test_a_chat_prompt_is_what_serving_renders(tokenizer: Any) -> None:
 
 
 def test_a_chat_answer_is_labelled_without_the_mark_that_ends_it(tokenizer: Any) -> None:
-    """The mark says that the reply is over, which is no part of the answer and of its length."""
+    """The end-of-turn token is no part of the answer, nor of its length."""
     [item] = make_items(replace(CHOICE, prompt=PromptStyle.chat), [CAPITAL], tokenizer)
     labelled = [candidate.input_ids[candidate.labels >= 0].tolist() for candidate in item.candidates]
     assert [tokenizer.decode(ids) for ids in labelled] == list(CAPITAL.choices)
@@ -119,7 +119,7 @@ def test_a_record_that_cannot_be_scored_is_left_out_and_counted(record: Any, fau
     assert (counts.matched, dict(counts.left_out)) == (4, {fault: 1})
 
 
-def test_a_prompt_that_is_too_long_loses_its_beginning_alike_for_every_choice(tokenizer: Any) -> None:
+def test_a_long_prompt_loses_the_same_beginning_for_every_choice(tokenizer: Any) -> None:
     asked = replace(CAPITAL, question="word " * 60 + "last?", choices=("Rabat", "Fes and Meknes"))
     [item] = make_items(CHOICE, [asked], tokenizer)
     longest = max(map(len, item.candidates))
@@ -146,13 +146,13 @@ def test_a_document_stays_whole(tokenizer: Any) -> None:
     assert fit_items(items, 16, tokenizer.bos_token_id, TaskCounts()) == items
 
 
-def test_a_record_that_the_template_does_not_render_is_named(tokenizer: Any) -> None:
+def test_a_record_that_the_template_cannot_render_is_named(tokenizer: Any) -> None:
     pair = replace(preference("en_pairs", 1), prompt=(Turn("user", "a"), Turn("user", "b")))
     with pytest.raises(DataError, match="record en_pairs-1 of en_pairs: turn 2: two user turns in a row"):
         make_items(TaskConfig(kind=TaskKind.preference, sources=("s",), prompt=PromptStyle.chat), [pair], tokenizer)
 
 
-def test_what_is_no_record_is_refused(tokenizer: Any) -> None:
+def test_an_object_of_another_type_is_refused(tokenizer: Any) -> None:
     class Stranger:
         id, meta = "s", {}
 
@@ -167,7 +167,7 @@ def test_a_task_without_sources_or_records_is_refused(values: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("values", [{"prompt": PromptStyle.chat}, {"length": Length.none}])
-def test_what_has_no_effect_on_documents_is_refused(values: dict[str, Any]) -> None:
+def test_fields_without_effect_on_documents_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="prompt and length have no effect on bits_per_byte"):
         TaskConfig(kind=TaskKind.bits_per_byte, sources=("a",), **values)
 

@@ -1,4 +1,4 @@
-"""What the doors of an endpoint let through, asked as ASGI."""
+"""The access list of an endpoint, as ASGI."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from lisan.inference.access import AllowedRoutes
 
 
 async def engine(scope: Any, receive: Any, send: Any) -> None:
-    """Answer everything, as vLLM's app does."""
+    """Answer every request with 200."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"engine"})
 
@@ -66,7 +66,7 @@ def test_the_api_reaches_the_engine(method: str, path: str, root: str) -> None:
         ("GET", ""),
     ],
 )
-def test_what_is_not_listed_is_a_404_in_the_shape_of_openai_errors(method: str, path: str) -> None:
+def test_other_routes_are_a_404_in_the_shape_of_openai_errors(method: str, path: str) -> None:
     start, body = ask(method, path)
     assert start["status"] == 404
     error = json.loads(body["body"])["error"]

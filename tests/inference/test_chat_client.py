@@ -25,31 +25,31 @@ def ask(url: str, traffic: TrafficConfig = TRAFFIC, times: int = 1, **settings: 
     return asyncio.run(run())
 
 
-def test_turns_and_settings_arrive_and_answers_come_back() -> None:
+def test_the_request_holds_turns_and_settings_and_the_replies_are_returned() -> None:
     with serve(lambda _: completion("one", "two", finish="length")) as served:
         assert ask(served.url, n=2, seed=7) == [[("one", True), ("two", True)]]
-    [body] = served.asked
+    [body] = served.requests
     assert body["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "سلام؟"}]
     assert (body["model"], body["n"], body["seed"]) == ("m", 2, 7)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_may_pass_is_tried_again(status: int) -> None:
+def test_temporary_failures_are_retried(status: int) -> None:
     replies = iter([failure(status, **SOON), failure(status, **SOON), completion("at last")])
     with serve(lambda _: next(replies)) as served:
         assert ask(served.url) == [[("at last", False)]]
-    assert len(served.asked) == 3
+    assert len(served.requests) == 3
 
 
-def test_an_endpoint_that_stays_busy_is_a_sentence() -> None:
+def test_an_endpoint_that_stays_busy_is_one_sentence() -> None:
     with serve(lambda _: failure(503, "full", **SOON)) as served, pytest.raises(ServingError) as caught:
         ask(served.url)
-    assert len(served.asked) == 4
+    assert len(served.requests) == 4
     assert "does not answer" in str(caught.value)
     assert "run the same command again: finished parts are kept" in str(caught.value)
 
 
-def test_a_reply_that_does_not_come_is_a_sentence() -> None:
+def test_a_timeout_is_one_sentence() -> None:
     free = threading.Event()
 
     def wait(_: Any) -> Reply:
@@ -66,7 +66,7 @@ def test_a_reply_that_does_not_come_is_a_sentence() -> None:
     "body", [b"<html>", b"{", {"choices": []}, {"choices": None}, {"hello": 1}, [1], {"choices": [{"message": None}]}]
 )
 @pytest.mark.parametrize("kind", ["application/json", "text/html"])
-def test_what_is_no_completion_is_a_sentence(body: Any, kind: str) -> None:
+def test_a_body_that_is_no_completion_is_one_sentence(body: Any, kind: str) -> None:
     said = r"something that is no chat completion .* OpenAI-compatible"
     with serve(lambda _: (200, body, {"Content-Type": kind})) as served, pytest.raises(ServingError, match=said):
         ask(served.url)
@@ -81,13 +81,13 @@ def test_what_is_no_completion_is_a_sentence(body: Any, kind: str) -> None:
         (404, ServingError, r"no such address or model .*check endpoint\.url"),
     ],
 )
-def test_what_will_not_pass_is_not_tried_again(status: int, error: type[Exception], said: str) -> None:
+def test_permanent_failures_are_not_retried(status: int, error: type[Exception], said: str) -> None:
     with serve(lambda _: failure(status, "too long")) as served, pytest.raises(error, match=said):
         ask(served.url)
-    assert len(served.asked) == 1
+    assert len(served.requests) == 1
 
 
-def test_no_more_requests_are_under_way_than_allowed() -> None:
+def test_concurrent_requests_are_limited() -> None:
     gate = threading.Barrier(3, timeout=20)  # breaks when three at a time never come
 
     def meet(_: Any) -> Reply:
@@ -96,7 +96,7 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
 
     with serve(meet) as served:
         assert len(ask(served.url, TrafficConfig(concurrency=3), times=9)) == 9
-    assert served.busiest == 3
+    assert served.max_running == 3
 
 
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_the_only_model_is_found_and_another_is_listed() -> None:
         find_model_id(EndpointConfig(url=served.url), TRAFFIC)
 
 
-def test_nobody_at_the_address_is_a_sentence() -> None:
+def test_an_address_without_a_server_is_one_sentence() -> None:
     with serve(lambda _: completion("x")) as served:
         pass
     with pytest.raises(ServingError, match=r"does not answer .*start it") as caught:
@@ -141,7 +141,7 @@ def test_nobody_at_the_address_is_a_sentence() -> None:
         ({"url": "localhost:8000"}, "must begin with http"),
     ],
 )
-def test_an_address_that_cannot_be_asked_is_refused(values: dict[str, str], said: str) -> None:
+def test_an_invalid_endpoint_config_is_refused(values: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         EndpointConfig(**values)
     with pytest.raises(ConfigError, match="concurrency >= 1"):

@@ -1,4 +1,4 @@
-"""Why an engine does not start, read from what vLLM 0.29 and Ray Serve 2.60 wrote when it did not."""
+"""Reasons of failed engine starts, from real output of vLLM 0.29 and Ray Serve 2.60."""
 
 import subprocess
 import sys
@@ -69,7 +69,7 @@ def test_a_failed_start_is_one_sentence_with_its_reason_and_a_remedy(
     assert "\n" not in said
 
 
-def test_the_whole_text_is_in_a_file_that_the_sentence_names() -> None:
+def test_the_full_output_is_in_a_file_that_the_sentence_names() -> None:
     held = HELD.format(NO_CACHE, NO_CACHE)
     said = str(explain(DIED, held))
     log = Path(said.partition("(log of the engine: ")[2].rstrip(")"))
@@ -94,7 +94,7 @@ def test_a_message_without_error_gives_its_last_line() -> None:
     assert last_reason("Waiting for resources\n1 replica pending.\n") == "1 replica pending"
 
 
-def test_errors_are_held_until_they_are_released_and_then_passed_on() -> None:
+def test_stderr_is_buffered_until_its_release_and_then_passed_on() -> None:
     code = r"""
 import os, subprocess, sys, time
 from lisan.inference.engine_errors import StderrBuffer

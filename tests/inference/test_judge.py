@@ -31,7 +31,7 @@ def judge(config: JudgeConfig, answered: AnsweredPrompt = ANSWERED) -> list[floa
     return [answer.score for answer in asyncio.run(run()).answers]
 
 
-def test_likeness_to_the_good_reply_ranks_answers() -> None:
+def test_chrf_with_the_good_reply_ranks_answers() -> None:
     good, cut, bad = judge(JudgeConfig())
     assert good is not None
     assert bad is not None
@@ -52,24 +52,24 @@ def test_a_language_model_reads_rubric_conversation_and_answer() -> None:
 
     with serve(answer) as served:
         assert judge(JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=served.url))) == [9, None, 2]
-    assert len(served.asked) == 2
-    assert served.asked[0]["messages"][0]["content"] == RUBRIC
-    assert "user: Capital of Morocco?" in served.asked[0]["messages"][1]["content"]
-    assert served.asked[0]["temperature"] == 0
+    assert len(served.requests) == 2
+    assert served.requests[0]["messages"][0]["content"] == RUBRIC
+    assert "user: Capital of Morocco?" in served.requests[0]["messages"][1]["content"]
+    assert served.requests[0]["temperature"] == 0
 
 
-def test_a_judge_that_cannot_tell_leaves_an_answer_without_a_score() -> None:
+def test_a_judgement_without_a_score_leaves_the_answer_without_one() -> None:
     replies = iter([completion("I like both."), failure(400, "too long")])
     with serve(lambda _: next(replies)) as served:
         config = JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=served.url))
         assert judge(config) == [None, None, None]
 
 
-def test_an_answer_alone_is_not_judged() -> None:
+def test_a_single_answer_is_not_judged() -> None:
     with serve(lambda _: completion("Score: 5")) as served:
         config = JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=served.url))
         judge(config, AnsweredPrompt(PROMPT, (Answer("only"), Answer("x", "cut"))))
-    assert not served.asked
+    assert not served.requests
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,16 @@ def test_a_folder_that_is_no_reward_model_is_refused(base_model: str) -> None:
         check_judge(config, TRAFFIC, use_gpu=False)
 
 
-def test_a_reward_model_is_found_at_home(reward_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_a_reward_model_may_begin_with_a_tilde(
+    reward_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(reward_folder.parent))
     config = JudgeConfig(kind=JudgeKind.reward, path=f"~/{reward_folder.name}")
     check_judge(config, TRAFFIC, use_gpu=False)
     assert judge(config)[0] is not None
 
 
-def test_of_a_conversation_that_is_too_long_the_end_is_read(reward_folder: Path, tmp_path: Path) -> None:
+def test_a_conversation_that_is_too_long_loses_its_beginning(reward_folder: Path, tmp_path: Path) -> None:
     folder = copytree(reward_folder, tmp_path / "short")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8}))
@@ -161,7 +163,7 @@ def test_of_a_conversation_that_is_too_long_the_end_is_read(reward_folder: Path,
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
-def test_a_gpu_that_is_not_there_is_no_silent_cpu(reward_folder: Path) -> None:
+def test_a_missing_gpu_is_an_error(reward_folder: Path) -> None:
     config = JudgeConfig(kind=JudgeKind.reward, path=str(reward_folder))
     with pytest.raises(ConfigError, match=r"cluster\.use_gpu is true but this process, .* sees no GPU"):
         check_judge(config, TRAFFIC, use_gpu=True)
@@ -187,6 +189,6 @@ def test_a_judge_that_is_not_served_is_refused() -> None:
         ),
     ],
 )
-def test_a_judge_without_what_it_takes_or_with_more_is_refused(values: dict[str, Any], said: str) -> None:
+def test_missing_and_unused_fields_of_a_judge_are_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         JudgeConfig(**values)

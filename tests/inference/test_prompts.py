@@ -21,7 +21,7 @@ def corpus(tiny_store: Store) -> Artifact:
     return tiny_store.open(Ref.parse(CORPUS))
 
 
-def test_a_conversation_is_asked_for_its_last_reply() -> None:
+def test_a_prompt_ends_before_the_last_reply_of_a_conversation() -> None:
     prompt = make_prompt(Conversation("1", CHAT, "chats", "en"))
     assert (prompt.turns, prompt.reply) == (CHAT[:4], "a2")
 
@@ -36,7 +36,7 @@ def test_the_good_reply_of_a_preference_is_the_chosen_one() -> None:
     assert (prompt.turns, prompt.reply, prompt.language) == (CHAT[:2], "good", "ary")
 
 
-def test_the_limit_is_for_each_source_and_takes_the_same_ones_every_time(corpus: Artifact) -> None:
+def test_the_limit_holds_per_source_and_selects_the_same_prompts_every_time(corpus: Artifact) -> None:
     config = PromptsConfig(corpus=CORPUS, limit=5)
     prompts, _ = read_prompts(config, corpus)
     assert [prompt.source for prompt in prompts] == ["ar_chats"] * 5 + ["en_chats"] * 5
@@ -45,7 +45,7 @@ def test_the_limit_is_for_each_source_and_takes_the_same_ones_every_time(corpus:
     assert {prompt.id for prompt in prompts if prompt.source == "en_chats"} == set(sorted(one.id for one in every)[:5])
 
 
-def test_a_prompt_that_is_there_twice_is_asked_once(tmp_path: Path) -> None:
+def test_a_repeated_prompt_is_read_once(tmp_path: Path) -> None:
     draft = Store(str(tmp_path)).begin(Ref.parse("corpus/twice@v1"), {"of": "tests"}, ())
     pairs = [Preference(str(n), (Turn("user", f"q{n % 3}"),), "a", "b", "s", "en") for n in range(8)]
     write_part(draft.location, RecordKind.preferences, "s", "train", pairs)
@@ -62,7 +62,7 @@ def test_a_prompt_that_is_there_twice_is_asked_once(tmp_path: Path) -> None:
         ({"split": "test"}, ConfigError, "prompts.split=test is no split of ar_chats; there are train, validation"),
     ],
 )
-def test_prompts_that_are_not_there_are_refused(
+def test_missing_sources_and_splits_are_refused(
     values: dict[str, object], error: type[Exception], said: str, corpus: Artifact
 ) -> None:
     with pytest.raises(error, match=said):
@@ -76,7 +76,7 @@ def test_a_corpus_without_the_kind_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [RecordKind.documents, RecordKind.questions])
-def test_only_conversations_and_preferences_are_asked(kind: RecordKind) -> None:
+def test_prompts_come_from_conversations_and_preferences_only(kind: RecordKind) -> None:
     with pytest.raises(ConfigError, match=rf"prompts\.kind must be conversations or preferences, got {kind}"):
         PromptsConfig(corpus=CORPUS, kind=kind)
     with pytest.raises(ConfigError, match=r"prompts\.limit must be >= 1"):

@@ -1,4 +1,4 @@
-"""A model's own answers become its preferences: served by vLLM, sampled, judged, encoded, trained on."""
+"""Preferences from a model's own answers: served by vLLM, sampled, judged, encoded and trained on."""
 
 import math
 from pathlib import Path

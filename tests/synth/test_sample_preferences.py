@@ -6,7 +6,7 @@ from shutil import copytree
 from typing import Any
 
 import pytest
-from endpoint_server import Reply, Served, completion, failure, serve
+from endpoint_server import FakeEndpoint, Reply, completion, failure, serve
 from tiny import encode, no_run, silent
 
 from lisan.core.artifact import Artifact, Ref, Store
@@ -40,12 +40,12 @@ def store(tiny_store: Store, tmp_path: Path) -> Store:
 
 
 def say_words(body: dict[str, Any]) -> Reply:
-    """Answer with more and more of the question, so that every answer is worth something else."""
+    """Answer with longer and longer beginnings of the question, so that every answer has another score."""
     words = body["messages"][-1]["content"].split()
     return completion(*(" ".join(words[: n + 1]) + f" ({n})" for n in range(body["n"])))
 
 
-def config_of(store: Store, served: Served, **changes: Any) -> SampleConfig:
+def config_of(store: Store, served: FakeEndpoint, **changes: Any) -> SampleConfig:
     values: dict[str, Any] = {
         "name": "sampled",
         "prompts": PromptsConfig(corpus=CORPUS, limit=LIMIT),
@@ -61,7 +61,7 @@ def make(config: SampleConfig) -> Artifact:
     return run_stage(SAMPLE, config, no_run, silent)
 
 
-def test_the_corpus_is_one_that_encoding_takes(store: Store) -> None:
+def test_the_corpus_can_be_encoded(store: Store) -> None:
     with serve(say_words) as served:
         made = make(config_of(store, served))
     assert list_sources(made, RecordKind.preferences) == {"ar_chats": "ar", "en_chats": "en"}
@@ -104,7 +104,7 @@ def test_reasons_and_means_are_in_the_manifest(store: Store) -> None:
     assert facts["judge"]["kind"] == "reference"
 
 
-def test_what_fails_at_the_very_end_is_not_sampled_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_at_the_end_keeps_the_samples(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise ServingError("the judge is away")
 
@@ -113,13 +113,13 @@ def test_what_fails_at_the_very_end_is_not_sampled_again(store: Store, monkeypat
             patched.setattr(sample_preferences, "_describe_judge", fail)
             with pytest.raises(ServingError, match="is away"):
                 make(config_of(store, served))
-        num_asked = len(served.asked)
+        num_asked = len(served.requests)
         assert num_asked
         make(config_of(store, served))
-        assert len(served.asked) == num_asked
+        assert len(served.requests) == num_asked
 
 
-def test_a_killed_job_goes_on_where_it_was(
+def test_a_killed_job_resumes(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(generate, "PART_PROMPTS", 4)
@@ -152,14 +152,14 @@ def test_twice_is_once(store: Store) -> None:
     with serve(say_words) as served:
         config = config_of(store, served)
         make(config)
-        num = len(served.asked)
+        num = len(served.requests)
         make(config)
-        assert len(served.asked) == num
+        assert len(served.requests) == num
         with pytest.raises(ArtifactError, match=r"min_gap: 0\.0 -> 1\.0"):
             make(config_of(store, served, min_gap=1.0))
 
 
-def test_no_pair_at_all_says_what_happened(store: Store) -> None:
+def test_a_job_without_pairs_names_the_reasons(store: Store) -> None:
     said = rf"no prompt gave a pair \({2 * LIMIT} too_few; .*raise sampling\.temperature"
     with serve(lambda body: completion(*["the same"] * body["n"])) as served, pytest.raises(DataError, match=said):
         make(config_of(store, served))
@@ -171,10 +171,10 @@ def test_an_endpoint_that_refuses_every_prompt_ends_the_job_at_once(store: Store
         for _ in range(2):
             with pytest.raises(DataError, match=said):
                 make(config_of(store, served))
-        assert len(served.asked) == 2 * 2 * LIMIT, "what was refused is asked again"
+        assert len(served.requests) == 2 * 2 * LIMIT, "what was refused is asked again"
 
 
-def judged_by(store: Store, policy: Served, judge: Served) -> SampleConfig:
+def judged_by(store: Store, policy: FakeEndpoint, judge: FakeEndpoint) -> SampleConfig:
     config = JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=judge.url))
     return config_of(store, policy, judge=config)
 
@@ -183,7 +183,7 @@ def score_by_length(body: dict[str, Any]) -> Reply:
     return completion(f"Score: {1 + len(body['messages'][-1]['content']) % 10}")
 
 
-def test_a_judge_that_refuses_every_answer_ends_the_job_and_nothing_of_it_stays(store: Store) -> None:
+def test_a_judge_that_refuses_every_answer_ends_the_job_and_leaves_no_judged_part(store: Store) -> None:
     said = r"every request was refused; the last time: .*temperature must be 1"
     is_strict = [True]
 
@@ -194,10 +194,10 @@ def test_a_judge_that_refuses_every_answer_ends_the_job_and_nothing_of_it_stays(
         with pytest.raises(DataError, match=said):
             make(judged_by(store, policy, judge))
         assert not [file for file, _ in (store.root / "parts").walk() if "/judged/" in str(file)]
-        num_sampled = len(policy.asked)
+        num_sampled = len(policy.requests)
         is_strict.clear()
         assert make(judged_by(store, policy, judge)).facts["records"] > 0
-        assert len(policy.asked) == num_sampled
+        assert len(policy.requests) == num_sampled
 
 
 def test_answers_that_a_judge_refuses_among_others_are_unjudged(store: Store) -> None:
@@ -209,12 +209,12 @@ def test_answers_that_a_judge_refuses_among_others_are_unjudged(store: Store) ->
     assert facts["answers"] == {"judged": 3 * 2 * LIMIT, "unjudged": 2 * LIMIT}
 
 
-def test_nothing_is_sampled_when_the_judge_is_not_there(store: Store) -> None:
+def test_nothing_is_sampled_without_the_judge(store: Store) -> None:
     with serve(say_words) as served:
         judge = JudgeConfig(kind=JudgeKind.endpoint, endpoint=EndpointConfig(url=served.url, model="absent"))
         with pytest.raises(ServingError, match="absent is not served"):
             make(config_of(store, served, judge=judge))
-        assert not served.asked
+        assert not served.requests
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_nothing_is_sampled_when_the_judge_is_not_there(store: Store) -> None:
         ({"endpoint": EndpointConfig(), "policy": "model/no@v1"}, ArtifactError, "model/no@v1 does not exist"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused(
+def test_an_impossible_config_is_refused(
     changes: dict[str, Any], error: type[Exception], said: str, store: Store
 ) -> None:
     with serve(say_words) as served, pytest.raises(error, match=said):

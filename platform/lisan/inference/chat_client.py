@@ -112,8 +112,8 @@ class ChatClient:
         """Raise DataError when every request so far was refused: then the settings are at fault, not one prompt."""
         if self.refusal and not self.has_answered:
             raise DataError(
-                f"every request was refused; the last time: {self.refusal}; correct that setting, here or at the endpoint, and run "
-                "again"
+                f"every request was refused; the last time: {self.refusal}; change the setting that it names, here or at the "
+                "endpoint, and run again"
             )
 
     def _read(self, completion: Any) -> list[ChatReply]:
