@@ -112,7 +112,7 @@ def test_an_artifact_is_refused_when_a_folder_of_its_config_has_changed(base: Pa
     (base / "model.safetensors").write_bytes(b"\1" * 3 * MEGABYTE)
     with pytest.raises(
         ArtifactError,
-        match=r"model/m@v1 was made before .*/base/model\.safetensors became what it is now; bump the version to keep both, or "
+        match=r"model/m@v1 was made before .*/base/model\.safetensors changed; bump the version to keep both, or "
         r"delete .*/model/m/v1$",
     ):
         build(config)

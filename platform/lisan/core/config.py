@@ -1,8 +1,8 @@
-"""From YAML and command line to one frozen, typed object. The only file that knows Hydra and OmegaConf.
+"""Composes YAML and command-line overrides with Hydra and loads them into a frozen dataclass.
 
-In: a dataclass (the schema, with every default), `conf/<job>.yaml` (the choice) and command-line overrides. Out: a
-frozen instance, lists turned to tuples, `__post_init__` checked. Always: any failure is one ConfigError sentence
-naming the key. Old names of keys stand in `RENAMED` in `lisan/core/renamed.py`.
+The dataclass is the schema and has every default; `conf/<job>.yaml` has the choices. Lists become tuples, and
+`__post_init__` checks the values. Every failure is one ConfigError sentence that names the key; keys that were renamed
+stand in `lisan/core/renamed.py`.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from lisan.core.errors import ConfigError
 
 T = TypeVar("T")
 SIGNED = types.MappingProxyType({"signed": True})
-"Metadata of a dataclass field whose numbers may be below 0."
+"Metadata of a dataclass field whose numbers may be negative."
 
 
 def register(name: str, schema: type[Any]) -> None:
@@ -42,7 +42,7 @@ def _schema_node(schema: type[Any]) -> Any:
 
 
 def _open_mappings(node: Any, schema: Any) -> None:
-    """Let dictionaries take new keys without a + on the command line: their keys are the user's."""
+    """Let dictionaries take new keys on the command line without a +."""
     from omegaconf import OmegaConf
 
     for name, hint in typing.get_type_hints(schema).items():
@@ -55,7 +55,7 @@ def _open_mappings(node: Any, schema: Any) -> None:
 
 @cache
 def _thaw_cached(schema: Any) -> type[Any]:
-    """Return the same dataclass, not frozen, all the way down: OmegaConf makes frozen ones read-only and then refuses overrides."""
+    """Return an unfrozen copy of a dataclass and of all nested ones: OmegaConf refuses overrides of frozen ones."""
     hints = typing.get_type_hints(schema)
     fields = [(f.name, _thaw_hint(hints[f.name]), _thaw_field(f)) for f in dataclasses.fields(schema)]
     return dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)
@@ -95,14 +95,14 @@ def _thaw_value(value: Any) -> Any:
 def compose(
     conf_dir: Path, job: str, schema: type[T], overrides: Sequence[str], values: Mapping[str, Any] | None = None
 ) -> T:
-    """Compose `conf/<job>.yaml` with overrides, lay `values` over it and load it; ConfigError in one sentence."""
+    """Compose `conf/<job>.yaml` with overrides, merge `values` into it and load it; ConfigError in one sentence."""
     return load(schema, compose_raw(conf_dir, job, schema, overrides, values))
 
 
 def compose_raw(
     conf_dir: Path, job: str, schema: type[Any], overrides: Sequence[str], values: Mapping[str, Any] | None = None
 ) -> Any:
-    """Return what `compose` loads: a config in which fields may still be missing."""
+    """Compose a config without loading it: required fields may be missing."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -125,7 +125,7 @@ def compose_raw(
 
 @contextmanager
 def _composing(job: str, schema: type[Any], overrides: Sequence[str]) -> Iterator[None]:
-    """Read YAML's text as text, and turn what Hydra, OmegaConf and YAML say into one ConfigError sentence."""
+    """Keep the text of YAML scalars, and turn errors of Hydra, OmegaConf and YAML into one ConfigError sentence."""
     from hydra._internal.config_repository import CachingConfigRepository as Repository
     from hydra.errors import HydraException
     from omegaconf import _utils as reader
@@ -140,7 +140,7 @@ def _composing(job: str, schema: type[Any], overrides: Sequence[str]) -> Iterato
         yield
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{job}: {explain(error, schema)}") from error
-    except (AssertionError, AttributeError) as error:  # all that OmegaConf says of a typed node that is null or missing
+    except (AssertionError, AttributeError) as error:  # from OmegaConf, for a typed node that is null or missing
         raise ConfigError(
             f"{job}: one of {' '.join(overrides)} sets something below a field that is null or not set yet; set the whole "
             "field in a recipe or another group's YAML"
@@ -150,12 +150,12 @@ def _composing(job: str, schema: type[Any], overrides: Sequence[str]) -> Iterato
 
 
 def _plain_fields(schema: type[Any]) -> set[str]:
-    """Return the fields that hold a value: Hydra would read `model=a` as a choice of conf/model in every job."""
+    """Return the fields that are no nested configs: Hydra would read `model=a` as a choice of conf/model in every job."""
     return {name for name, hint in typing.get_type_hints(schema).items() if not dataclasses.is_dataclass(bare(hint))}
 
 
 def _keep_text(loader: Any) -> Any:
-    """Make a YAML loader leave `1e3`, `1.10`, `1_000` and `on` as they are written; fields convert them to their type."""
+    """Make a YAML loader keep `1e3`, `1.10`, `1_000` and `on` as text, which the field converts to its type."""
 
     def construct(self: Any, node: Any) -> Any:
         value = standard[node.tag](self, node)
@@ -185,7 +185,7 @@ def load(schema: type[T], raw: Any) -> T:
 
 
 def _freeze(value: Any, hint: Any, key: str) -> Any:
-    """Build what the hint declares from plain containers: frozen dataclasses, tuples, dicts, scalars."""
+    """Convert plain containers to the declared type: frozen dataclasses, tuples, dicts, scalars."""
     if value is None:
         return None
     hint = bare(hint)
@@ -211,7 +211,7 @@ def _make(value: Mapping[str, Any], kind: type[Any], key: str) -> Any:
 
 
 def _check_number(value: Any, key: str, is_signed: bool) -> None:
-    """Refuse what no field means: a float that is not finite, and a number below 0 unless the field is SIGNED."""
+    """Refuse a float that is not finite, and a negative number unless the field is SIGNED."""
     if isinstance(value, Mapping):
         for name, one in value.items():
             _check_number(one, f"{key}.{name}", is_signed)
@@ -222,7 +222,7 @@ def _check_number(value: Any, key: str, is_signed: bool) -> None:
 
 
 def _refuse_unknown(value: Mapping[str, Any], known: tuple[str, ...], key: str) -> None:
-    """Refuse a field that the schema does not have, with the nearest that it has."""
+    """Refuse a field that the schema does not have, and name the nearest one."""
     for name in value:
         if name not in known:
             raise ConfigError(explain_unknown(name, known, key))

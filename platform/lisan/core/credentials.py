@@ -1,9 +1,9 @@
-"""Hides what must be neither printed nor stored: user names, passwords and keys in URLs."""
+"""Hides user names, passwords and keys in URLs before text is printed or stored."""
 
 import re
 
 USER = re.compile(r"(?<=://)(?:[^/?#\s\"'<>]+|[^/?#\s\"'<>@:]*:(?!\d*/)[^\s\"'<>]*)@")
-"Up to the last @ before the path: a password may hold one. A key with a slash in it is no port."
+"Matches up to the last @ before the path, because a password may contain one; a key with a slash is no port."
 KEY = re.compile(r"([?&][\w.-]*(?:key|password|secret|signature|token)[\w.-]*=)[^&\s\"']+", re.IGNORECASE)
 
 

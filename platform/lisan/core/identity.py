@@ -1,4 +1,4 @@
-"""Identity of a config: its plain form and the fingerprint of what it makes, without where and how it runs."""
+"""Identity of a config: plain form and fingerprint of the fields that determine the result."""
 
 import dataclasses
 import hashlib
@@ -12,11 +12,11 @@ from typing import Any
 from lisan.core.credentials import hide_credentials
 
 NOT_IDENTITY = types.MappingProxyType({"identity": False})
-"Metadata of a dataclass field that says where or how a stage runs, not what it makes: `field(default=10, metadata=NOT_IDENTITY)`."
+"Metadata of a field that does not change the result, such as where a stage runs: `field(default=10, metadata=NOT_IDENTITY)`."
 
 
 def to_plain(config: Any, identity_only: bool = False) -> Any:
-    """Return nested dicts, lists and scalars; `identity_only` leaves out fields that are NOT_IDENTITY and credentials in URLs."""
+    """Return nested dicts, lists and scalars; `identity_only` drops NOT_IDENTITY fields and credentials in URLs."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         names = [f.name for f in dataclasses.fields(config) if not identity_only or is_identity(f)]
         return {name: to_plain(getattr(config, name), identity_only) for name in names}
@@ -36,7 +36,7 @@ def is_identity(field: "dataclasses.Field[Any]") -> bool:
 
 
 def keep_identity(recorded: Any, config: Any) -> Any:
-    """Leave out of a plain config, which an older version may have recorded, the fields that are NOT_IDENTITY in `config`."""
+    """Drop from a recorded plain config the fields that are NOT_IDENTITY in `config`; an older version may have kept them."""
     if not dataclasses.is_dataclass(config) or not isinstance(recorded, Mapping):
         return recorded
     dropped = {field.name for field in dataclasses.fields(config) if not is_identity(field)}
@@ -48,7 +48,7 @@ def keep_identity(recorded: Any, config: Any) -> Any:
 
 
 def fingerprint(config: Any) -> str:
-    """Hash everything but where it runs: the same on one machine and on a hundred."""
+    """Hash the identity of a config: the same on any machine and cluster."""
     return hash_plain(to_plain(config, identity_only=True))
 
 

@@ -1,1 +1,1 @@
-"""The command line of a job: choices, overrides, `--help`, and errors of a config in one sentence."""
+"""Command line of a job: choices, overrides, `--help`, and config errors in one sentence."""

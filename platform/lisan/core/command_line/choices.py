@@ -1,4 +1,4 @@
-"""The choices of a job: its groups, the YAML files of each, and the recipes that it can run. Reads them without Hydra."""
+"""Lists the config groups of a job, the YAML files of each, and its recipes, without Hydra."""
 
 import dataclasses
 import re
@@ -12,13 +12,13 @@ RECIPE = "recipe"
 
 
 def read_groups(conf_dir: Path, job: str) -> dict[str, str | None]:
-    """Return the groups that a job chooses from, each with the choice that is made without a word."""
+    """Return the groups of a job, each with its default choice."""
     defaults = _read(conf_dir / f"{job}.yaml").get("defaults") or ()
     return {group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()}
 
 
 def list_choices(conf_dir: Path, group: str, job: str, schema: type[Any]) -> list[str]:
-    """Return the files of a group that set only fields of the job; of recipes those that name no other job as theirs."""
+    """Return the files of a group that set only fields of the job; of recipes, those whose comment names no other job."""
     files = sorted((conf_dir / group).glob("*.yaml"))
     return [
         file.stem
@@ -28,7 +28,7 @@ def list_choices(conf_dir: Path, group: str, job: str, schema: type[Any]) -> lis
 
 
 def check_recipe(conf_dir: Path, job: str, schema: type[Any], overrides: Sequence[str]) -> None:
-    """Refuse a recipe that sets fields which the job has not, and name the job that it is for."""
+    """Refuse a recipe that sets fields the job does not have, and name the job that it is for."""
     names = [argument.partition("=")[2] for argument in overrides if re.match(r"\+{0,2}recipe=", argument)]
     for name in names:
         file = conf_dir / RECIPE / f"{name}.yaml"
@@ -45,7 +45,7 @@ def check_recipe(conf_dir: Path, job: str, schema: type[Any], overrides: Sequenc
 
 
 def _foreign_keys(file: Path, schema: type[Any]) -> list[str]:
-    """Return the keys that a file of the global package sets and the schema has not."""
+    """Return the keys that a file of the global package sets and the schema does not have."""
     if not re.search(r"^# @package _global_", file.read_text(encoding="utf-8"), re.MULTILINE):
         return []
     known = {field.name for field in dataclasses.fields(schema)} | {"defaults", "hydra"}
@@ -53,7 +53,7 @@ def _foreign_keys(file: Path, schema: type[Any]) -> list[str]:
 
 
 def _jobs_of(file: Path) -> set[str]:
-    """Return the jobs that the first comments of a recipe give as its command."""
+    """Return the jobs in the commands of a recipe's first comment."""
     comments = re.match(r"(?:#.*\n)*", file.read_text(encoding="utf-8"))
     return set(re.findall(r"jobs/(\w+)\.py", comments[0] if comments else ""))
 
@@ -64,5 +64,5 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError:
-        return {}  # Hydra says what is wrong with it
+        return {}  # Hydra reports the error
     return found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""One sentence out of what Hydra and OmegaConf say of a config that cannot be composed: the key, the value, the nearest field."""
+"""Turns errors of Hydra and OmegaConf into one sentence: the key, the value, the nearest field."""
 
 import dataclasses
 import re
@@ -10,7 +10,7 @@ from lisan.core.errors import first_line
 
 
 def explain(error: BaseException, schema: type[Any]) -> str:
-    """Keep what names the key and the reason, without the layout, and name the field that was meant."""
+    """Return key and reason of an error as one sentence, with the nearest field where the key is unknown."""
     text = str(error)
     full_key = re.search(r"full_key: (\S+)", text)
     variable = re.search(r"Environment variable '(\w+)' not found", text)
@@ -37,7 +37,7 @@ def explain(error: BaseException, schema: type[Any]) -> str:
 
 
 def _explain_unknown(key: str, schema: type[Any]) -> str:
-    """Name the nearest field beside it, or of the whole config."""
+    """Name the nearest field of the same nested config, or of the whole config."""
     parent, _, name = key.rpartition(".")
     beside = bare(hint_of(schema, parent)) if parent else schema
     if dataclasses.is_dataclass(beside):
@@ -48,7 +48,7 @@ def _explain_unknown(key: str, schema: type[Any]) -> str:
 
 
 def _explain_container(key: str, text: str, schema: type[Any]) -> str:
-    """Say how a list or a mapping is written where something else stands."""
+    """Return the notation of a list or mapping when the value is neither; empty for other errors."""
     kind = typing.get_origin(bare(hint_of(schema, key)))
     if kind in (tuple, list) and "ListConfig" in text:
         return f"{key} takes a list, written [a, b]"
@@ -69,7 +69,7 @@ def _one_sentence(error: BaseException) -> str:
 
 
 def field_names(schema: Any, key: str = "") -> list[str]:
-    """Return every dotted key that the schema knows."""
+    """Return every dotted key of a schema."""
     names: list[str] = []
     for name, hint in typing.get_type_hints(schema).items():
         inner = bare(hint)

@@ -1,6 +1,6 @@
-"""The page that `--help` prints: the choices of a job, and every field with its value, type and docstring.
+"""Renders the page of `--help`: the choices of a job, and every field with its value, type and docstring.
 
-Docstrings are the string literals below the fields, read from the source of their dataclasses.
+The docstring of a field is the string literal below it, read from the source of its dataclass.
 """
 
 import ast
@@ -28,36 +28,36 @@ lists Hydra's other flags. A value with spaces, brackets or $ stands in the shel
 def render_help(job_file: Path, schema: type[Any], values: Any) -> str:
     """Return the page; `values` is the composed config as plain containers, `???` where a field must be set."""
     conf_dir, job = job_file.parents[1] / "conf", job_file.stem
-    said = ast.get_docstring(ast.parse(job_file.read_text(encoding="utf-8"))) or job
-    lines = [said, "", f"  python jobs/{job_file.name} key=value ...", "", "Choices, as group=choice:"]
+    title = ast.get_docstring(ast.parse(job_file.read_text(encoding="utf-8"))) or job
+    lines = [title, "", f"  python jobs/{job_file.name} key=value ...", "", "Choices, as group=choice:"]
     for group, chosen in read_groups(conf_dir, job).items():
         names = ", ".join(list_choices(conf_dir, group, job, schema))
         lines += _wrap(f"{group}={chosen or '...'}  [{names}]", 2, 6) if names else []
     lines += ["", "Fields, as field=value:"]
-    for key, hint, value, said in _list_fields(schema, values, ""):
+    for key, hint, value, docstring in _list_fields(schema, values, ""):
         needed = ", must be set" if value == "???" else ""
         lines += _wrap(f"{key}{_show_value(value)}  [{describe_type(hint)}{needed}]", 2, 6)
-        lines += _wrap(said, 6, 6)
+        lines += _wrap(docstring, 6, 6)
     return "\n".join([*lines, "", *_wrap(TAIL, 0, 2)])
 
 
 def _list_fields(schema: Any, values: Any, key: str) -> Iterator[tuple[str, Any, Any, str]]:
-    """Yield key, type, value and docstring of every field, those of nested dataclasses after the field itself."""
-    hints, said = typing.get_type_hints(schema), read_docstrings(schema)
+    """Yield key, type, value and docstring of every field; a nested dataclass before its fields."""
+    hints, docstrings = typing.get_type_hints(schema), read_docstrings(schema)
     for field in sorted(dataclasses.fields(schema), key=lambda field: not is_identity(field)):
         hint, name = hints[field.name], f"{key}{field.name}"
         value = values.get(field.name) if isinstance(values, Mapping) else _default(field)
         inner = bare(hint)
         arguments = typing.get_args(inner)
         if dataclasses.is_dataclass(inner):
-            if inner is not hint or said[field.name]:
-                yield name, hint, None if value is None else {}, said[field.name]
+            if inner is not hint or docstrings[field.name]:
+                yield name, hint, None if value is None else {}, docstrings[field.name]
             yield from _list_fields(inner, value, f"{name}.")
         elif len(arguments) == 2 and dataclasses.is_dataclass(arguments[1]):
-            yield name, hint, {}, said[field.name]
+            yield name, hint, {}, docstrings[field.name]
             yield from _list_fields(arguments[1], None, f"{name}.NAME.")
         else:
-            yield name, hint, value, said[field.name]
+            yield name, hint, value, docstrings[field.name]
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
@@ -69,11 +69,11 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 def read_docstrings(schema: Any) -> dict[str, str]:
     """Return the docstring of every field of a dataclass, inherited ones too; empty where there is none."""
-    said = {field.name: "" for field in dataclasses.fields(schema)}
+    docstrings = {field.name: "" for field in dataclasses.fields(schema)}
     kinds: list[Any] = [kind for kind in reversed(schema.__mro__) if dataclasses.is_dataclass(kind)]
     for kind in kinds:
-        said |= _read_class(inspect.getfile(kind), kind.__name__)
-    return said
+        docstrings |= _read_class(inspect.getfile(kind), kind.__name__)
+    return docstrings
 
 
 @cache
@@ -83,12 +83,12 @@ def _parse(path: str) -> ast.Module:
 
 def _read_class(path: str, name: str) -> dict[str, str]:
     body = next(node.body for node in _parse(path).body if isinstance(node, ast.ClassDef) and node.name == name)
-    said = {}
+    docstrings = {}
     for node, after in pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
             text = ast.literal_eval(after.value) if isinstance(after.value, ast.Constant) else ""
-            said[node.target.id] = " ".join(str(text).split())
-    return said
+            docstrings[node.target.id] = " ".join(str(text).split())
+    return docstrings
 
 
 def describe_type(hint: Any) -> str:

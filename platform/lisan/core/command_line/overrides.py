@@ -1,7 +1,7 @@
-"""Overrides of the command line, written so that Hydra reads text as text.
+"""Quotes command-line overrides, so that Hydra reads text as text.
 
-Hydra guesses the type of a value before it knows the field: `name=1e3` becomes 1000.0, and a path with `=` or Arabic letters is
-a syntax error. `quote_text` knows the fields: it quotes what a text field is given and leaves everything else to Hydra.
+Hydra parses a value before it knows the field: `name=1e3` becomes 1000.0, and a path with `=` or Arabic letters is a
+syntax error. `quote_text` knows the fields: it quotes the values of text fields and leaves the others to Hydra.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from lisan.core.renamed import find_new_name
 
 OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[^=~\s][^=\s]*)=(?P<value>.*)", re.DOTALL)
 ESCAPE = re.compile(r"\\([\\()\[\]{}:=, \t])")
-"How Hydra writes a character that means something to it; both ways are read alike."
+"Hydra's escape of a special character; an escaped and a plain character mean the same."
 CLOSING = {"[": "]", "{": "}", "(": ")"}
 SWEEP = ("-m", "--multirun")
 
 
 def quote_text(schema: type[Any], arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with quotes around the values of text fields; ConfigError where a list or a mapping is expected.
+    """Return the arguments with the values of text fields in quotes; ConfigError where a list or mapping is expected.
 
     In a sweep a comma outside of brackets stays between alternatives.
     """
@@ -47,7 +47,7 @@ def _quote_argument(schema: type[Any], argument: str, sweeps: bool) -> str:
 
 
 def _check_parent(schema: type[Any], key: str) -> None:
-    """Refuse a field that nested fields have not; without a dot it may be a group."""
+    """Refuse an unknown field of a nested config; a key without a dot may be a group."""
     parent, _, name = key.rpartition(".")
     beside = bare(hint_of(schema, parent)) if parent else None
     if dataclasses.is_dataclass(beside):
@@ -129,7 +129,7 @@ def _quote_mapping(value: str, hint_of_name: Callable[[str], Any], key: str) -> 
 
 
 def _items(value: str, opening: str, key: str) -> list[str]:
-    """Return what stands between brackets; ConfigError without them."""
+    """Return the items between brackets; ConfigError without brackets."""
     if not (value.startswith(opening) and value.endswith(CLOSING[opening])):
         form = f"'{key}=[a,b]'" if opening == "[" else f"'{key}={{name: value}}'"
         kind = "a list" if opening == "[" else "a mapping"
@@ -140,39 +140,39 @@ def _items(value: str, opening: str, key: str) -> list[str]:
 
 
 def _split(text: str, separator: str, times: int = -1) -> list[str]:
-    """Split where the separator stands outside of quotes and brackets."""
+    """Split at separators outside of quotes and brackets."""
     parts: list[str] = []
     begin = 0
-    for place in _outside(text):
-        if text[place] == separator and len(parts) != times:
-            parts.append(text[begin:place])
-            begin = place + 1
+    for index in _outside(text):
+        if text[index] == separator and len(parts) != times:
+            parts.append(text[begin:index])
+            begin = index + 1
     return [*parts, text[begin:]]
 
 
 def _outside(text: str) -> Iterator[int]:
-    """Yield the places of characters that are in no quotes and no brackets, nor behind a backslash."""
+    """Yield the indices of characters outside of quotes and brackets and not behind a backslash."""
     closing: list[str] = []
-    place = 0
-    while place < len(text):
-        character = text[place]
+    index = 0
+    while index < len(text):
+        character = text[index]
         in_quotes = bool(closing) and closing[-1] in "'\""
         if character == "\\":
-            place += 2
+            index += 2
             continue
         if closing and character == closing[-1]:
             closing.pop()
-        elif not in_quotes and (character in CLOSING or _opens_quotes(text, place)):
+        elif not in_quotes and (character in CLOSING or _opens_quotes(text, index)):
             closing.append(CLOSING.get(character, character))
         elif not closing:
-            yield place
-        place += 1
+            yield index
+        index += 1
 
 
-def _opens_quotes(text: str, place: int) -> bool:
-    """Tell quotes, which stand at the beginning of a value, from an apostrophe within a word."""
-    before = text[:place].rstrip()
-    return text[place] in "'\"" and (not before or before[-1] in ",:[{(=")
+def _opens_quotes(text: str, index: int) -> bool:
+    """Tell a quote at the beginning of a value from an apostrophe within a word."""
+    before = text[:index].rstrip()
+    return text[index] in "'\"" and (not before or before[-1] in ",:[{(=")
 
 
 def _quote_scalar(value: str) -> str:

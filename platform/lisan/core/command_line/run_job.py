@@ -1,4 +1,4 @@
-"""Runs a job: command line to config, config to action, errors to one sentence and an exit code."""
+"""Runs a job: composes its config, calls its action, and turns errors into one sentence and an exit code."""
 
 import errno
 import os
@@ -17,15 +17,14 @@ from lisan.core.interrupt import raise_interrupt
 from lisan.core.torchrun import first_speaks, is_first
 
 INTERRUPTED = 130
-"Exit code of a job that was asked to end, as shells have it for Ctrl-C."
-
+"Exit code of a job that was asked to end, as after Ctrl-C in a shell."
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
-"What the operating system says of a disk that is full, a root that is read-only or no folder."
+"Errors of a full disk, a read-only root, or a root that is no folder."
 
 
 def run_job(job_file: str, schema: type[T], action: Callable[[T], object]) -> None:
-    """Be the front door of a job: the command line to a config, the config to `action`, sentences instead of stack traces.
+    """Compose the config of a job from the command line and call `action` with it; print sentences instead of stack traces.
 
     The job is named by its file: `jobs/train_cpt.py` reads `conf/train_cpt.yaml`. Exits 1 on any LisanError.
     """
@@ -54,7 +53,7 @@ def _help(job_file: Path, schema: type[Any], overrides: Sequence[str]) -> str:
 
 
 def _run_hydra(conf_dir: Path, job: str, schema: type[T], action: Callable[[T], object]) -> None:
-    """Give the command line to Hydra, whose flags print a config or run a sweep."""
+    """Pass the command line to Hydra, whose flags print a config or run a sweep."""
     import hydra
 
     register(job, schema)
@@ -71,9 +70,8 @@ def _run_hydra(conf_dir: Path, job: str, schema: type[T], action: Callable[[T], 
         main()
 
 
-class sentences:  # noqa: N801  reads as a word where it is used
-    """Turn what users can cause into one line on stderr and exit code 1, or 130 for an end that was asked for; let everything
-    else keep its trace."""
+class sentences:  # noqa: N801  used as `with sentences():`
+    """Exit 1 with one line on stderr for a LisanError or an unwritable storage, 130 after an interrupt; raise other errors."""
 
     def __enter__(self) -> None:
         return None
@@ -81,7 +79,7 @@ class sentences:  # noqa: N801  reads as a word where it is used
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, KeyboardInterrupt | Interrupted):
             if is_first():
-                print(str(error) or "interrupted; the same command goes on from what is finished", file=sys.stderr)
+                print(str(error) or "interrupted; the same command continues from the finished work", file=sys.stderr)
             sys.exit(INTERRUPTED)
         if isinstance(error, LisanError):
             sys.exit(hide_credentials(f"{type(error).__name__}: {error}"))
