@@ -43,7 +43,6 @@ KNOWN_ONLY_TO = {
     "ray": {
         "lisan/cluster/ray.py",
         "lisan/corpus/build_corpus.py",
-        "lisan/data/encode_tokens.py",
         "lisan/data/ray_stream.py",
         "lisan/train/launch.py",
         "lisan/train/ray_state.py",

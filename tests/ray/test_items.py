@@ -15,7 +15,7 @@ NUM_CPUS = 2
 def test_items_are_answered_and_a_process_that_keeps_dying_is_one_sentence(kind: str) -> None:
     import ray
 
-    from lisan.cluster.ray import answer, map_items
+    from lisan.cluster.ray import answer, map_on_ray
 
     def double(item: int) -> int:
         if item == 3:
@@ -29,8 +29,8 @@ def test_items_are_answered_and_a_process_that_keeps_dying_is_one_sentence(kind:
     actors = {"compute": ray.data.ActorPoolStrategy(size=1), "max_restarts": 1, "max_task_retries": 1}
     tasks = {"fn_kwargs": {"function": double}, "max_retries": 1}
     call, options = (answer, tasks) if kind == "tasks" else (Doubling, actors)
-    assert sorted(map_items(call, [1, 2], num_cpus=0.5, **options)) == [2, 4]
+    assert sorted(map_on_ray(call, [1, 2], num_cpus=0.5, **options)) == [2, 4]
     with pytest.raises(ClusterError, match="died") as caught:
-        list(map_items(call, [3], num_cpus=0.5, **options))
+        list(map_on_ray(call, [3], num_cpus=0.5, **options))
     assert "\n" not in str(caught.value)
-    assert list(map_items(call, [])) == []
+    assert list(map_on_ray(call, [])) == []

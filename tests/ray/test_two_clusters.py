@@ -59,11 +59,11 @@ def test_a_training_run_keeps_its_workers_while_another_cluster_starts(
 def test_what_a_stage_starts_beside_another_cluster_knows_its_own(cluster: Node) -> None:
     import ray
 
-    from lisan.cluster.ray import answer, connect, map_items
+    from lisan.cluster.ray import answer, connect, map_on_ray
 
     connect(ClusterConfig())
     try:
-        found = map_items(lambda row: answer(row, lambda _: os.environ["RAY_ADDRESS"]), [1, 2])
+        found = map_on_ray(lambda row: answer(row, lambda _: os.environ["RAY_ADDRESS"]), [1, 2])
         assert set(found) == {ray.get_runtime_context().gcs_address}
         assert "RAY_ADDRESS" not in os.environ
     finally:

@@ -88,7 +88,7 @@ def test_a_killed_job_goes_on_where_it_was(
     scored: Artifact, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(score_parts, "PART_BATCHES", 2)
-    score_part, asked = ReferenceModel.score, []
+    score_part, asked = ReferenceModel.__call__, []
 
     def die_at_third(self: ReferenceModel, part: Any) -> int:
         asked.append(part.index)
@@ -96,7 +96,7 @@ def test_a_killed_job_goes_on_where_it_was(
             raise KeyboardInterrupt
         return score_part(self, part)
 
-    monkeypatch.setattr(ReferenceModel, "score", die_at_third)
+    monkeypatch.setattr(ReferenceModel, "__call__", die_at_third)
     with pytest.raises(KeyboardInterrupt):
         score(store, name="killed")
     again = score(store, name="killed")
@@ -117,7 +117,7 @@ def test_a_job_that_is_killed_before_its_manifest_scores_nothing_again(
         patch.setattr("lisan.core.artifact.hash_files", be_killed)
         with pytest.raises(KeyboardInterrupt):
             score(store, name="late")
-    monkeypatch.setattr(ReferenceModel, "score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(ReferenceModel, "__call__", lambda *_: pytest.fail("scored again"))
     assert score(store, name="late").facts["rows"] > 0
     assert not list((store.root / "parts").walk())
 

@@ -170,12 +170,51 @@ def mute_workers() -> None:
     global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
-def map_items(call: Any, items: Sequence[Any], **options: Any) -> Generator[Any]:
-    """Yield what comes of every item where Ray Data calls a function, or an object of a class in every actor, with it.
+def map_in_tasks(function: Callable[[Any], Any], items: Sequence[Any], cluster: ClusterConfig) -> Generator[Any]:
+    """Yield the result of each item from Ray tasks, in any order; see `map_items` in `lisan/cluster/map_items.py`."""
+    options = task_options(cluster, len(items))
+    yield from map_on_ray(answer, items, fn_kwargs={"function": function}, **options)
 
-    `call` takes a row and returns what `answer` makes of it; `options` are those of `Dataset.map`. Results come in any order.
-    What cannot be computed is one sentence: what users can cause in its own words, anything else as ClusterError. Ray Data
-    starts a process that died again for ever: `options` say how often (`max_retries` of tasks, `max_restarts` of actors).
+
+def task_options(cluster: ClusterConfig, num_tasks: int) -> dict[str, Any]:
+    """Return options of `Dataset.map` for `num_workers` tasks at a time: on two cores, eight processes only import."""
+    pool = ray.data.TaskPoolStrategy(size=max(1, min(cluster.num_workers, num_tasks)))
+    return {"compute": pool, "num_cpus": min(1.0, cluster.cpus_per_worker), "max_retries": cluster.max_failures}
+
+
+def map_in_actors(
+    make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], cluster: ClusterConfig
+) -> Generator[Any]:
+    """Yield the result of each item from Ray actors, each with a function that `make` returned; in any order."""
+    if not items:
+        return
+    yield from map_on_ray(
+        _Actor,
+        items,
+        fn_constructor_kwargs={"make": make},
+        compute=ray.data.ActorPoolStrategy(size=min(cluster.num_workers, len(items))),
+        num_cpus=min(1.0, cluster.cpus_per_worker),
+        num_gpus=1.0 if cluster.use_gpu else None,
+        max_restarts=cluster.max_failures,
+        max_task_retries=cluster.max_failures,
+    )
+
+
+class _Actor:
+    """Calls one function on every row that Ray Data sends to an actor."""
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+        self.function = make()
+
+    def __call__(self, row: Mapping[str, bytes]) -> dict[str, bytes]:
+        return answer(row, self.function)
+
+
+def map_on_ray(call: Any, items: Sequence[Any], **options: Any) -> Generator[Any]:
+    """Yield the result of each item in any order; `call` is a function or a class that takes a row and returns `answer`'s.
+
+    `options` are those of `Dataset.map`. Raises errors that a user can cause as they are, any other as ClusterError. Ray Data
+    restarts a process that died without end unless `options` limit it (`max_retries` of tasks, `max_restarts` of actors).
     """
     if not items:
         return
@@ -192,7 +231,7 @@ def map_items(call: Any, items: Sequence[Any], **options: Any) -> Generator[Any]
 
 
 def answer(row: Mapping[str, bytes], function: Callable[[Any], Any]) -> dict[str, bytes]:
-    """Compute one item for `map_items`. What fails travels as a sentence: Ray would wrap it in a trace, and keep only its text."""
+    """Compute one item for `map_on_ray`. What fails travels as a sentence: Ray would wrap it in a trace, and keep only its text."""
     try:
         result = function(pickle.loads(row["item"]))
     except LisanError as error:

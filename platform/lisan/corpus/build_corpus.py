@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lisan.cluster.map_items import map_items
 from lisan.core.artifact import Draft, Kind, Ref
 from lisan.core.errors import LisanError
 from lisan.core.stage import ClusterConfig, Run, Stage
@@ -43,17 +44,16 @@ SAY_EVERY_S = 5.0
 def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     """Run the three passes and return the counts of the manifest."""
     staging = draft.location / "staging"
-    each = _map_on_ray if config.cluster.num_workers else _map_here
     for name, source in config.sources.items():
         for sentence in describe_folders((*source.path, *source.pair_path), source.format):
             print(f"  {name}: {sentence}", flush=True)
     pieces = [piece for name, source in config.sources.items() for piece in plan_pieces(name, source)]
-    read = _watch(each(partial(read_piece, config=config, staging=staging), pieces, config.cluster), pieces)
+    read = _watch(map_items(partial(read_piece, config=config, staging=staging), pieces, config.cluster), pieces)
     facts = sum_read(config.sources, read)
     removed = _find_duplicates(config, pieces, read, staging)
     parts = _plan_parts(config, pieces, read, removed)
     write = partial(write_part, dedup=config.dedup.exact, staging=staging, target=draft.location)
-    for written in each(write, parts, config.cluster):
+    for written in map_items(write, parts, config.cluster):
         _add_written(facts[written["source"]], written)
     write_quarantine(read, staging, draft.location)
     staging.delete()
@@ -136,41 +136,21 @@ def _add_written(facts: Facts, written: Facts) -> None:
             facts["kept" if key == "records" else key] += value
 
 
-def _map_here(function: Callable[[Any], Facts], items: Sequence[Any], cluster: ClusterConfig) -> Iterator[Facts]:  # noqa: ARG001
-    yield from map(function, items)
-
-
-def _map_on_ray(function: Callable[[Any], Facts], items: Sequence[Any], cluster: ClusterConfig) -> Iterator[Facts]:
-    """Run the function on each item as a Ray Data task, in any order."""
-    from lisan.cluster.ray import answer, connect, map_items
-
-    connect(cluster)
-    yield from map_items(answer, items, fn_kwargs={"function": function}, **_resources(cluster, len(items)))
-
-
-def _resources(cluster: ClusterConfig, num_tasks: int) -> dict[str, Any]:
-    """As many tasks at once as there are workers: on two cores, eight processes spend their time importing."""
-    import ray
-
-    pool = ray.data.TaskPoolStrategy(size=min(cluster.num_workers, num_tasks))
-    return {"compute": pool, "num_cpus": min(1.0, cluster.cpus_per_worker), "max_retries": cluster.max_failures}
-
-
 def _remove_on_ray(
     keys_of: Callable[[int], pa.Table], numbers: Sequence[int], num_partitions: int, cluster: ClusterConfig
 ) -> pa.Table:
     """Bring equal keys together by hash, find the removals in every partition, gather them here."""
     import ray
 
-    from lisan.cluster.ray import in_one_sentence
+    from lisan.cluster.ray import in_one_sentence, task_options
 
     pieces = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
     keys = pieces.map_batches(
-        _read_keys, fn_kwargs={"keys_of": keys_of}, batch_format="pyarrow", **_resources(cluster, len(numbers))
+        _read_keys, fn_kwargs={"keys_of": keys_of}, batch_format="pyarrow", **task_options(cluster, len(numbers))
     )
     together = keys.repartition(num_partitions, keys=["key_low"])
     removals = together.map_batches(
-        find_removals, batch_format="pyarrow", batch_size=None, **_resources(cluster, num_partitions)
+        find_removals, batch_format="pyarrow", batch_size=None, **task_options(cluster, num_partitions)
     )
     with in_one_sentence():
         tables = [table for table in removals.iter_batches(batch_size=None, batch_format="pyarrow") if table.num_rows]

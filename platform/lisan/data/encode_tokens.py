@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lisan.cluster.map_items import map_items
 from lisan.core.artifact import Artifact, Draft, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.references import find_named, local_path, parse_refs
@@ -165,27 +166,11 @@ class _Job:
 
 
 def _run(job: _Job, blocks: Sequence[Block]) -> Iterator[tuple[Block, dict[str, int]]]:
-    """Yield every block with its counts, from this process or from Ray Data tasks, one a worker at a time."""
+    """Yield every block with its counts; Ray starts with the largest, so that no worker ends on a long one alone."""
     cluster = job.config.cluster
-    if cluster.num_workers == 0 or not blocks:
-        yield from map(job.encode, blocks)
-        return
-    import ray
-
-    from lisan.cluster.ray import answer, connect, map_items
-
-    connect(cluster)
-    # The largest first, so that no worker ends on a long one alone.
-    ordered = sorted(blocks, key=lambda block: block.num_bytes, reverse=True)
-    tasks = ray.data.TaskPoolStrategy(size=min(cluster.num_workers, len(ordered)))
-    yield from map_items(
-        answer,
-        ordered,
-        fn_kwargs={"function": job.encode},
-        compute=tasks,
-        num_cpus=min(1.0, cluster.cpus_per_worker),
-        max_retries=cluster.max_failures,
-    )
+    if cluster.num_workers:
+        blocks = sorted(blocks, key=lambda block: block.num_bytes, reverse=True)
+    yield from map_items(job.encode, blocks, cluster)
 
 
 def tokenizer_place(config: EncodeConfig, parents: Iterable[Artifact]) -> Location | str:

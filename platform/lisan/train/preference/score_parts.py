@@ -5,12 +5,11 @@ digit what the workers of train_dpo would compute for themselves alone.
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
 
 from lisan.cluster.config import Precision
+from lisan.cluster.map_items import map_with_state
 from lisan.cluster.precision import Resolved, find_precision
 from lisan.cluster.worker import ProcessGroup, Worker, share_threads
 from lisan.core.artifact import Artifact
@@ -94,7 +93,7 @@ class ReferenceModel:
         tokens = self.job.tokens
         return {"": RowReader(tokens), **({MISMATCHED: MismatchedReader(tokens)} if self.job.config.mismatched else {})}
 
-    def score(self, part: Part) -> int:
+    def __call__(self, part: Part) -> int:
         """Score and keep a part; return the rows it has."""
         batches = [row_ids for row_ids, _ in Worker().deal(self.job.num_rows, self.job.config.micro_rows)]
         mine = batches[part.index * PART_BATCHES : (part.index + 1) * PART_BATCHES]
@@ -104,12 +103,6 @@ class ReferenceModel:
 
     def close(self) -> None:
         self.group.__exit__()
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
-        """Be asked by Ray Data."""
-        from lisan.cluster.ray import answer
-
-        return answer(row, self.score)
 
 
 def find_device(cluster: ClusterConfig) -> str:
@@ -143,29 +136,12 @@ def find_precisions(cluster: ClusterConfig) -> list[Resolved]:
         return [*([find_precision(device)] if here in nodes else []), *ray.get(asked)]
 
 
-def score_here(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:
-    with closing(ReferenceModel(job)) as reference:
-        yield from map(reference.score, parts)
-
-
-def score_on_ray(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:
-    """Map parts through a pool of actors, each with a model of its own."""
-    if not parts:
-        return
-    import ray
-
-    from lisan.cluster.ray import connect, map_items
-
+def score_parts(job: ScoreJob, parts: Sequence[Part]) -> Generator[int]:
+    """Score parts in this process or in a pool of Ray actors, each with a model of its own; yield their row counts."""
     cluster = job.config.cluster
-    connect(cluster)
-    check_capacity(cluster)
-    yield from map_items(
-        ReferenceModel,
-        parts,
-        fn_constructor_kwargs={"job": job},
-        compute=ray.data.ActorPoolStrategy(size=min(cluster.num_workers, len(parts))),
-        num_cpus=min(1.0, cluster.cpus_per_worker),
-        num_gpus=1.0 if cluster.use_gpu else None,
-        max_restarts=cluster.max_failures,
-        max_task_retries=cluster.max_failures,
-    )
+    if cluster.num_workers and parts:
+        from lisan.cluster.ray import connect
+
+        connect(cluster)
+        check_capacity(cluster)
+    yield from map_with_state(partial(ReferenceModel, job), parts, cluster)

@@ -26,7 +26,7 @@ from lisan.data.rows import RowReader
 from lisan.train.config import ScoreConfig, as_training, inputs_of, parents_of
 from lisan.train.preference.kto import MismatchedReader
 from lisan.train.preference.reference import REFERENCE, join_scores, read_scores, write_scores
-from lisan.train.preference.score_parts import Part, ScoreJob, find_precisions, score_here, score_on_ray
+from lisan.train.preference.score_parts import Part, ScoreJob, find_precisions, score_parts
 from lisan.train.setup.base_model import check_context, check_folders, check_vocabulary
 
 
@@ -40,9 +40,8 @@ def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[st
     job = ScoreJob(config, tokens, draft.parents, parts, len(RowReader(tokens)), resolved.precision)
     plan = job.plan()
     missing = [plan[index] for index in list_missing(job.parts, [part.path for part in plan], "scored")]
-    score = score_on_ray if config.cluster.num_workers else score_here
     progress = ItemProgress("scored", "rows", sum(map(job.count_rows, missing)), run.log_metrics)
-    with closing(score(job, missing)) as scored:
+    with closing(score_parts(job, missing)) as scored:
         for count in scored:
             progress.add(count)
     return {"rows": job.num_rows, "precision": resolved.precision.value, **_join(job, plan, draft.location)}
