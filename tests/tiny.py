@@ -257,3 +257,11 @@ def save_model(model: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write config.json and model.safetensors in `dtype`, as transformers itself does."""
     quiet_transformers()
     model.to(dtype).save_pretrained(folder)
+
+
+def generate_greedily(model: Any, prompt: Sequence[int], num_tokens: int) -> list[int]:
+    """Return the ids of transformers' greedy reply: the reference for vLLM and llama.cpp."""
+    ids = torch.tensor([list(prompt)])
+    reply = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False)
+    found: list[int] = reply[0, len(prompt) :].tolist()
+    return found

@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 import pytest
 import torch
-from tiny import SHAPE, no_run, silent, train_config
+from tiny import SHAPE, generate_greedily, no_run, silent, train_config
 
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
@@ -458,7 +458,7 @@ def test_llama_cpp_reads_and_answers_as_transformers_does(exported: Artifact) ->
         engine.reset()
         engine.eval(prompt)
         assert torch.tensor(engine.scores[len(prompt) - 1]).allclose(logits[-1], atol=0.05)
-        reply = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
+        reply = generate_greedily(model, prompt, 12)
         theirs: list[int] = []
         while len(theirs) < len(reply):
             theirs.append(int(engine.scores[engine.n_tokens - 1].argmax()))

@@ -15,8 +15,7 @@ from typing import Any
 from unicodedata import normalize
 
 import pytest
-import torch
-from tiny import SHAPE, WORDS, no_run, sentence, silent, train_config
+from tiny import SHAPE, WORDS, generate_greedily, no_run, sentence, silent, train_config
 
 from lisan.core.artifact import Store
 from lisan.core.stage import StorageConfig, run_stage
@@ -131,10 +130,7 @@ def ask_vllm(folder: Path, prompts: list[list[int]], end: int) -> list[list[int]
 
 
 def generate(folder: Path, prompt: list[int]) -> list[int]:
-    model = load_model(str(folder)).eval()
-    reply = model.generate(torch.tensor([prompt]), max_new_tokens=MAX_TOKENS, do_sample=False)
-    ids: list[int] = reply[0, len(prompt) :].tolist()
-    return ids
+    return generate_greedily(load_model(str(folder)).eval(), prompt, MAX_TOKENS)
 
 
 def test_llama_cpp_cuts_composed_text_as_the_tokenizer_does(exported: Path, llama_cpp: Any) -> None:

@@ -1,4 +1,4 @@
-"""One real Serve application over vLLM, asked by the `openai` client and compared with `generate`.
+"""A real Serve application with vLLM, queried by the `openai` client and compared with transformers' `generate`.
 
 The model is taught one Arabic reply by a tokenizer that never saw Arabic, so that every letter is two tokens.
 """
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import generate_greedily
 
 from lisan.inference.config import AutoscalingConfig, Dtype, EngineConfig, ServeConfig
-from lisan.inference.endpoint import Endpoint, find_free_port, start
+from lisan.inference.endpoint import Endpoint, find_free_port, serving, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 NUM_CPUS = 4
@@ -95,9 +96,8 @@ def endpoint(local_ray: None, folder: Path) -> Iterator[Endpoint]:
     # float32, as in the reference: bfloat16 rounds close calls the other way.
     engine = EngineConfig(dtype=Dtype.float32, kv_cache_gb=0.1, max_num_seqs=8)
     config = ServeConfig(path=str(folder), port=port, engine=engine, autoscaling=AutoscalingConfig(max_replicas=1))
-    running = start(config, say=lambda _: None)
-    yield running
-    running.stop()
+    with serving(config, say=lambda _: None) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +116,7 @@ def reference(folder: Path) -> Any:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
-    def generate(prompt: str, num_tokens: int) -> list[int]:
-        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False)
-        continuation: list[int] = out[0, ids.shape[1] :].tolist()
-        return continuation
-
-    return generate
+    return lambda prompt, num_tokens: generate_greedily(model, tokenizer(prompt)["input_ids"], num_tokens)
 
 
 def test_the_endpoint_lists_the_model_under_its_registered_name(client: Any) -> None:
