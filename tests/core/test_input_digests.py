@@ -123,9 +123,7 @@ def test_a_folder_that_is_gone_is_said(base: Path, config: CopyConfig) -> None:
     (base / "config.json").unlink()
     said: list[str] = []
     build(config, said)
-    assert said == [
-        f"model/m@v1 exists, nothing to do; of the files that it was made from 1 is gone, first {base}/config.json"
-    ]
+    assert said == [f"model/m@v1 exists, nothing to do; of its input files 1 is gone, first {base}/config.json"]
 
 
 def test_an_artifact_of_an_older_version_stays(base: Path, config: CopyConfig) -> None:

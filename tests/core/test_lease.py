@@ -114,7 +114,7 @@ def test_a_builder_elsewhere_that_is_silent_is_followed(
     with take():
         assert file.read_json()["nonce"] != "theirs"
     assert [line.split(";")[0].split(" since")[0] for line in said] == [
-        f"model/x@v1 was begun by far pid {describe_self()['pid']}"
+        f"model/x@v1 was started by far pid {describe_self()['pid']}"
     ] * 2
 
 
@@ -145,7 +145,7 @@ def test_a_builder_that_was_taken_for_dead_stops(file: Location, take: Callable[
                 file.write_json(elsewhere())
                 time.sleep(0.3)
 
-    with pytest.raises(ArtifactError, match=r"model/x@v1 was taken over by far pid .* this process gave no sign"):
+    with pytest.raises(ArtifactError, match=r"model/x@v1 was taken over by far pid .* this process sent no heartbeat"):
         build()
 
 

@@ -18,8 +18,8 @@ from lisan.core.stage import (
     StageConfig,
     StorageConfig,
     check_gpus,
-    guess_root,
     run_stage,
+    warn_of_default_root,
 )
 from lisan.core.storage import default_root
 
@@ -200,9 +200,9 @@ def test_an_impossible_cluster_is_refused(values: dict[str, int], said: str) -> 
 
 def test_a_root_that_a_submitted_job_guessed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LISAN_HOME", raising=False)
-    assert not guess_root(default_root())
+    assert not warn_of_default_root(default_root())
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert "the cluster knows no LISAN_HOME" in guess_root(default_root())
-    assert not guess_root("s3://bucket/prefix")
+    assert "the cluster has no LISAN_HOME" in warn_of_default_root(default_root())
+    assert not warn_of_default_root("s3://bucket/prefix")
     monkeypatch.setenv("LISAN_HOME", "/data")
-    assert not guess_root(default_root())
+    assert not warn_of_default_root(default_root())

@@ -122,7 +122,7 @@ def test_the_others_let_the_first_speak(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("time.sleep", waited.append)
     for rank in (0, 1):
         monkeypatch.setenv("RANK", str(rank))
-        with pytest.raises(ConfigError), torchrun.first_speaks():
+        with pytest.raises(ConfigError), torchrun.first_reports():
             raise ConfigError("wrong")
     assert waited == [torchrun.PATIENCE_S]
 
@@ -130,5 +130,5 @@ def test_the_others_let_the_first_speak(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_bare_process_is_the_first_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert (torchrun.is_first(), torchrun.num_peers()) == (True, 1)
+    assert (torchrun.is_first(), torchrun.num_processes()) == (True, 1)
     torchrun.check_alone("any")

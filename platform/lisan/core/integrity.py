@@ -1,9 +1,8 @@
-"""Checks that the files of an artifact are those that its manifest lists.
+"""Opens files of an artifact and checks them against its manifest.
 
-In: the folder of an artifact, and a path below it. Out: the file, opened or local, or one ArtifactError that names the file, the
-artifact and the job to run again. Sizes are compared when an artifact is opened, hashes when a file is first read on a machine;
-a file that was hashed leaves a mark under its path, size and time of change, so that it is hashed once. Every reader of an
-artifact's files goes through here; a folder without a manifest is read as it is.
+Sizes are compared when an artifact is opened, hashes when a file is first read on a machine. A verified file leaves a mark
+under its path, size and modification time, so that it is hashed once. An ArtifactError names the file, the artifact and
+the job to run again. A folder without a manifest is read unchecked.
 """
 
 import hashlib
@@ -31,9 +30,9 @@ else:
 
 MANIFEST = "manifest.json"
 SETTLED_S = 2.0
-"A file that changed within this time leaves no mark: it could change again with the same time of change (S3 tells seconds)."
-SAID_BYTES = 2 << 30
-"Hashing more than this, one to ten seconds, is announced."
+"A file younger than this leaves no mark: it could change again with the same modification time (S3 counts in seconds)."
+ANNOUNCED_BYTES = 2 << 30
+"Hashing more than this takes one to ten seconds and is announced."
 CHUNK_BYTES = 4 << 20
 
 Files = Mapping[str, Mapping[str, Any]]
@@ -42,7 +41,7 @@ Files = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Listed:
-    """A folder whose files are known."""
+    """A folder with the list of its files."""
 
     folder: Location
     files: Files = field(repr=False)
@@ -50,12 +49,12 @@ class Listed:
     "Its name in messages."
     remedy: str
 
-    def damaged(self, path: str, said: str) -> ArtifactError:
-        return ArtifactError(f"{self.what} is damaged: {self.folder / path} {said}; {self.remedy}")
+    def damaged(self, path: str, fault: str) -> ArtifactError:
+        return ArtifactError(f"{self.what} is damaged: {self.folder / path} {fault}; {self.remedy}")
 
 
 def read_manifest(folder: Location) -> dict[str, Any]:
-    """Return the manifest of a finished artifact; ArtifactError when it is cut off or no manifest."""
+    """Return the manifest of a finished artifact; ArtifactError when it is cut off or not a manifest."""
     try:
         manifest: dict[str, Any] = (folder / MANIFEST).read_json()
         _ = manifest["ref"], manifest["fingerprint"], manifest["config"], manifest["parents"], manifest["facts"]
@@ -73,7 +72,7 @@ def list_files(folder: Location, manifest: Mapping[str, Any]) -> Listed:
 
 
 def check_sizes(listed: Listed) -> None:
-    """Raise ArtifactError for the first file that is missing or has another size; reads nothing but the listing."""
+    """Raise ArtifactError for the first file that is missing or has another size; reads only the listing."""
     sizes = {file.relative_to(listed.folder): size for file, size in listed.folder.walk()}
     for path, facts in listed.files.items():
         if path not in sizes:
@@ -83,24 +82,24 @@ def check_sizes(listed: Listed) -> None:
 
 
 def check_hashes(listed: Listed, paths: Iterable[str] | None = None) -> None:
-    """Hash the files that have no mark yet, several at once; ArtifactError for the first that is not what was written."""
-    looked = {path: _look(listed.folder / path) for path in (listed.files if paths is None else paths)}
-    todo = [path for path, info in looked.items() if not _place_of_mark(listed, path, info).exists()]
+    """Hash the files without a mark, in parallel; ArtifactError for the first whose hash differs."""
+    infos = {path: _look(listed.folder / path) for path in (listed.files if paths is None else paths)}
+    todo = [path for path, info in infos.items() if not _mark_path(listed, path, info).exists()]
     num_bytes = sum(listed.files[path]["bytes"] for path in todo)
-    if num_bytes > SAID_BYTES:
+    if num_bytes > ANNOUNCED_BYTES:
         print(f"  checking {len(todo):,} files of {listed.what} ({num_bytes / 1e9:.1f} GB)", flush=True)
 
     def check(path: str) -> None:
-        if looked[path].type == pafs.FileType.NotFound:
+        if infos[path].type == pafs.FileType.NotFound:
             raise listed.damaged(path, "is missing")
-        _compare(listed, path, hash_file(listed.folder / path), looked[path])
+        _compare(listed, path, hash_file(listed.folder / path), infos[path])
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         list(threads.map(check, todo))
 
 
 def fetch_folder(folder: Location) -> Path:
-    """Return an artifact's folder, or any other, as a local path, its files hashed."""
+    """Return a folder as a local path; the files of an artifact are verified."""
     local = folder.local_folder()
     listed = _find_list(folder)
     if listed is not None:
@@ -109,7 +108,7 @@ def fetch_folder(folder: Location) -> Path:
 
 
 def fetch_file(folder: Location, path: str) -> Path:
-    """Return one file of an artifact as a local path, hashed."""
+    """Return one file of an artifact as a verified local path."""
     listed, local = _find_list(folder), (folder / path).local_file()
     if listed is not None and path in listed.files:
         own = {local.name: listed.files[path]}
@@ -118,11 +117,11 @@ def fetch_file(folder: Location, path: str) -> Path:
 
 
 def open_file(folder: Location, path: str) -> "pa.NativeFile":
-    """Open one file of an artifact for reading at any place; hashed before, and then held in memory where it lies elsewhere."""
+    """Open one file of an artifact for random access, verified; a remote file without a mark is read into memory once."""
     file, listed = folder / path, _find_list(folder)
     if listed is not None and path in listed.files:
         info = _look(file)
-        if not file.is_local and not _place_of_mark(listed, path, info).exists():  # one journey instead of two
+        if not file.is_local and not _mark_path(listed, path, info).exists():  # one transfer instead of two
             data = file.read_bytes()
             _compare(listed, path, hashlib.sha256(data).hexdigest(), info)
             return pa.BufferReader(data)
@@ -131,7 +130,7 @@ def open_file(folder: Location, path: str) -> "pa.NativeFile":
 
 
 def hash_files(folder: Location, sizes: Mapping[str, int]) -> Files:
-    """Return the facts of files that were just written, and mark them as hashed on this machine."""
+    """Return size and hash of files that were just written, and mark them as verified on this machine."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         hashes = threads.map(lambda path: hash_file(folder / path), sizes)
         files = {path: {"bytes": sizes[path], "sha256": sha} for path, sha in zip(sizes, hashes, strict=True)}
@@ -149,7 +148,7 @@ def hash_file(file: Location) -> str:
 
 
 def _remedy(listed: Listed, local: Path) -> str:
-    """Name what to delete: of a copy from an object store the copy, which is fetched again."""
+    """Return the remedy for a damaged file; for a copy from an object store, delete the copy first."""
     if listed.folder.is_local:
         return listed.remedy
     return f"delete {local}, which is fetched again; if that does not help, {listed.remedy}"
@@ -161,7 +160,7 @@ def _find_list(folder: Location) -> Listed | None:
 
 
 @lru_cache(maxsize=32)
-def _read_list(folder: Location, mtime_ns: int) -> Listed:  # noqa: ARG001  an artifact that was built again has another
+def _read_list(folder: Location, mtime_ns: int) -> Listed:  # noqa: ARG001  an artifact that was built again has another mtime
     return list_files(folder, read_manifest(folder))
 
 
@@ -170,7 +169,7 @@ def _look(file: Location) -> "pafs.FileInfo":
 
 
 def _compare(listed: Listed, path: str, found: str, info: "pafs.FileInfo") -> None:
-    """Raise ArtifactError where the hash is another than was written, or else mark the file as it was looked at before."""
+    """Raise ArtifactError when the hash differs from the manifest; otherwise mark the file as verified."""
     wanted = listed.files[path]["sha256"]
     if found != wanted:
         raise listed.damaged(path, f"is not what was written (sha256 {found[:12]}, not {wanted[:12]})")
@@ -180,13 +179,13 @@ def _compare(listed: Listed, path: str, found: str, info: "pafs.FileInfo") -> No
 def _mark(listed: Listed, path: str, info: "pafs.FileInfo") -> None:
     if info.mtime is None or time.time() - info.mtime_ns / 1e9 < SETTLED_S:
         return
-    place = _place_of_mark(listed, path, info)
-    with suppress(OSError):  # without a place for marks files are hashed again
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
+    mark = _mark_path(listed, path, info)
+    with suppress(OSError):  # without a mark the file is hashed again
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
 
 
-def _place_of_mark(listed: Listed, path: str, info: "pafs.FileInfo") -> Path:
+def _mark_path(listed: Listed, path: str, info: "pafs.FileInfo") -> Path:
     state = json.dumps([str(listed.folder / path), info.size, info.mtime_ns, listed.files[path]["sha256"]])
     name = hashlib.sha256(state.encode()).hexdigest()
     return cache_folder() / "hashed" / name[:2] / name[2:34]

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: a request that work ends where it can go on later.
+"""Ctrl-C and SIGTERM as a request to end at a point from which the work can resume.
 
-Outside of an `Interruption` both raise KeyboardInterrupt at once; inside of one, the first sets a flag that the work looks at.
+Outside of an `Interruption` both raise KeyboardInterrupt at once; inside, the first sets a flag that the work polls.
 """
 
 import os
@@ -12,7 +12,7 @@ from lisan.core.progress import say
 from lisan.core.torchrun import is_first
 
 GRACE_S = 30.0
-"How long work may go on after it was asked to end, until its checkpoint is written."
+"Time that work has after a request to end, to write a checkpoint."
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -21,15 +21,15 @@ def raise_interrupt(*_: object) -> None:
 
 
 def is_main_thread() -> bool:
-    """Whether signals can be received here at all."""
+    """Tell whether this thread can receive signals."""
     return threading.current_thread() is threading.main_thread()
 
 
 class Interruption:
-    """Tells by being called whether work was asked to end; a second signal ends the process at once.
+    """Callable that tells whether the work was asked to end; a second signal ends the process at once.
 
-    Raises KeyboardInterrupt in the block when `grace_s` have passed since the request, and after it when the block ended by
-    itself. Outside of the main thread it never receives a request.
+    Raises KeyboardInterrupt in the block `grace_s` after the request, or after the block when it ended by itself. Outside of
+    the main thread it never receives a request.
     """
 
     def __init__(self, grace_s: float = GRACE_S) -> None:
@@ -56,15 +56,15 @@ class Interruption:
 
     def _ask(self, *_: object) -> None:
         self._is_asked = True
-        # torchrun hands on the signal that the terminal has sent to all of us, and kills its workers after 30 s itself.
+        # torchrun forwards the signal that the terminal sent to all processes, and kills its workers after 30 s itself.
         is_alone = "TORCHELASTIC_RUN_ID" not in os.environ
         again = signal.SIG_DFL if is_alone else signal.SIG_IGN
         for other in SIGNALS:
             signal.signal(other, again)
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, raise_interrupt)
-        # A signal and no flag, for the main thread may wait for a lock.
+        # A signal instead of a flag, because the main thread may wait for a lock.
         wake = threading.main_thread().ident
-        assert wake is not None  # it runs
+        assert wake is not None
         self._timer = threading.Timer(self.grace_s, signal.pthread_kill, (wake, signal.SIGALRM))
         self._timer.daemon = True
         self._timer.start()

@@ -1,14 +1,11 @@
-"""Libraries that are imported when something of them is first used.
-
-pyarrow takes longer to import than all else that `--help` needs.
-"""
+"""Imports a library when one of its attributes is first used: pyarrow takes longer to import than all else in `--help`."""
 
 from importlib import import_module
 from typing import Any
 
 
 def lazy_import(name: str) -> Any:
-    """Return an object with the attributes of the module, which it imports when it is first asked for one."""
+    """Return a stand-in for a module that imports it at the first attribute access."""
     return _Lazy(name)
 
 

@@ -1,9 +1,8 @@
-"""A lease on an artifact in the making, so that one process at a time builds it.
+"""Lease on an artifact, so that one process at a time builds it.
 
-In: where the lease's file lies, below the root that all builders share. Out: a context in which nobody else builds. Always: a
-holder on this machine counts as dead when its process is gone, one elsewhere when its file has not changed for a minute by this
-machine's clock; what a dead one held is taken over in one line. On a local disk a lock makes look and write one act; on an object
-store, which has none, the file is read again after two seconds, and the last writer has it.
+A holder on this machine counts as dead when its process is gone, one on another machine when its file has not changed for
+a minute by this machine's clock; the lease of a dead holder is taken over. On a local disk a lock makes read and write
+atomic; an object store has no lock, so the file is read again after two seconds and the last writer wins.
 """
 
 import fcntl
@@ -25,17 +24,17 @@ from lisan.core.storage import Location
 
 BEAT_S = 10.0
 SILENCE_S = 60.0
-"Without a beat a holder on another machine counts as dead."
+"Time without a heartbeat after which a holder on another machine counts as dead."
 SETTLE_S = 2.0
-"After which two writers of an object see the same one."
+"Time after which two writers of an object read the same contents."
 SAME_START_S = 2.0
-"Two readings of when a process started differ by less: the clock that they are computed from is adjusted."
+"Two readings of the start time of one process differ by less; they depend on an adjusted clock."
 
 Holder = Mapping[str, Any]
 
 
 class Lease:
-    """The right to build `what`; entering raises ArtifactError while another process that lives has it."""
+    """The right to build `what`; entering raises ArtifactError while a living process holds it."""
 
     def __init__(self, file: Location, what: str, say: Callable[[str], None] = print) -> None:
         self.file, self.what, self.say = file, what, say
@@ -49,7 +48,7 @@ class Lease:
         if held is not None:
             if (living := self._find_living(held)) is not None:
                 raise self._refused(living)
-            self.say(f"{self.what} was begun by {_name(held)}, which is gone; this process takes it over")
+            self.say(f"{self.what} was started by {_name(held)}, which is gone; this process takes it over")
         with _locked(self.file):
             now = self._read()
             if now is not None and now["nonce"] != (held or {}).get("nonce"):
@@ -64,10 +63,10 @@ class Lease:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._ended.set()
-        self._thread.join(BEAT_S)  # or it would write the file again
+        self._thread.join(BEAT_S)  # otherwise it would write the file again
         if self._successor is not None:
             raise ArtifactError(
-                f"{self.what} was taken over by {_name(self._successor)}, because this process gave no sign for "
+                f"{self.what} was taken over by {_name(self._successor)}, because this process sent no heartbeat for "
                 f"{SILENCE_S:.0f} s; wait for that one, or choose another name or version"
             ) from error
         with suppress(OSError):
@@ -75,24 +74,24 @@ class Lease:
                 self.file.delete()
 
     def _beat(self) -> None:
-        """Change the file now and then; interrupt the work when another process has it."""
+        """Write a heartbeat every BEAT_S; interrupt the work when another process holds the lease."""
         for beat in range(1, 1 << 40):
             if self._ended.wait(BEAT_S):
                 return
-            with suppress(OSError):  # storage that is away for a moment
+            with suppress(OSError):  # storage that does not answer for a moment
                 held = self._read()
                 if held is not None and held["nonce"] != self._own["nonce"]:
                     self._successor = held
-                    # A signal to the main thread itself wakes it where it sleeps or waits.
+                    # A signal to the main thread wakes it from a sleep or a wait.
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 self.file.write_json({**self._own, "beat": beat})
 
     def _find_living(self, held: Holder) -> Holder | None:
-        """Return who has the lease and lives."""
+        """Return the holder if it is alive, else None."""
         if held["place"] == self._own["place"]:
             return held if is_running(held["pid"], held["started"]) else None
-        self.say(f"{self.what} was begun by {_name(held)}; waiting up to {SILENCE_S:.0f} s for a sign of it")
+        self.say(f"{self.what} was started by {_name(held)}; waiting up to {SILENCE_S:.0f} s for its heartbeat")
         end = time.monotonic() + SILENCE_S
         while time.monotonic() < end:
             time.sleep(BEAT_S / 5)
@@ -115,12 +114,12 @@ class Lease:
 
 
 def describe_self() -> dict[str, Any]:
-    """Return what tells this process from every other, anywhere, at any time."""
+    """Return a description of this process that no other has, on any machine at any time."""
     import psutil
 
     return {
         "host": platform.node(),
-        "place": _describe_place(),
+        "place": _describe_machine(),
         "pid": os.getpid(),
         "started": psutil.Process().create_time(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
@@ -130,8 +129,8 @@ def describe_self() -> dict[str, Any]:
 
 
 @cache
-def _describe_place() -> str:
-    """Return what two processes share whose ids can be compared: a start of a machine, and a container on it."""
+def _describe_machine() -> str:
+    """Return the boot id and container of this machine: process ids are comparable where both are equal."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     container = Path("/proc/self/ns/pid")
     parts = [boot.read_text().strip() if boot.exists() else ""]
@@ -141,7 +140,7 @@ def _describe_place() -> str:
 
 
 def is_running(pid: int, started: float) -> bool:
-    """Tell whether the process with that id lives and is the one that started then."""
+    """Tell whether a process with that id and start time is alive."""
     import psutil
 
     try:
@@ -154,7 +153,7 @@ def is_running(pid: int, started: float) -> bool:
 
 @contextmanager
 def _locked(file: Location) -> Iterator[None]:
-    """Keep the other processes of a local disk from the same block, where its file system has locks."""
+    """Hold a lock on the folder of a local file, where its file system has locks."""
     if not file.is_local:
         yield
         return

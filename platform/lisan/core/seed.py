@@ -1,4 +1,4 @@
-"""Named random streams: one integer seed and a path of labels give one independent stream, the same on every machine."""
+"""Named random streams: an integer seed and labels give an independent stream, equal on every machine."""
 
 import hashlib
 import random

@@ -1,7 +1,7 @@
-"""What every stage has in common: where it runs, what it makes, and the one path from a config to an artifact.
+"""Runs a stage: a frozen config becomes an artifact.
 
-In: a stage's frozen config. Out: an `Artifact`. Always: a second run of the same config does nothing; another config
-under the same name@version is refused; a run that dies leaves nothing visible. `lisan.recipes.jobs` is the only caller.
+A second run of the same config does nothing; another config under the same name@version is refused; a run that dies leaves
+no visible artifact.
 """
 
 import math
@@ -19,10 +19,10 @@ from lisan.core.input_digests import digest_inputs
 from lisan.core.lease import Lease
 from lisan.core.progress import doing, say
 from lisan.core.storage import check_root, default_root
-from lisan.core.torchrun import check_alone, check_together, first_speaks
+from lisan.core.torchrun import check_alone, check_together, first_reports
 
 MAX_VALIDATION_S = 1500
-"Leaves the workers, which wait for half an hour until a checkpoint is settled, time for the rest of it."
+"Workers wait half an hour for a checkpoint; the rest of that time is for writing it."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,7 @@ class TrackingConfig:
     "MLflow tracking URI; null means MLFLOW_TRACKING_URI, or else a sqlite store under the root."
     experiment: str = "lisan"
     system_metrics_every_s: float = 10.0
-    "Between two readings of how busy the driver's machine is, logged as system/*; 0 logs none."
+    "Seconds between two samples of the load of the driver's machine, logged as system/*; 0 logs none."
 
     def __post_init__(self) -> None:
         if not 0 <= self.system_metrics_every_s < math.inf:
@@ -48,7 +48,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterConfig:
-    """How a stage is executed. Never part of an artifact's identity."""
+    """Where and how a stage runs; not part of an artifact's identity."""
 
     num_workers: int = 0
     "Training workers (one per GPU); 0 trains in this process without Ray."
@@ -57,21 +57,21 @@ class ClusterConfig:
     use_gpu: bool = False
     cpus_per_worker: float = 1.0
     threads_per_worker: int = 0
-    "Compute threads of a worker; 0 leaves the choice to torch, and on CPU shares the node's cores among its workers."
+    "Compute threads of a worker; 0 means torch's default on GPU, and an equal share of the node's cores on CPU."
     address: str | None = None
     "Ray cluster to join; null joins the one this job runs in, or starts one on this machine."
     max_failures: int = 3
-    "How often a failed worker group is restarted from its last checkpoint, and a process of Ray Data that died."
+    "Number of restarts of a failed worker group, from its last checkpoint, and of a dead process of Ray Data."
     validation_timeout_s: int = 1200
-    "A checkpoint whose validation beside training takes longer stays without its losses; less than half an hour."
+    "Timeout in s of asynchronous validation; on timeout the checkpoint has no loss."
     collective_timeout_s: int = 600
-    "During set-up a collective that waits longer than this has lost a peer, and the run restarts."
+    "Timeout in s of a collective during set-up; then the run restarts."
     step_timeout_s: int = 300
-    """The same after the first step, for collectives and for a worker that hangs outside of them; where steps are slow it
-    grows to five times the slowest. Watched where somebody starts a worker again: Ray Train, torchrun."""
+    """Timeout in s of a training step, of its collectives and of the rest; it grows to five times the slowest step.
+    Has an effect where workers are restarted: Ray Train, torchrun."""
     peak_tflops: float | None = None
-    """TFLOP/s that a training worker's device is capable of, what MFU is a share of; null takes the data sheet's where the
-    GPU is known, or else measures for less than a second, 0 leaves MFU out."""
+    """Peak TFLOP/s of a training worker's device, the denominator of MFU; null takes the data sheet of a known GPU, or else
+    measures for less than a second; 0 leaves MFU out."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 0 or self.num_nodes < 1:
@@ -113,7 +113,7 @@ class StageConfig:
 
 
 class Run(Protocol):
-    """What a stage may tell the tracker while it works; it pickles into workers."""
+    """Records metrics, checkpoints, files and tags of a running stage; it pickles into workers."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
     def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None: ...
@@ -122,7 +122,7 @@ class Run(Protocol):
 
 
 class SilentRun:
-    """A run that nobody watches: tests and bare processes."""
+    """A run that records nothing."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         pass
@@ -139,7 +139,7 @@ class SilentRun:
 
 @dataclass(frozen=True)
 class Stage:
-    """A named step of the way from text to replies.
+    """A job that makes an artifact.
 
     `build(config, draft, run)` writes files into the draft and returns the counts and metrics of the manifest.
     """
@@ -150,35 +150,34 @@ class Stage:
     parents: Callable[[Any], tuple[Ref, ...]]
     build: Callable[[Any, Draft, Run], Mapping[str, Any]]
     check: Callable[[Any, Store], None] | None = None
-    "Everything that can be known to be wrong before a machine is taken."
+    "Raises ConfigError or DataError before any machine is taken."
     join: Callable[[Any, Draft], None] | None = None
-    """What the other processes do while the first builds, where torchrun started several; None for a stage that is built by
-    one."""
+    "Runs in the other processes of torchrun while the first builds; None for a stage of one process."
     inputs: Callable[[Any], Iterable[str | None]] = lambda _: ()
-    "What the config names beside artifacts: folders, files, hub ids. What lies there is part of the artifact's identity."
+    "Folders, files and hub ids that the config names; digests of their files are part of the artifact's identity."
 
 
 OpenRun = Callable[[Stage, Any, tuple[Artifact, ...]], AbstractContextManager[Run]]
 
 
 def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str], None] = say) -> Artifact:
-    """Build what `config` describes, or return it when it exists. Of several processes the first calls it.
+    """Build the artifact of `config`, or return it when it exists; only the first process of torchrun does.
 
     Raises ArtifactError when the ref exists with another config or a parent is missing.
     """
-    if said := guess_root(config.storage.root):
-        say(said)
-    with doing("checking the config and what it names"):
+    if warning := warn_of_default_root(config.storage.root):
+        say(warning)
+    with doing("checking the config and its inputs"):
         store, ref, (parents, inputs), existing = _resolve(stage, config)
     if existing is None:
         with Lease(store.lease(ref), str(ref), say):
-            existing = store.find(ref, config, parents, inputs)  # another process may have finished it just now
+            existing = store.find(ref, config, parents, inputs)  # another process may have finished it meanwhile
             if existing is None:
                 draft = store.begin(ref, config, parents, inputs, stage.job)
                 return _build(stage, config, draft, open_run, say)
     gone = [file for file in existing.manifest.get("inputs", ()) if file not in inputs]
     are = f"{len(gone)} {'is' if len(gone) == 1 else 'are'} gone, first {gone[0]}" if gone else ""
-    say(f"{ref} exists, nothing to do" + (f"; of the files that it was made from {are}" if gone else ""))
+    say(f"{ref} exists, nothing to do" + (f"; of its input files {are}" if gone else ""))
     return existing
 
 
@@ -197,22 +196,22 @@ def _build(stage: Stage, config: Any, draft: Draft, open_run: OpenRun, say: Call
 
 
 def join_stage(stage: Stage, config: Any) -> None:
-    """Be one of the other processes that torchrun started: check what the first does, share its work, write and track nothing."""
-    with first_speaks():
-        store, ref, origin, existing = _resolve(stage, config)
+    """Run another process of torchrun: make the same checks as the first, share its work, write and track nothing."""
+    with first_reports():
+        store, ref, sources, existing = _resolve(stage, config)
         if existing is not None:
             return
-        draft = store.check_begun(ref, config, *origin)
-    assert stage.join is not None  # `_resolve` has seen to it
+        draft = store.check_begun(ref, config, *sources)
+    assert stage.join is not None  # checked by `_resolve`
     stage.join(config, draft)
 
 
-Origin = tuple[tuple[Artifact, ...], dict[str, str]]
+Sources = tuple[tuple[Artifact, ...], dict[str, str]]
 "The parents of an artifact and the digests of its inputs."
 
 
-def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, Origin, Artifact | None]:
-    """Return where an artifact is to be, what it is made from, and itself when it exists; refuse what cannot be built."""
+def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, Sources, Artifact | None]:
+    """Return store, ref, parents and input digests of an artifact, and the artifact if it exists; refuse a bad config."""
     if stage.join is None:
         check_alone(stage.job)
     check_together(config.cluster.num_workers, config.cluster.num_nodes)
@@ -221,29 +220,26 @@ def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, Origin, Artifact | 
     store = Store(config.storage.root)
     ref = Ref(stage.kind, config.name, config.version)
     parents = tuple(store.open(parent) for parent in stage.parents(config))
-    inputs = digest_inputs(place for place in stage.inputs(config) if place and not Ref.looks_like(place))
+    inputs = digest_inputs(name for name in stage.inputs(config) if name and not Ref.looks_like(name))
     existing = store.find(ref, config, parents, inputs)
     if existing is None and stage.check is not None:
         stage.check(config, store)
     return store, ref, (parents, inputs), existing
 
 
-def guess_root(root: str) -> str:
-    """Return what to say of a root that nobody gave a job that was sent to a cluster; nothing of any other.
-
-    `ray job submit` leaves the sender's environment behind.
-    """
+def warn_of_default_root(root: str) -> str:
+    """Return a warning for a submitted job whose root is the default: `ray job submit` drops the sender's environment."""
     is_sent = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if not is_sent or "LISAN_HOME" in os.environ or root != default_root():
         return ""
     return (
-        f"  storage.root is {root}, because the cluster knows no LISAN_HOME; give storage.root=... where `ray job submit` "
-        "was to use another"
+        f"  storage.root is {root}, because the cluster has no LISAN_HOME; set storage.root=... for `ray job submit` to use "
+        "another"
     )
 
 
 def check_gpus(cluster: ClusterConfig) -> None:
-    """Refuse GPUs that are not there where this machine is the cluster, before anything is read or Ray is started."""
+    """Refuse more GPUs than this machine has, unless the job runs on another cluster."""
     if not cluster.use_gpu or cluster.address or os.environ.get("RAY_ADDRESS"):
         return
     import torch
@@ -259,7 +255,7 @@ def check_gpus(cluster: ClusterConfig) -> None:
 
 
 def check_reachable(config: Any) -> None:
-    """Refuse a local root where several nodes must share it, and an object store that does not answer."""
+    """Refuse a local root for several nodes, and an object store that does not answer."""
     if config.cluster.num_nodes > 1 and "://" not in config.storage.root:
         raise ConfigError(
             f"storage.root {config.storage.root} is a local path but cluster.num_nodes is {config.cluster.num_nodes}; "

@@ -1,6 +1,6 @@
-"""Places where artifacts live: a local folder or an object store, through one file system API (pyarrow.fs).
+"""Files and folders on a local disk or an object store, through one file system API (pyarrow.fs).
 
-A `Location` is a root URI and a path below it; it pickles as text and opens its file system where it is used. Local
+A `Location` is a root URI and a path below it; it pickles as text and opens its file system on use. Local
 roots are absolute paths; others are URIs such as `s3://bucket/prefix?region=eu-west-1` or `gs://bucket/prefix`.
 """
 
@@ -34,7 +34,7 @@ def default_root() -> str:
 
 
 def cache_folder() -> Path:
-    """Return where this machine keeps copies and marks of what lies on storage: `LISAN_CACHE`, or `~/.cache/lisan`."""
+    """Return the folder for local copies of remote files and for marks of verified files: `LISAN_CACHE`, or `~/.cache/lisan`."""
     return Path(os.environ.get("LISAN_CACHE", Path.home() / ".cache" / "lisan"))
 
 
@@ -59,7 +59,7 @@ def _open_root(root: str) -> "tuple[pafs.FileSystem, str]":
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of what a library says, without the credentials of a URL in it."""
+    """Return the first line of an error, without credentials of URLs."""
     return hide_credentials(first_line(error))
 
 
@@ -85,25 +85,25 @@ def check_root(root: str) -> None:
 
 
 @contextmanager
-def writing(place: "Location", what: str) -> Iterator[None]:
-    """Turn whatever a library says when it cannot write into one sentence; a full disk speaks in many voices."""
+def writing(location: "Location", what: str) -> Iterator[None]:
+    """Turn the errors of libraries that cannot write into one ArtifactError; they have many types for a full disk."""
     try:
         yield
     except (LisanError, ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError):
-        raise  # not of the storage
+        raise  # no errors of storage
     except Exception as error:
-        free = f" ({shutil.disk_usage(_existing(place)).free / 1e6:,.0f} MB free there)" if place.is_local else ""
+        free = f" ({shutil.disk_usage(_existing(location)).free / 1e6:,.0f} MB free there)" if location.is_local else ""
         raise ArtifactError(
-            f"{what} cannot be written to {place}{free}: {_reason(error)}; make room or set storage.root elsewhere, then run "
+            f"{what} cannot be written to {location}{free}: {_reason(error)}; make room or set storage.root elsewhere, then run "
             "the same command again"
         ) from error
 
 
 @contextmanager
-def workspace(place: "Location", name: str) -> Iterator[Path]:
-    """Give a local folder for what is to be uploaded to a place: the place itself, or a temporary one, which never stays."""
-    if place.is_local:
-        folder = Path(place.full_path)
+def workspace(location: "Location", name: str) -> Iterator[Path]:
+    """Yield a local folder for files to upload: the location itself, or a temporary folder that is deleted afterwards."""
+    if location.is_local:
+        folder = Path(location.full_path)
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
         return
@@ -111,8 +111,8 @@ def workspace(place: "Location", name: str) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def _existing(place: "Location") -> Path:
-    folder = Path(place.full_path)
+def _existing(location: "Location") -> Path:
+    folder = Path(location.full_path)
     return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
@@ -120,8 +120,8 @@ def _existing(place: "Location") -> Path:
 class Location:
     """A file or folder on storage.
 
-    Its text is for people, manifests and MLflow: the root's settings and credentials are not in it, and `resolve` brings the
-    settings back.
+    `str` is for people, manifests and MLflow: it leaves out the root's settings and credentials; `resolve` restores the
+    settings.
     """
 
     root: str
@@ -135,7 +135,7 @@ class Location:
         return f"{self.root.split('://')[0]}://{node}{self._full}"
 
     def resolve(self, text: str) -> "Location":
-        """Return the place of that text: below this one with its settings, anywhere else by what the text itself says."""
+        """Return the location of a text: with the settings of this one when it lies below, otherwise with its own."""
         here = str(self)
         if text == here:
             return self
@@ -178,21 +178,21 @@ class Location:
         return bool(self.file_system.get_file_info(self._full).type != pafs.FileType.NotFound)
 
     def list(self) -> list["Location"]:
-        """Return the entries of this folder by name; a folder that does not exist is empty."""
-        return [self / name for name in sorted(info.base_name for info in self._look())]
+        """Return the entries of this folder, sorted by name; a folder that does not exist is empty."""
+        return [self / name for name in sorted(info.base_name for info in self._list_infos())]
 
     def walk(self) -> Iterator[tuple["Location", int]]:
         """Yield every file below this folder with its size in bytes, by path."""
-        for info in sorted(self._look(recursive=True), key=lambda item: item.path):
+        for info in sorted(self._list_infos(recursive=True), key=lambda item: item.path):
             if info.type == pafs.FileType.File:
                 yield self / posixpath.relpath(info.path, self._full), info.size
 
-    def _look(self, recursive: bool = False) -> "Sequence[pafs.FileInfo]":
+    def _list_infos(self, recursive: bool = False) -> "Sequence[pafs.FileInfo]":
         selector = pafs.FileSelector(self._full, recursive=recursive, allow_not_found=True)
         try:
             return tuple(self.file_system.get_file_info(selector))
         except FileNotFoundError:
-            # The folder was made just then: Arrow looks twice, for its entries and for whether it is there.
+            # Arrow checks twice, for entries and for existence; the folder was created in between.
             return tuple(self.file_system.get_file_info(selector))
 
     def relative_to(self, folder: "Location") -> str:
@@ -215,7 +215,7 @@ class Location:
         return data
 
     def write_bytes(self, data: bytes) -> None:
-        """Write the whole file; on a local disk it appears at once or not at all."""
+        """Write the whole file, atomically on a local disk."""
         parent = posixpath.dirname(self._full)
         self.file_system.create_dir(parent, recursive=True)
         target = f"{self._full}.part" if self.is_local else self._full
@@ -231,7 +231,7 @@ class Location:
         self.write_bytes(json.dumps(value, ensure_ascii=False, indent=1, default=str).encode())
 
     def upload(self, folder: Path) -> None:
-        """Copy the contents of a local folder here; a no-op when the folder already is this place."""
+        """Copy the contents of a local folder here; does nothing when the folder is this one."""
         if self.is_local and Path(self._full).resolve() == folder.resolve():
             return
         self.make()
@@ -240,15 +240,15 @@ class Location:
         )
 
     def local_folder(self) -> Path:
-        """Return this folder as a local path; from an object store it is fetched once, and again when it has changed there."""
+        """Return this folder as a local path; from an object store it is fetched once, and again after it changes."""
         return Path(self._full) if self.is_local else self._fetch(pafs.FileSelector(self._full, recursive=True))
 
     def local_file(self) -> Path:
-        """Return this file as a local path, fetched as a folder is; who has opened it keeps what he opened."""
+        """Return this file as a local path, fetched as a folder is; an open file keeps its contents."""
         return Path(self._full) if self.is_local else self._fetch([self._full])
 
     def _fetch(self, what: "pafs.FileSelector | Sequence[str]") -> Path:
-        """Copy under another name first: what is in the cache is whole, for every process of this machine."""
+        """Copy to a temporary name first, so that the cache holds only complete copies."""
         target = cache_folder() / self._full.lstrip("/") / _state(self.file_system.get_file_info(what))
         if target.exists():
             return target
@@ -263,12 +263,12 @@ class Location:
             try:
                 part.rename(target)
             except OSError:
-                if not target.exists():  # another process was not faster
+                if not target.exists():  # no other process finished first
                     raise
         return target
 
 
 def _state(infos: "Sequence[pafs.FileInfo]") -> str:
-    """Hash names, sizes and times of files: what was written again is another one."""
+    """Hash names, sizes and modification times of files: a file that was written again has another hash."""
     lines = sorted(f"{info.path} {info.size} {info.mtime_ns}" for info in infos if info.type == pafs.FileType.File)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from typing import Any
 from lisan.core.command_line.run_job import run_job
 from lisan.core.progress import doing
 from lisan.core.stage import Stage, join_stage, run_stage
-from lisan.core.torchrun import check_alone, first_speaks, is_first
+from lisan.core.torchrun import check_alone, first_reports, is_first
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Job:
     def _run(self, config: Any) -> Any:
         stage = self.stage
         if stage is None:
-            with first_speaks():
+            with first_reports():
                 check_alone(self.name)
             return _load(self.action_path)(config)
         if not is_first():

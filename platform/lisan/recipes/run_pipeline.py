@@ -14,7 +14,7 @@ from lisan.core.config import SIGNED, compose
 from lisan.core.errors import ConfigError
 from lisan.core.identity import NOT_IDENTITY, to_plain
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
-from lisan.core.torchrun import check_alone, first_speaks
+from lisan.core.torchrun import check_alone, first_reports
 from lisan.recipes.comparison import ComparisonConfig, Place, compare
 from lisan.recipes.jobs import JOBS
 
@@ -59,7 +59,7 @@ class PipelineConfig:
 
 def run_pipeline(config: PipelineConfig, conf_dir: Path) -> dict[str, Any]:
     """Run the steps in order and return what each gave."""
-    with first_speaks():
+    with first_reports():
         check_alone("run_pipeline")
     if not config.steps:
         raise ConfigError("run_pipeline needs a recipe: add recipe=demo, or one of your own from conf/recipe")

@@ -10,7 +10,7 @@ from lisan.cluster.config import Precision
 from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.errors import ConfigError, DataError
 from lisan.core.identity import differing_keys, to_plain
-from lisan.core.torchrun import num_peers
+from lisan.core.torchrun import num_processes
 from lisan.model.parallel.fsdp import check_sharding
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.loop import check_rows
@@ -24,7 +24,7 @@ from lisan.train.setup.tensor_parallel_checks import check_model
 
 def check(config: TrainConfig, store: Store) -> None:
     """Refuse what cannot train: rows that do not divide, tokens of another vocabulary, a wrong mix."""
-    num_workers = config.cluster.num_workers or num_peers()
+    num_workers = config.cluster.num_workers or num_processes()
     check_sharding(config.sharding, num_workers, config.cluster.num_nodes)
     check_rows(config.loop, num_workers, config.sharding.tensor_workers)
     check_moments(config.optim)

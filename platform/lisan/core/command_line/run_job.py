@@ -14,7 +14,7 @@ from lisan.core.config import T, _composing, compose, compose_raw, load, registe
 from lisan.core.credentials import hide_credentials
 from lisan.core.errors import Interrupted, LisanError
 from lisan.core.interrupt import raise_interrupt
-from lisan.core.torchrun import first_speaks, is_first
+from lisan.core.torchrun import first_reports, is_first
 
 INTERRUPTED = 130
 "Exit code of a job that was asked to end, as after Ctrl-C in a shell."
@@ -38,7 +38,7 @@ def run_job(job_file: str, schema: type[T], action: Callable[[T], object]) -> No
         elif flags:
             _run_hydra(conf_dir, job, schema, action)
         else:
-            with first_speaks():
+            with first_reports():
                 config = compose(conf_dir, job, schema, arguments)
             action(config)
 
