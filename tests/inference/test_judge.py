@@ -14,7 +14,7 @@ from lisan.cluster.precision import find_precision
 from lisan.core.errors import ConfigError, DataError, ServingError
 from lisan.inference.answers import Answer, AnsweredPrompt
 from lisan.inference.config import RUBRIC, EndpointConfig, JudgeConfig, JudgeKind, TrafficConfig
-from lisan.inference.judge import check_judge, judge_answers, make_judge, read_score
+from lisan.inference.judge import check_judge, chrf, judge_answers, make_judge, read_score
 from lisan.inference.prompts import Prompt
 from lisan.inference.reward_model import RewardModel
 from lisan.records.records import Turn
@@ -37,6 +37,23 @@ def test_chrf_with_the_good_reply_ranks_answers() -> None:
     assert bad is not None
     assert good > bad
     assert cut is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "expected"),
+    [
+        ("The capital of Morocco is Rabat.", "Rabat is the capital of Morocco.", 75.34221910671187),
+        ("الرباط", "الرباط هي عاصمة المغرب.", 22.929544103272274),
+        ("hello", "hello world, this is long", 18.441861598832656),
+        ("a", "ab", 55.55555555555556),
+        ("same text", "same text", 100.0),
+        ("xyz", "abc", 0.0),
+        ("", "abc", 0.0),
+    ],
+)
+def test_chrf_is_sacrebleus(text: str, reference: str, expected: float) -> None:
+    """The expected numbers are those of sacrebleu 2.6.0, sentence_chrf with its defaults."""
+    assert chrf(text, reference) == pytest.approx(expected)
 
 
 def test_without_a_good_reply_nothing_is_judged() -> None:

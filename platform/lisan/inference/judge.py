@@ -6,9 +6,11 @@ Three kinds: similarity to the good reply of the corpus (chrF, 0 to 100), a lang
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 from lisan.core.parts import list_missing, part_path
@@ -18,11 +20,11 @@ from lisan.core.storage import Location
 from lisan.inference.answer_parts import PartWork, work_in_parts
 from lisan.inference.answers import AnsweredPrompt, add_scores, read_answers
 from lisan.inference.chat_client import ChatClient, RefusedError, find_model_id
-from lisan.inference.chrf import chrf
 from lisan.inference.config import JudgeConfig, JudgeKind, TrafficConfig
 from lisan.inference.prompts import Prompt
 from lisan.records.records import Turn
 
+CHRF_ORDER, CHRF_BETA = 6, 2
 SCORE_LINE = re.compile(r"\W*score\W{1,5}(10|[1-9])(?:\s*/\s*10)?\W*", re.IGNORECASE)
 
 
@@ -33,6 +35,28 @@ class Judge(Protocol):
 
     def check(self) -> None:
         """Raise DataError when it has refused every request so far."""
+
+
+def chrf(text: str, reference: str) -> float:
+    """Return sentence chrF (Popović 2015), 0 to 100.
+
+    F2 score (recall counts twice) of mean precision and mean recall over n-grams of 1 to 6 characters, without white space.
+    Equals sacrebleu's numbers.
+    """
+    counts = [(_char_ngrams(text, n), _char_ngrams(reference, n)) for n in range(1, CHRF_ORDER + 1)]
+    shared = [((first & second).total(), first.total(), second.total()) for first, second in counts if first and second]
+    if not shared:
+        return 0.0
+    precision = fmean([match / ours for match, ours, _ in shared])
+    recall = fmean([match / theirs for match, _, theirs in shared])
+    if not precision + recall:
+        return 0.0
+    return 100 * (1 + CHRF_BETA**2) * precision * recall / (CHRF_BETA**2 * precision + recall)
+
+
+def _char_ngrams(text: str, n: int) -> Counter[str]:
+    joined = "".join(text.split())
+    return Counter(joined[start : start + n] for start in range(len(joined) - n + 1))
 
 
 class ReferenceJudge:
