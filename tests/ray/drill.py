@@ -88,19 +88,20 @@ class Node:
         # A node counts as lost after two seconds of silence instead of half a minute.
         health = {"period_ms": "500", "timeout_ms": "1000", "failure_threshold": "3", "initial_delay_ms": "1000"}
         environment = {f"RAY_health_check_{name}": value for name, value in health.items()}
-        with open(complaints, "wb") as stderr:
+        self.output = complaints.with_suffix(".out")
+        with open(complaints, "wb") as stderr, open(self.output, "wb") as stdout:
             self.process = subprocess.Popen(
                 [str(RAY), "start", *arguments, "--num-cpus=3", "--disable-usage-stats", "--block"],
                 env={**os.environ, "RAY_AUTH_MODE": "disabled", **environment},
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
             )
 
-    def wait_for(self, port: int) -> None:
-        """Return when somebody listens on this port."""
+    def wait(self) -> None:
+        """Return when the node is part of its cluster."""
         deadline = time.monotonic() + HEAD_WAIT_S
-        while not is_open(port):
+        while b"Ray runtime started" not in self.output.read_bytes():
             assert self.process.poll() is None, self.complaints.read_text()
             assert time.monotonic() < deadline, self.complaints.read_text()
             time.sleep(0.1)
@@ -111,11 +112,6 @@ class Node:
         for process in whole:
             process.send_signal(signal.SIGKILL)
         self.process.wait(timeout=30)
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:

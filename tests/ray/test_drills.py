@@ -65,8 +65,9 @@ def nodes(port: int, tmp_path: Path) -> Iterator[list[Node]]:
     head = Node(tmp_path / "head.txt", "--head", f"--port={port}", "--include-dashboard=false")
     found = [head]
     try:
-        head.wait_for(port)
+        head.wait()
         found.append(Node(tmp_path / "second.txt", f"--address=127.0.0.1:{port}"))
+        found[1].wait()
         yield found
     finally:
         for node in found:

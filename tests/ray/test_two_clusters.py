@@ -32,7 +32,7 @@ def cluster(tmp_path: Path) -> Iterator[Node]:
     ports = [f"--{name}-port={free_port()}" for name in ("dashboard", "dashboard-agent-listen", "ray-client-server")]
     node = Node(tmp_path / "second.txt", "--head", f"--port={port}", *ports)
     try:
-        node.wait_for(int(ports[0].partition("=")[2]))
+        node.wait()
         yield node
     finally:
         node.kill()

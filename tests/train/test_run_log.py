@@ -181,6 +181,13 @@ def test_a_source_has_one_colour_on_all_charts_of_the_page() -> None:
     assert "Pale: planned, the share of the whole run's rows" in page
 
 
+def test_sources_of_the_validation_rows_alone_are_drawn() -> None:
+    lines = [{"step": step, "validation/loss/held_out": 2.0, "validation/loss/other": 3.0} for step in (1, 2)]
+    page = render_run(HEADER, lines)
+    assert "held_out" in page
+    assert "other" in page
+
+
 def test_the_page_of_a_run_without_a_step_says_so() -> None:
     assert "Nothing is logged yet." in render_run(HEADER, [])
 

@@ -16,6 +16,8 @@ from lisan.train.metrics.progress_line import format_bytes, format_count, format
 Lines = Sequence[Mapping[str, Any]]
 Series = dict[str, list[tuple[float, float]]]
 MAX_SKIPS = 10
+BY_NAME = "/(.+)"
+"In the pattern of a plot with a series for each source or language."
 READ = "read/tokens/"
 "Before the name of a source: tokens of it that were read by the last checkpoint."
 
@@ -57,7 +59,7 @@ PLOTS = (
 
 
 def render_run(header: Mapping[str, Any], lines: Lines) -> str:
-    colours = choose_colours(header)
+    colours = choose_colours(header, lines)
     return render_template(
         "train/metrics",
         "run.html.jinja",
@@ -70,16 +72,20 @@ def render_run(header: Mapping[str, Any], lines: Lines) -> str:
     )
 
 
-def choose_colours(header: Mapping[str, Any]) -> dict[str, int]:
-    """Return the colour that a source, and after these a language, has on every chart of the page."""
-    names = dict.fromkeys([*header["planned"], *header["languages"].values()])
+def choose_colours(header: Mapping[str, Any], lines: Lines) -> dict[str, int]:
+    """Return the colour index of every source and language on all charts of the page.
+
+    Trained sources come first, then their languages, then sources and languages of the validation rows alone.
+    """
+    drawn = (name for plot in PLOTS if BY_NAME in plot.pattern for name in find_series(plot, lines))
+    names = dict.fromkeys([*header["planned"], *header["languages"].values(), *drawn])
     return {name: index for index, name in enumerate(names)}
 
 
 def find_series(plot: Plot, lines: Lines) -> Series:
     """Return the points of every metric that a plot shows, by name, in the order of the names."""
     matches = ((key, re.fullmatch(plot.pattern, key)) for key in {key for line in lines for key in line})
-    is_free = "/(.+)" in plot.pattern
+    is_free = BY_NAME in plot.pattern
     names = {key: match[1] if is_free else match[1].replace("_", " ") for key, match in matches if match}
     found = {
         name: [(line["step"], line[key] * plot.scale) for line in lines if key in line] for key, name in names.items()
@@ -90,7 +96,7 @@ def find_series(plot: Plot, lines: Lines) -> Series:
 def _draw(plot: Plot, lines: Lines, colours: Mapping[str, int]) -> tuple[Plot, str, list[tuple[str, str]]]:
     """Return a chart and its key, which a single series does not need."""
     series = find_series(plot, lines)
-    own = colours if "/(.+)" in plot.pattern else {name: index for index, name in enumerate(series)}
+    own = colours if BY_NAME in plot.pattern else {name: index for index, name in enumerate(series)}
     key = [(name, colour(own[name])) for name in series] if len(series) > 1 else []
     return plot, curve_chart(series, f"{plot.title} by step", plot.from_zero, plot.keep_peaks, own), key
 
