@@ -125,7 +125,7 @@ class Endpoint:
 def serve(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Endpoint:
     endpoint = Endpoint()
 
-    def start(config: Any) -> Endpoint:
+    def start(config: Any, _: Any) -> Endpoint:
         endpoint.port = config.port
         return endpoint
 
@@ -135,7 +135,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Endpoint:
 
     client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
     monkeypatch.setattr("openai.OpenAI", lambda **_: client)
-    monkeypatch.setattr(comparison, "start", start)
+    monkeypatch.setattr("lisan.inference.endpoint.start", start)
     return endpoint
 
 
