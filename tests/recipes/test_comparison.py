@@ -14,7 +14,7 @@ from lisan.core.errors import ServingError
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
 from lisan.core.storage import Location
 from lisan.recipes import comparison
-from lisan.recipes.comparison import ComparisonConfig, Place, QuestionConfig, RowConfig, compare
+from lisan.recipes.comparison import ComparisonConfig, ComparisonJob, QuestionConfig, RowConfig, compare
 
 
 def artifact(root: Path, kind: Kind, name: str, **facts: Any) -> Artifact:
@@ -59,10 +59,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> FilesRun:
     return found
 
 
-def place(root: Path, **changes: Any) -> Place:
+def place(root: Path, **changes: Any) -> ComparisonJob:
     rows = {"base": RowConfig(train="base", report="base_report"), "cpt": RowConfig(train="cpt", report="cpt_report")}
     config = ComparisonConfig(**{"rows": rows, **changes})
-    return Place(
+    return ComparisonJob(
         name="x",
         comparison=config,
         storage=StorageConfig(root=str(root)),

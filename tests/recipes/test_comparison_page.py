@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lisan.recipes.comparison_page import Curve, Mix, Page, Reply, render_page, write_page
+from lisan.recipes.comparison_page import Curve, Mix, Page, Reply, render_page
 from lisan.reporting.tables import Better, Column, ModelRow, format_table, guess_columns, is_best, markdown_table
 
 BITS = Column(key="bits_per_byte", label="bits per byte", better=Better.low)
@@ -156,10 +156,3 @@ def test_a_source_keeps_its_colour_in_every_mix():
     html = render_page(make_page(mixes=[Mix(name="a", parts={"en": 1.0, "ar": 3.0}), Mix(name="b", parts={"ar": 1.0})]))
     assert set(re.findall(r'--colour:var\(--s(\d)\);[^"]*" title="ar ', html)) == {"1"}
     assert "75.0 %" in html
-
-
-def test_the_file_appears_whole_at_the_place_asked_for(tmp_path):
-    out = tmp_path / "new" / "page.html"
-    assert write_page(make_page(title="صفحة"), out) == out
-    assert "<title>صفحة</title>" in out.read_text(encoding="utf-8")
-    assert [path.name for path in out.parent.iterdir()] == ["page.html"]

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from lisan.core.errors import ConfigError
 from lisan.core.identity import NOT_IDENTITY
-from lisan.core.stage import ClusterConfig, StageConfig, StorageConfig, TrackingConfig
+from lisan.core.stage import ClusterConfig, StageConfig, StorageConfig
 from lisan.records.kinds import RecordKind
 
 CHUNK_RECORDS = 64
@@ -165,8 +165,6 @@ class ShowConfig:
     first: int = 0
     "Rows or records of each source to skip."
     storage: StorageConfig = field(default_factory=StorageConfig, metadata=NOT_IDENTITY)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=NOT_IDENTITY)
-    "Every job has it, so that a recipe can show what it made; showing logs nothing."
     cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The end of a recipe: its models side by side, and the one that was promoted answering questions.
+"""Compares the models of a recipe and asks the promoted one questions.
 
-In: the artifacts of a pipeline. Out: a table on the terminal, `<name>.json` and an HTML page under `<root>/comparisons/<name>/`,
-the same in MLflow. Always: every number is read from a report or measured here.
+Writes a table, a JSON file and an HTML page under `<root>/comparisons/<name>/` and records them in MLflow. Every number comes
+from a report or is measured here.
 """
 
 import platform
@@ -35,7 +35,7 @@ class RowConfig:
 class QuestionConfig:
     text: str
     expect: str | None = None
-    "What a right answer contains; the comparison says whether it does."
+    "Text that a right answer contains; the comparison reports whether it does."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +53,8 @@ class ComparisonConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where the comparison is written and tracked."""
+class ComparisonJob:
+    """A comparison, and where it is written and tracked."""
 
     name: str
     comparison: ComparisonConfig
@@ -63,52 +63,57 @@ class Place:
     cluster: ClusterConfig = field(metadata=NOT_IDENTITY)
 
 
-def compare(place: Place, results: Mapping[str, Any]) -> Location:
-    """Serve and ask, then write the table, the page and the JSON; return the JSON's place."""
-    config = place.comparison
-    begin = time.monotonic()
-    rows = [_row(name, results[row.train], results[row.report]) for name, row in config.rows.items()]
-    columns = _columns(config, rows)
-    trained = {name: results[row.train] for name, row in config.rows.items()}
-    replies, served_s = _ask(place) if config.serve else ([], None)
-    facts = {
-        "command": f"run_pipeline recipe={place.name}",
+def compare(job: ComparisonJob, results: Mapping[str, Any]) -> Location:
+    """Serve and ask the model, write page, table and JSON, and record them in a run; return the location of the JSON."""
+    start = time.monotonic()
+    rows = [_row(name, results[row.train], results[row.report]) for name, row in job.comparison.rows.items()]
+    trained = {name: results[row.train] for name, row in job.comparison.rows.items()}
+    replies, served_s = _ask(job) if job.comparison.serve else ([], None)
+    page = Page(
+        title=f"Lisan: {job.name}",
+        rows=rows,
+        columns=_columns(job.comparison, rows),
+        replies=replies,
+        facts=_describe(job, served_s),
+        curves=[_curve(name, artifact, job) for name, artifact in trained.items()],
+        mixes=[Mix(name=name, parts=artifact.facts["mix"]) for name, artifact in trained.items()],
+    )
+    print(format_table(rows, page.columns))
+    folder = Location(job.storage.root) / "comparisons" / job.name
+    (folder / f"{job.name}.html").write_bytes(render_page(page).encode())
+    (folder / f"{job.name}.md").write_bytes(markdown_table(rows, page.columns).encode())
+    (folder / f"{job.name}.json").write_json(_summarise(page, job.comparison.questions))
+    with open_job("comparison", job.name, job, tuple(trained.values())) as run:
+        run.log_metrics({"seconds": time.monotonic() - start})
+        for suffix in ("json", "html", "md"):
+            run.log_file(f"{job.name}.{suffix}", (folder / f"{job.name}.{suffix}").read_bytes())
+    return folder / f"{job.name}.json"
+
+
+def _describe(job: ComparisonJob, served_s: float | None) -> dict[str, str]:
+    return {
+        "command": f"run_pipeline recipe={job.name}",
         "commit": code_commit(),
         "machine": platform.platform(),
         **({"seconds to serve": f"{served_s:.0f}"} if served_s else {}),
     }
-    page = Page(
-        title=f"Lisan: {place.name}",
-        rows=rows,
-        columns=columns,
-        replies=replies,
-        facts=facts,
-        curves=[_curve(name, artifact, place) for name, artifact in trained.items()],
-        mixes=[Mix(name=name, parts=artifact.facts["mix"]) for name, artifact in trained.items()],
-    )
-    print(format_table(rows, columns))
-    folder = Location(place.storage.root) / "comparisons" / place.name
-    (folder / f"{place.name}.html").write_bytes(render_page(page).encode())
-    (folder / f"{place.name}.md").write_bytes(markdown_table(rows, columns).encode())
-    summary = {
-        "rows": {row.name: {"ref": row.ref, "seconds": row.seconds, **row.metrics} for row in rows},
-        "replies": {
-            reply.language: {
-                "question": reply.question,
-                "answer": reply.answer,
-                "expect": config.questions[reply.language].expect,
-            }
-            for reply in replies
-        },
-        **facts,
+
+
+def _summarise(page: Page, questions: Mapping[str, QuestionConfig]) -> dict[str, Any]:
+    replies = {
+        reply.language: {
+            "question": reply.question,
+            "answer": reply.answer,
+            "expect": questions[reply.language].expect,
+        }
+        for reply in page.replies
+    }
+    return {
+        "rows": {row.name: {"ref": row.ref, "seconds": row.seconds, **row.metrics} for row in page.rows},
+        "replies": replies,
+        **page.facts,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    (folder / f"{place.name}.json").write_json(summary)
-    with open_job("comparison", place.name, place, tuple(trained.values())) as run:
-        run.log_metrics({"seconds": time.monotonic() - begin})
-        for suffix in ("json", "html", "md"):
-            run.log_file(f"{place.name}.{suffix}", (folder / f"{place.name}.{suffix}").read_bytes())
-    return folder / f"{place.name}.json"
 
 
 def _row(name: str, model: Artifact, report: Artifact) -> ModelRow:
@@ -124,22 +129,22 @@ def _columns(config: ComparisonConfig, rows: list[ModelRow]) -> list[Column]:
     ]
 
 
-def _curve(name: str, artifact: Artifact, place: Place) -> Curve:
-    points = metric_history(place.tracking, place.storage.root, artifact, "train/loss")
+def _curve(name: str, artifact: Artifact, job: ComparisonJob) -> Curve:
+    points = metric_history(job.tracking, job.storage.root, artifact, "train/loss")
     return Curve(name=name, steps=[step for step, _ in points], values=[value for _, value in points])
 
 
-def _ask(place: Place) -> tuple[list[Reply], float]:
+def _ask(job: ComparisonJob) -> tuple[list[Reply], float]:
     """Serve the model of the alias and ask every question; return the replies and the seconds until it was served."""
-    config = place.comparison
+    config = job.comparison
     assert config.serve is not None
     served = ServeConfig(
         model=config.serve,
         alias=config.alias,
         port=config.port,
         engine=config.engine,
-        storage=place.storage,
-        tracking=place.tracking,
+        storage=job.storage,
+        tracking=job.tracking,
     )
     with serving(served) as endpoint:
         try:

@@ -1,17 +1,16 @@
-"""The comparison of models along a chain: a table for the terminal, one for Markdown, and a self-contained HTML page.
+"""Renders the comparison of a recipe's models as one HTML page without scripts or links.
 
-In: rows of metrics, training curves, realised mixes, replies; all plain numbers and text. Out: text, or one HTML file without
-scripts or links to anywhere. Always: any metrics will do, missing ones stay empty, and Arabic runs from right to left.
+Takes metrics, training curves, data mixes and replies as plain numbers and text. Missing metrics stay empty; Arabic runs from
+right to left.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from lisan.reporting.charts import colour, line_chart
 from lisan.reporting.render import render_template
-from lisan.reporting.tables import Column, ModelRow, _value, format_value, guess_columns, is_best, lay_out_table
+from lisan.reporting.tables import Column, ModelRow, format_value, get_value, guess_columns, is_best, lay_out_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +25,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mix:
-    """What a stage was really trained on: tokens (or shares) by source."""
+    """The data a model was trained on: tokens (or shares) by source."""
 
     name: str
     parts: Mapping[str, float]
@@ -34,7 +33,7 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A question to a model and what it said."""
+    """A question to a model and its answer."""
 
     language: str
     question: str
@@ -56,15 +55,6 @@ class Page:
     "Lines of small print: command, machine, commit."
 
 
-def write_page(page: Page, out: Path) -> Path:
-    """Write the page, whole or not at all, and return where."""
-    html = render_page(page)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(html, encoding="utf-8")
-    return part.replace(out)
-
-
 def render_page(page: Page) -> str:
     columns = list(page.columns) or guess_columns(page.rows)
     return render_template(
@@ -80,8 +70,8 @@ def render_page(page: Page) -> str:
 
 
 def _bars(column: Column, rows: Sequence[ModelRow]) -> dict[str, object]:
-    """Lay out one metric as bars: widths in per cent of the largest value, or of 1 where accuracies end."""
-    values = [_value(row, column) for row in rows]
+    """Lay out one metric as bars: widths in per cent of the largest value, or of 1 for accuracies."""
+    values = [get_value(row, column) for row in rows]
     sizes = [max(0.0, value) if value is not None and math.isfinite(value) else 0.0 for value in values]
     reference = column.reference
     top = max([*sizes, reference or 0.0]) or 1.0
@@ -95,9 +85,9 @@ def _bars(column: Column, rows: Sequence[ModelRow]) -> dict[str, object]:
 
 
 def _mixes(mixes: Sequence[Mix]) -> list[tuple[str, list[tuple[str, float, float, str]]]]:
-    """Return for every mix (source, amount, per cent, colour), largest first; a source keeps its colour everywhere."""
+    """Return (source, amount, per cent, colour) for every mix, largest first; a source has one colour in all mixes."""
     sources = dict.fromkeys(name for mix in mixes for name in mix.parts)
-    colours = {name: colour(place) for place, name in enumerate(sources)}
+    colours = {name: colour(index) for index, name in enumerate(sources)}
     found = []
     for mix in mixes:
         total = sum(mix.parts.values()) or 1.0

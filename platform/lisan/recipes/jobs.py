@@ -1,6 +1,6 @@
-"""The jobs by name: the config that each reads and the stage or function that it runs.
+"""Table of jobs: the config of each and the stage or function that it runs.
 
-Imports the modules of a job when it is asked for, so that `--help` of one job loads no other's libraries, and no torch or Ray.
+A job's modules are imported on use, so that `--help` of one job loads no libraries of another, and neither torch nor Ray.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from lisan.core.torchrun import check_alone, first_reports, is_first
 
 @dataclass(frozen=True)
 class Job:
-    """A job, its parts as `module:name`."""
+    """A job; paths are `module:name` below `lisan`."""
 
     name: str
     config_path: str
     action_path: str
-    "Of a Stage, or of a function that takes the config."
+    "Path of a Stage, or of a function that takes the config."
 
     @property
     def config(self) -> type[Any]:
@@ -84,6 +84,6 @@ JOBS: Mapping[str, Job] = {
 
 
 def run_one(job_file: str) -> None:
-    """Be the main function of the job that `job_file` names."""
+    """Run the job that a file of `jobs/` is named after, with the arguments of the command line."""
     job = JOBS[Path(job_file).stem]
     run_job(job_file, job.config, job.run)

@@ -1,12 +1,11 @@
-"""The pipeline: runs a recipe's stages in order.
+"""Runs the stages of a recipe in order and skips those whose artifact exists.
 
-In: a recipe, a list of steps that each say what one would type for that job. Out: its artifacts. Always: all steps
-are composed before the first one runs (each is checked against the artifacts it reads when its turn comes), and what
-exists is skipped.
+Each step has the choices and overrides of its job's command line. All steps are composed before the first one runs; each is
+checked against the artifacts it reads when its turn comes.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from lisan.core.errors import ConfigError
 from lisan.core.identity import NOT_IDENTITY, to_plain
 from lisan.core.stage import ClusterConfig, StorageConfig, TrackingConfig
 from lisan.core.torchrun import check_alone, first_reports
-from lisan.recipes.comparison import ComparisonConfig, Place, compare
+from lisan.recipes.comparison import ComparisonConfig, ComparisonJob, compare
 from lisan.recipes.jobs import JOBS
 
 
@@ -32,17 +31,17 @@ class StepConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineConfig:
     steps: dict[str, StepConfig] = field(default_factory=dict)
-    "Run in this order."
+    "Steps in the order in which they run."
     only: tuple[str, ...] = ()
     "Names of the steps to run; empty runs all."
     storage: StorageConfig = field(default_factory=StorageConfig, metadata=NOT_IDENTITY)
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=NOT_IDENTITY)
     cluster: ClusterConfig | None = field(default=None, metadata=NOT_IDENTITY)
-    "Where every step runs; null leaves each step's own choice."
+    "Cluster of every step; null keeps each step's own."
     name: str = "recipe"
-    "What the comparison is called."
+    "Name of the comparison."
     comparison: ComparisonConfig | None = None
-    "How the recipe's models are compared at its end; null compares nothing."
+    "Comparison of the recipe's models at its end; null for none."
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.only if name not in self.steps]
@@ -58,7 +57,7 @@ class PipelineConfig:
 
 
 def run_pipeline(config: PipelineConfig, conf_dir: Path) -> dict[str, Any]:
-    """Run the steps in order and return what each gave."""
+    """Run the steps in order and return their results by name."""
     with first_reports():
         check_alone("run_pipeline")
     if not config.steps:
@@ -66,36 +65,37 @@ def run_pipeline(config: PipelineConfig, conf_dir: Path) -> dict[str, Any]:
     chosen = config.only or tuple(config.steps)
     composed = {name: compose_step(name, config, conf_dir) for name in chosen}
     results: dict[str, Any] = {}
-    begin = time.monotonic()
+    start = time.monotonic()
     for number, (name, step) in enumerate(composed.items(), 1):
-        print(f"[{number}/{len(composed)}] {name} ({time.monotonic() - begin:.0f} s)", flush=True)
+        print(f"[{number}/{len(composed)}] {name} ({time.monotonic() - start:.0f} s)", flush=True)
         results[name] = JOBS[config.steps[name].job].run(step)
     if config.comparison is not None and not config.only:
-        place = Place(
+        job = ComparisonJob(
             name=config.name,
             comparison=config.comparison,
             storage=config.storage,
             tracking=config.tracking,
             cluster=config.cluster or ClusterConfig(),
         )
-        summary = compare(place, results)
+        summary = compare(job, results)
         print(f"{config.name}: ok {summary}", flush=True)
     return results
 
 
 def compose_step(name: str, config: PipelineConfig, conf_dir: Path) -> Any:
-    """Compose a step's config exactly as its own job would, with the pipeline's storage, tracking and cluster."""
+    """Compose a step's config as its own job does, with the pipeline's storage, tracking and cluster."""
     step = config.steps[name]
-    where = {"storage": to_plain(config.storage), "tracking": to_plain(config.tracking)}
-    if config.cluster is not None:
-        where["cluster"] = to_plain(config.cluster)
+    schema = JOBS[step.job].config
+    own = {"storage": config.storage, "tracking": config.tracking, "cluster": config.cluster}
+    known = {field.name for field in fields(schema)}
+    shared = {key: to_plain(value) for key, value in own.items() if value is not None and key in known}
     try:
         return compose(
             conf_dir,
             step.job,
-            JOBS[step.job].config,
+            schema,
             [f"{group}={choice}" for group, choice in step.use.items()],
-            {**step.set, **where},
+            {**step.set, **shared},
         )
     except ConfigError as error:
         raise ConfigError(f"steps.{name}: {error}") from error

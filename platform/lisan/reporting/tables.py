@@ -86,12 +86,13 @@ def _shown(rows: Sequence[ModelRow], columns: Sequence[Column]) -> list[Column]:
     return shown + [SECONDS] * any(row.seconds is not None for row in rows)
 
 
-def _value(row: ModelRow, column: Column) -> float | None:
+def get_value(row: ModelRow, column: Column) -> float | None:
+    """Return the metric of a column, or the seconds; None when it is missing."""
     return row.seconds if column is SECONDS else row.metrics.get(column.key)
 
 
 def format_value(row: ModelRow, column: Column) -> str:
-    value = _value(row, column)
+    value = get_value(row, column)
     return "" if value is None else f"{value:,.{column.decimals}f}"
 
 
@@ -99,9 +100,9 @@ def is_best(row: ModelRow, column: Column, rows: Sequence[ModelRow]) -> bool:
     """Tell whether a row has the best value of the column, as far as the shown decimals tell; one row is no contest."""
     if column.better is Better.neither:
         return False
-    known = [value for other in rows if (value := _value(other, column)) is not None and math.isfinite(value)]
+    known = [value for other in rows if (value := get_value(other, column)) is not None and math.isfinite(value)]
     shown = {round(value, column.decimals) for value in known}
-    value = _value(row, column)
+    value = get_value(row, column)
     if value is None or not math.isfinite(value) or len(shown) < 2:
         return False
     return round(value, column.decimals) == (max(shown) if column.better is Better.high else min(shown))
