@@ -27,11 +27,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from lisan.records.records import Document
-from lisan.tokenizer.config import Budget
 from lisan.tokenizer.expand import bpe
 from lisan.tokenizer.expand.base import open_base
-from lisan.tokenizer.expand.budget import count_target_words, learn_pieces
+from lisan.tokenizer.expand.config import VocabularySize
 from lisan.tokenizer.expand.probes import CODE
+from lisan.tokenizer.expand.vocabulary_size import count_target_words, learn_pieces
 from lisan.tokenizer.script import script
 from lisan.tokenizer.text_sample import sample_texts
 
@@ -142,23 +142,23 @@ def learn_with_trainer(folder: Path, num_pieces: int) -> int:
 def learn_on_base(folder: Path, num_pieces: int) -> int:
     documents = (Document(str(index), text, "ar", "ar") for index, text in enumerate(read_texts(folder)))
     texts = sample_texts(documents, 100_000_000, 0)
-    spec, family = read_base()
+    definition, family = read_base()
     target = script(("arabic",))
-    words = family.count_words(spec, texts, target)
-    budget = Budget(num_pieces=num_pieces, target_fertility=None, knee=None, max_pieces=num_pieces, min_count=2)
-    learned = learn_pieces(family, spec, words, count_target_words(texts, target), target, budget)
-    family.grow(spec, learned, ["<|im_start|>"], words)
+    words = family.count_words(definition, texts, target)
+    size = VocabularySize(num_pieces=num_pieces, target_fertility=None, knee=None, max_pieces=num_pieces, min_count=2)
+    learned = learn_pieces(family, definition, words, count_target_words(texts, target), target, size)
+    family.append_learned(definition, learned, ["<|im_start|>"], words)
     return len(learned)
 
 
-def read_base() -> tuple[bpe.Spec, Any]:
+def read_base() -> tuple[bpe.Definition, Any]:
     """Return GPT-NeoX's tokenizer from LISAN_DATA, or one learned on a little source code."""
     if "LISAN_DATA" in os.environ:
         base = open_base("base", Path(os.environ["LISAN_DATA"]) / "tokenizers" / "gpt-neox-olmo-50k")
-        return base.spec, base.family
-    spec = bpe.learn(CODE * 2, 400, ["<|endoftext|>"], 2)
+        return base.definition, base.family
+    definition = bpe.learn(CODE * 2, 400, ["<|endoftext|>"], 2)
     return {
-        **spec,
+        **definition,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
     }, bpe
 

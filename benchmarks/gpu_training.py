@@ -36,7 +36,7 @@ from lisan.cluster.worker import ProcessGroup, Worker, worker_from_environment
 from lisan.core.errors import ConfigError
 from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
-from lisan.data.rows import Rows
+from lisan.data.rows import RowBatch
 from lisan.model.adapters.lora import draw_adapter
 from lisan.model.attention.packed import check_attention
 from lisan.model.config import Attention, LoraConfig, ModelConfig, Recompute, ShapeConfig, ShardingConfig
@@ -108,12 +108,12 @@ class MadeOrder:
     def source_of(self, row_ids: Any) -> Any:
         return np.zeros_like(row_ids)
 
-    def read(self, position: int, rank: int, world_size: int) -> Iterator[Rows]:
+    def read(self, position: int, rank: int, world_size: int) -> Iterator[RowBatch]:
         share = self.step_rows // world_size
         while True:
             row_ids = np.arange(position + rank * share, position + (rank + 1) * share)
             ids = np.random.default_rng(int(row_ids[0])).integers(self.vocabulary, size=(share, self.context_length))
-            yield Rows(row_ids, ids.astype(np.int32), ids.astype(np.int32), ((self.context_length,),) * share)
+            yield RowBatch(row_ids, ids.astype(np.int32), ids.astype(np.int32), ((self.context_length,),) * share)
             position += self.step_rows
 
     def check(self, step: int, rank: int, row_ids: Any) -> None:
@@ -193,7 +193,7 @@ def measure(case: Case, arguments: argparse.Namespace, worker: Worker) -> tuple[
         return float(np.median(watch.speeds[WARM_INTERVALS:])), flops
 
 
-def causal_lm(scorer: Scorer, batch: Any, rows: Rows, **_: Any) -> objectives.Loss:  # noqa: ARG001
+def causal_lm(scorer: Scorer, batch: Any, rows: RowBatch, **_: Any) -> objectives.Loss:  # noqa: ARG001
     return objectives.causal_lm(scorer, batch)
 
 

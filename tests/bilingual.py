@@ -14,14 +14,15 @@ from lisan.core.stage import Run, SilentRun, StorageConfig, run_stage
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Document, to_table
 from lisan.tokenizer import tokenizer
-from lisan.tokenizer.config import Budget, TokenizerConfig
 from lisan.tokenizer.expand import bpe
-from lisan.tokenizer.expand.budget import learn_pieces
+from lisan.tokenizer.expand.append_pieces import OldPieces
+from lisan.tokenizer.expand.config import TokenizerConfig, VocabularySize
 from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.tokenizer.expand.merges import Learned
 from lisan.tokenizer.expand.tokenizer_families import find_family
+from lisan.tokenizer.expand.vocabulary_size import learn_pieces
 from lisan.tokenizer.script import SPACE, Script
-from lisan.tokenizer.tokenizer_json import Parts, Spec, special_token
+from lisan.tokenizer.tokenizer_json import Definition, special_token
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 ENGLISH = [
@@ -53,28 +54,33 @@ DIVERSE = [
 ]
 
 
-def gpt_base() -> Spec:
+def gpt_base() -> Definition:
     """GPT-2 style: its own regex, merges as strings, an end-of-text token inside the vocabulary."""
-    spec = bpe.learn(ENGLISH * 3, 340, ["<|endoftext|>"], 2)
-    spec["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    spec["model"]["merges"] = [" ".join(pair) for pair in spec["model"]["merges"]]
-    return spec
+    definition = bpe.learn(ENGLISH * 3, 340, ["<|endoftext|>"], 2)
+    definition["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    definition["model"]["merges"] = [" ".join(pair) for pair in definition["model"]["merges"]]
+    return definition
 
 
-def llama_base() -> Spec:
+def llama_base() -> Definition:
     """Llama-3 style: added tokens numbered after the vocabulary and absent from it, whole words looked up first."""
-    spec = bpe.learn(ENGLISH * 3, 340, [], 2)
-    spec["model"]["ignore_merges"] = True
+    definition = bpe.learn(ENGLISH * 3, 340, [], 2)
+    definition["model"]["ignore_merges"] = True
     for index, content in enumerate(("<|begin_of_text|>", "<|end_of_text|>", "<|reserved|>"), 340):
-        spec["added_tokens"].append(special_token(content, index))
-    return spec
+        definition["added_tokens"].append(special_token(content, index))
+    return definition
 
 
-def qwen_base() -> Spec:
+def qwen_base() -> Definition:
     """Qwen style: NFC, and pieces of Arabic that begin and end inside characters."""
-    spec = copy.deepcopy(bpe.learn([*ENGLISH * 3, *ARABIC], 380, SPECIAL, 3))
-    spec["normalizer"] = {"type": "NFC"}
-    return spec
+    definition = copy.deepcopy(bpe.learn([*ENGLISH * 3, *ARABIC], 380, SPECIAL, 3))
+    definition["normalizer"] = {"type": "NFC"}
+    return definition
 
 
 BASES = {"gpt": gpt_base, "llama": llama_base, "qwen": qwen_base}
@@ -85,41 +91,41 @@ _STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 _CONTROL = ("<unk>", "<s>", "</s>")
 
 
-def _metaspace(scheme: str, split: bool) -> Spec:
+def _metaspace(scheme: str, split: bool) -> Definition:
     return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": split}
 
 
-def llama2_base() -> Spec:
+def llama2_base() -> Definition:
     """Llama-2 style: pieces of characters, bytes for the rest, a normaliser that puts a space before a text, no words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     learned = Tokenizer(models.BPE())
     learned.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     learned.train_from_iterator(ENGLISH * 3, trainers.BpeTrainer(vocab_size=160, min_frequency=2, show_progress=False))
-    spec: Spec = json.loads(learned.to_str())
-    pieces = [*_CONTROL, *(f"<0x{byte:02X}>" for byte in range(256)), *spec["model"]["vocab"]]
+    definition: Definition = json.loads(learned.to_str())
+    pieces = [*_CONTROL, *(f"<0x{byte:02X}>" for byte in range(256)), *definition["model"]["vocab"]]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    spec["model"] |= {"vocab": vocabulary, "byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>"}
-    spec["added_tokens"] = [special_token(content, index) for index, content in enumerate(_CONTROL)]
-    spec["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, _TO_SPACE]}
-    spec["pre_tokenizer"] = None
-    spec["decoder"] = {
+    definition["model"] |= {"vocab": vocabulary, "byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>"}
+    definition["added_tokens"] = [special_token(content, index) for index, content in enumerate(_CONTROL)]
+    definition["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, _TO_SPACE]}
+    definition["pre_tokenizer"] = None
+    definition["decoder"] = {
         "type": "Sequence",
         "decoders": [_FROM_SPACE, {"type": "ByteFallback"}, {"type": "Fuse"}, _STRIP],
     }
-    return spec
+    return definition
 
 
-def mistral_base() -> Spec:
+def mistral_base() -> Definition:
     """Mistral v3 style: the same without a normaliser, a few Arabic letters and a reserved row among the pieces."""
-    spec = llama2_base()
+    definition = llama2_base()
     for piece in ("ا", "ل", "ال", "[control_1]"):
-        spec["model"]["vocab"][piece] = len(spec["model"]["vocab"])
-    spec["model"]["merges"].append(["ا", "ل"])
-    return {**spec, "normalizer": None, "pre_tokenizer": _metaspace("first", False)}
+        definition["model"]["vocab"][piece] = len(definition["model"]["vocab"])
+    definition["model"]["merges"].append(["ا", "ل"])
+    return {**definition, "normalizer": None, "pre_tokenizer": _metaspace("first", False)}
 
 
-def t5_base() -> Spec:
+def t5_base() -> Definition:
     """T5 style: Unigram over NFKC words, no bytes to fall back on, an added token after the list of pieces."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -130,13 +136,13 @@ def t5_base() -> Spec:
         vocab_size=150, special_tokens=list(_CONTROL), unk_token="<unk>", show_progress=False
     )
     learned.train_from_iterator(ENGLISH * 3, trainer)
-    spec: Spec = json.loads(learned.to_str())
+    definition: Definition = json.loads(learned.to_str())
     words = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, _metaspace("always", True)]}
-    spec["added_tokens"].append(special_token("<extra_id_0>", len(spec["model"]["vocab"])))
-    return {**spec, "pre_tokenizer": words, "decoder": _metaspace("always", True)}
+    definition["added_tokens"].append(special_token("<extra_id_0>", len(definition["model"]["vocab"])))
+    return {**definition, "pre_tokenizer": words, "decoder": _metaspace("always", True)}
 
 
-def xlmr_base() -> Spec:
+def xlmr_base() -> Definition:
     """XLM-R style: Unigram that knows some Arabic, with bytes to fall back on."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -145,32 +151,34 @@ def xlmr_base() -> Spec:
     special = [*_CONTROL, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.UnigramTrainer(vocab_size=420, special_tokens=special, unk_token="<unk>", show_progress=False)
     learned.train_from_iterator([*ENGLISH * 3, ARABIC[0]], trainer)
-    spec: Spec = json.loads(learned.to_str())
-    spec["added_tokens"] = spec["added_tokens"][:3]
-    spec["model"]["byte_fallback"] = True
-    spec["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, _metaspace("always", True)]}
-    return {**spec, "pre_tokenizer": _metaspace("always", False)}
+    definition: Definition = json.loads(learned.to_str())
+    definition["added_tokens"] = definition["added_tokens"][:3]
+    definition["model"]["byte_fallback"] = True
+    definition["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, _metaspace("always", True)]}
+    return {**definition, "pre_tokenizer": _metaspace("always", False)}
 
 
 SENTENCEPIECE_BASES = {"llama2": llama2_base, "mistral": mistral_base, "t5": t5_base, "xlmr": xlmr_base}
 ALL_BASES = {**BASES, **SENTENCEPIECE_BASES}
 
 
-def budget(num_pieces: int | None = 120, **changes: Any) -> Budget:
+def size(num_pieces: int | None = 120, **changes: Any) -> VocabularySize:
     values = {"target_fertility": None, "knee": None, "max_pieces": 1000, "min_count": 2}
-    return Budget(num_pieces=num_pieces, **{**values, **changes})
+    return VocabularySize(num_pieces=num_pieces, **{**values, **changes})
 
 
-def expand(spec: Spec, target: Script, special: tuple[str, ...] = (), num: int = 120) -> tuple[Learned, Spec, Parts]:
+def expand(
+    definition: Definition, target: Script, special: tuple[str, ...] = (), num: int = 120
+) -> tuple[Learned, Definition, OldPieces]:
     """Learn pieces on the Arabic lines and append them."""
-    family = find_family(spec, "base")
-    words = family.count_words(spec, ARABIC * 2, target)
-    learned = learn_pieces(family, spec, words, 100, target, budget(num))
-    return learned, *family.grow(spec, learned, special, words)
+    family = find_family(definition, "base")
+    words = family.count_words(definition, ARABIC * 2, target)
+    learned = learn_pieces(family, definition, words, 100, target, size(num))
+    return learned, *family.append_learned(definition, learned, special, words)
 
 
-def write_base(folder: Path, spec: Spec, roles: Mapping[str, str] | None = None) -> str:
-    tokenizer.write_folder(folder, spec, roles or {"eos_token": "<|endoftext|>"}, "")
+def write_base(folder: Path, definition: Definition, roles: Mapping[str, str] | None = None) -> str:
+    tokenizer.write_folder(folder, definition, roles or {"eos_token": "<|endoftext|>"}, "")
     return str(folder)
 
 

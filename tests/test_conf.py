@@ -287,7 +287,7 @@ def assert_is_one_sentence(done: subprocess.CompletedProcess[str], kind: str, sa
 def home(tiny_store: Store, tmp_path: Path) -> str:
     """A root of its own with a tokenizer that is not the one the tokens were encoded with."""
     from lisan.core.stage import StorageConfig, run_stage
-    from lisan.tokenizer.config import TokenizerConfig
+    from lisan.tokenizer.expand.config import TokenizerConfig
     from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER as STAGE
 
     copytree(tiny_store.root.root, tmp_path / "root")

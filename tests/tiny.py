@@ -31,7 +31,7 @@ from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.model.folder import quiet_transformers
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Conversation, Document, Preference, Question, Turn, to_table
-from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.config import TokenizerConfig
 from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.train.config import DpoConfig, TrainConfig, parents_of
 from lisan.train.options import LoopConfig, OptimConfig

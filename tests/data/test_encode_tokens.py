@@ -14,7 +14,7 @@ from lisan.core.errors import ConfigError, DataError
 from lisan.core.stage import ClusterConfig, StorageConfig
 from lisan.data import corpus_blocks
 from lisan.data.config import EncodeConfig, Overflow, PackingConfig, Strategy
-from lisan.data.encode_tokens import tokenizer_place
+from lisan.data.encode_tokens import locate_tokenizer
 from lisan.data.rows import RowReader
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Conversation, Document, Preference, Turn
@@ -128,7 +128,7 @@ def test_every_node_finds_the_tokenizer_of_an_artifact(store: Store, tmp_path: P
     """What travels is where the artifact lies, not the cache of the process that planned."""
     parents = tuple(store.open(Ref.parse(ref)) for ref in ("corpus/tiny@v1", "tokenizer/tiny@v1"))
     config = EncodeConfig(name="t", corpus="corpus/tiny@v1", tokenizer="tokenizer/tiny@v1")
-    place = pickle.loads(pickle.dumps(tokenizer_place(config, parents)))
+    place = pickle.loads(pickle.dumps(locate_tokenizer(config, parents)))
     assert place == parents[1].location
     assert len(open_tokenizer(place)) == parents[1].facts["num_ids"]
 

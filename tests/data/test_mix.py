@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lisan.core.config import compose
 from lisan.core.errors import ConfigError
 from lisan.data.config import MixConfig, MixStageConfig
-from lisan.data.mix import BLOCK_ROWS, Plan, _apportion, make_plan, plan_shares
+from lisan.data.mix import CYCLE_ROWS, Plan, _apportion, make_plan, plan_shares
 from lisan.train.config import TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -29,7 +29,7 @@ def sources_of(ids: np.ndarray) -> Counter[str]:
 def test_every_block_holds_every_source_in_exact_proportion() -> None:
     plan = make_plan(SIZES, MixConfig(weights=WEIGHTS), 5000, 1)
     for block in range(5):
-        assert sources_of(plan.rows(BLOCK_ROWS * block, BLOCK_ROWS * (block + 1))) == {"ar": 600, "en": 350, "par": 50}
+        assert sources_of(plan.rows(CYCLE_ROWS * block, CYCLE_ROWS * (block + 1))) == {"ar": 600, "en": 350, "par": 50}
 
 
 def test_without_weights_sources_come_in_proportion_to_their_size() -> None:
@@ -81,28 +81,28 @@ def test_epochs_say_how_often_a_source_was_read() -> None:
 
 def test_the_smallest_weight_gets_a_row() -> None:
     plan = make_plan(SIZES, MixConfig(weights={"ar": 1.0, "par": 1e-9}), 1000, 1)
-    assert sources_of(plan.rows(0, BLOCK_ROWS)) == {"ar": 999, "par": 1}
+    assert sources_of(plan.rows(0, CYCLE_ROWS)) == {"ar": 999, "par": 1}
 
 
-@given(cuts=st.sets(st.integers(1, BLOCK_ROWS - 1), max_size=40), scale=st.floats(1e-3, 1e3))
+@given(cuts=st.sets(st.integers(1, CYCLE_ROWS - 1), max_size=40), scale=st.floats(1e-3, 1e3))
 @settings(deadline=None)
 def test_weights_down_to_a_tenth_of_a_percent_are_met_exactly(cuts: set[int], scale: float) -> None:
-    wanted = np.diff([0, *sorted(cuts), BLOCK_ROWS]).tolist()
+    wanted = np.diff([0, *sorted(cuts), CYCLE_ROWS]).tolist()
     weights = {f"s{index:02d}": scale * count for index, count in enumerate(wanted)}
-    plan = make_plan(dict.fromkeys(weights, 77), MixConfig(weights=weights, max_epochs=1e9), 3 * BLOCK_ROWS, 1)
+    plan = make_plan(dict.fromkeys(weights, 77), MixConfig(weights=weights, max_epochs=1e9), 3 * CYCLE_ROWS, 1)
     for block in range(3):
-        ids = plan.rows(BLOCK_ROWS * block, BLOCK_ROWS * (block + 1))
+        ids = plan.rows(CYCLE_ROWS * block, CYCLE_ROWS * (block + 1))
         assert np.bincount(ids // 77, minlength=len(wanted)).tolist() == wanted
 
 
 @given(shares=st.lists(st.floats(1e-6, 10), min_size=1, max_size=200))
 def test_a_block_has_its_size_whatever_the_weights(shares: list[float]) -> None:
     exact = np.array(shares) / sum(shares)
-    counts = _apportion(exact, BLOCK_ROWS)
-    assert sum(counts) == BLOCK_ROWS
+    counts = _apportion(exact, CYCLE_ROWS)
+    assert sum(counts) == CYCLE_ROWS
     assert min(counts) >= 1
-    if exact.min() >= 1 / BLOCK_ROWS:
-        assert all(abs(count - share * BLOCK_ROWS) <= 1 for count, share in zip(counts, exact, strict=True))
+    if exact.min() >= 1 / CYCLE_ROWS:
+        assert all(abs(count - share * CYCLE_ROWS) <= 1 for count, share in zip(counts, exact, strict=True))
 
 
 STAGES = {
@@ -120,10 +120,10 @@ def test_a_stage_begins_at_its_step_with_its_weights() -> None:
     plan, rows = staged(), staged().rows(0, 33 * 200)
     assert np.array_equal(rows[: 33 * 37], make_plan(SIZES, MixConfig(weights=WEIGHTS), 200, 33).rows(0, 33 * 37))
     rising, anneal = 33 * 37, 33 * 90
-    assert sources_of(rows[rising : rising + BLOCK_ROWS]) == {"ar": 800, "en": 200}
+    assert sources_of(rows[rising : rising + CYCLE_ROWS]) == {"ar": 800, "en": 200}
     assert sources_of(rows[rising:anneal]).keys() == {"ar", "en"}
-    for start in range(anneal, anneal + 3000, BLOCK_ROWS):
-        assert sources_of(rows[start : start + BLOCK_ROWS]) == {"ar": 500, "par": 500}
+    for start in range(anneal, anneal + 3000, CYCLE_ROWS):
+        assert sources_of(rows[start : start + CYCLE_ROWS]) == {"ar": 500, "par": 500}
     assert {source: round(n * SIZES[source]) for source, n in plan.epochs(33 * 200).items()} == sources_of(rows)
 
 
@@ -156,7 +156,7 @@ def test_a_source_is_read_through_over_all_stages_before_a_row_comes_again(
         own = rows[(rows >= first) & (rows < first + size)]
         for epoch in range(0, len(own), size):
             assert len(set(own[epoch : epoch + size].tolist())) == len(own[epoch : epoch + size])
-        assert len(own) == dict(zip(SIZES, plan.draws(len(rows)), strict=True))[source]
+        assert len(own) == dict(zip(SIZES, plan.rows_read(len(rows)), strict=True))[source]
         first += size
 
 
@@ -259,5 +259,5 @@ def test_the_planned_shares_are_those_of_the_weights_over_all_stages() -> None:
     late = {"anneal": MixStageConfig(from_step=6, weights={"b": 2.0})}
     mix = MixConfig(weights={"a": 1.0}, stages=late)
     assert plan_shares(sizes, mix, 8) == {"a": 0.75, "b": 0.25}
-    draws = make_plan(sizes, replace(mix, max_epochs=1e9), 8, 500).draws(8 * 500)
-    assert [drawn / 4000 for drawn in draws] == [0.75, 0.25]
+    draws = make_plan(sizes, replace(mix, max_epochs=1e9), 8, 500).rows_read(8 * 500)
+    assert [rows_before / 4000 for rows_before in draws] == [0.75, 0.25]

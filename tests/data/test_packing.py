@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lisan.core.errors import ConfigError
 from lisan.data.config import Overflow, PackingConfig, Strategy
-from lisan.data.packing import PackingCounts, Row, fit, lay_out, lay_out_rows, pack
+from lisan.data.packing import PackedRow, PackingCounts, fit, lay_out, lay_out_rows, pack
 from lisan.tokenizer.labels import IGNORE_INDEX, Example, Item
 
 REPOSITORY = Path(__file__).parents[2]
@@ -28,13 +28,13 @@ def example(size: int, start: int = 0) -> Example:
     return Example(ids, ids.copy())
 
 
-def rows_of(sizes: list[int], counts: PackingCounts | None = None, **options: object) -> list[Row]:
+def rows_of(sizes: list[int], counts: PackingCounts | None = None, **options: object) -> list[PackedRow]:
     config = PackingConfig(**{"min_free": 0, **options})  # type: ignore[arg-type]
     items = [(example(size, 1000 * place),) for place, size in enumerate(sizes)]
     return list(pack(items, LENGTH, config, counts or PackingCounts()))
 
 
-def packed(sizes: list[int], context_length: int, strategy: Strategy) -> Iterator[Row]:
+def packed(sizes: list[int], context_length: int, strategy: Strategy) -> Iterator[PackedRow]:
     whole = example(max(sizes))
     items = ((Example(whole.input_ids[:size], whole.labels[:size]),) for size in sizes)
     return pack(items, context_length, PackingConfig(strategy=strategy), PackingCounts())

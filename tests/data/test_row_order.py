@@ -11,10 +11,10 @@ from tiny import encode, train_alone, train_config, weights
 
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import ConfigError, DataError
+from lisan.data import segments
 from lisan.data.config import MixConfig, MixStageConfig, Overflow, PackingConfig
-from lisan.data.on_the_fly import segments
 from lisan.data.row_order import MadeRows, RowOrder, StoredRows, open_order
-from lisan.data.rows import Rows
+from lisan.data.rows import RowBatch
 from lisan.records.kinds import RecordKind
 
 STEP_ROWS = 8
@@ -23,7 +23,7 @@ MIX = MixConfig(weights={"ar_text": 0.75, "en_text": 0.25}, max_epochs=100, seed
 
 @pytest.fixture(autouse=True)
 def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "SEGMENT_CHUNKS", 10)
+    monkeypatch.setattr(segments, "SEGMENT_BLOCKS", 10)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def store(tiny_store: Store, tmp_path: Path) -> Store:
 def tokens(request: pytest.FixtureRequest, store: Store) -> Artifact:
     if request.param == "stored":
         return encode(store, RecordKind.documents)
-    return encode(store, RecordKind.documents, store_rows=False, chunk_records=4)
+    return encode(store, RecordKind.documents, store_rows=False, block_records=4)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def order(tokens: Artifact) -> RowOrder:
     return open_order(tokens, MIX, 12, STEP_ROWS)
 
 
-def take(order: RowOrder, position: int, count: int, rank: int = 0, world_size: int = 1) -> list[Rows]:
+def take(order: RowOrder, position: int, count: int, rank: int = 0, world_size: int = 1) -> list[RowBatch]:
     return list(islice(order.read(position, rank, world_size), count))
 
 
@@ -107,7 +107,7 @@ def test_a_stage_changes_the_weights_about_at_its_step(tokens: Artifact) -> None
 
 
 def test_a_stage_may_be_called_as_it_likes(store: Store) -> None:
-    tokens = encode(store, RecordKind.documents, store_rows=False, chunk_records=4)
+    tokens = encode(store, RecordKind.documents, store_rows=False, block_records=4)
     stages = {"mix": MixStageConfig(from_step=30, weights={"en_text": 1.0})}
     order = open_order(tokens, MixConfig(weights={"ar_text": 1.0}, stages=stages, max_epochs=100), 60, STEP_ROWS)
     assert not order.source_of(take(order, 0, 1)[0].row_ids).any()
@@ -115,7 +115,7 @@ def test_a_stage_may_be_called_as_it_likes(store: Store) -> None:
 
 def test_made_rows_are_of_the_corpus_and_the_tokenizer_that_were_measured(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "tokenizer" / "tiny" / "v1"
-    tokens = encode(store, RecordKind.documents, str(folder), store_rows=False, chunk_records=4)
+    tokens = encode(store, RecordKind.documents, str(folder), store_rows=False, block_records=4)
     definition = folder / "tokenizer.json"
     definition.write_text(definition.read_text() + " ")
     with pytest.raises(DataError, match=r"tokens/documents@v1 was encoded with another .*; encode it again"):
@@ -137,8 +137,8 @@ def test_a_mix_that_cannot_be_fed_is_refused_in_terms_of_the_run(tokens: Artifac
 
 def test_estimates_are_near_what_storing_finds(store: Store) -> None:
     stored = encode(store, RecordKind.documents).facts
-    made = encode(store, RecordKind.documents, name="made", store_rows=False, chunk_records=4).facts
-    assert made["chunk_records"] == 4
+    made = encode(store, RecordKind.documents, name="made", store_rows=False, block_records=4).facts
+    assert made["block_records"] == 4
     assert made["tokenizer_hash"] == stored["tokenizer_hash"]
     for source in ("ar_text", "en_text"):
         assert made["sources"][source]["rows"] == pytest.approx(stored["sources"][source]["rows"], rel=0.25)
@@ -148,7 +148,7 @@ def test_estimates_are_near_what_storing_finds(store: Store) -> None:
 
 def test_a_run_on_made_rows_is_resumed_where_it_was(store: Store, tmp_path: Path) -> None:
     """Interrupted and resumed = uninterrupted, bit for bit, although no row lies anywhere."""
-    encode(store, RecordKind.documents, store_rows=False, chunk_records=4)
+    encode(store, RecordKind.documents, store_rows=False, block_records=4)
     whole_config = train_config(store, mix=MIX, loop={"num_steps": 9, "checkpoint_every": 2})
     train_alone(store, whole_config, tmp_path / "whole")
     part = train_config(store, mix=MIX, loop={"num_steps": 9, "checkpoint_every": 2, "keep_checkpoints": 9})
@@ -169,7 +169,7 @@ def test_conversations_are_made_too(store: Store) -> None:
         store,
         RecordKind.conversations,
         store_rows=False,
-        chunk_records=4,
+        block_records=4,
         packing=PackingConfig(overflow=Overflow.drop),
     )
     rows = take(open_order(tokens, MixConfig(max_epochs=100), 12, STEP_ROWS), 0, 3)
@@ -179,8 +179,8 @@ def test_conversations_are_made_too(store: Store) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chunk_records": 8}, "chunk_records has no effect on stored rows"),
-        ({"chunk_records": 0, "store_rows": False}, "chunk_records must be >= 1, got 0"),
+        ({"block_records": 8}, "block_records has no effect on stored rows"),
+        ({"block_records": 0, "store_rows": False}, "block_records must be >= 1, got 0"),
         ({"kind": RecordKind.preferences, "store_rows": False}, "store_rows=false makes no rows of preferences"),
     ],
 )

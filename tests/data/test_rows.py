@@ -8,17 +8,17 @@ import pytest
 
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.storage import Location
-from lisan.data.packing import Row
+from lisan.data.packing import PackedRow
 from lisan.data.rows import RowReader, rows_from_table, write_rows
 from lisan.tokenizer.labels import Example
 
 LENGTH = 8
 
 
-def row(value: int) -> Row:
+def row(value: int) -> PackedRow:
     """Return a row of two documents, of three and two tokens, that all hold its number."""
     parts = [Example(np.full(size, value, np.int32), np.full(size, value, np.int32)) for size in (3, 2)]
-    return Row(examples=parts, free=LENGTH - 5)
+    return PackedRow(examples=parts, free=LENGTH - 5)
 
 
 @pytest.fixture

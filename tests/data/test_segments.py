@@ -14,11 +14,11 @@ from tiny import document
 
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
+from lisan.data import segments
 from lisan.data.config import MixConfig, Overflow, PackingConfig
+from lisan.data.corpus_blocks import RecordBlocks
 from lisan.data.mix import make_plan
-from lisan.data.on_the_fly import segments
-from lisan.data.on_the_fly.chunks import Chunks
-from lisan.data.on_the_fly.segments import SegmentMaker, find_break, interleave, position_after, row_id, split_position
+from lisan.data.segments import SegmentMaker, find_break, interleave, position_after, row_id, split_position
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Document, to_table
 
@@ -27,17 +27,17 @@ NUM = {"ar_text": 90, "en_text": 60, "fr_text": 30}
 
 @pytest.fixture
 def maker(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> SegmentMaker:
-    """Three sources in chunks of four documents, ten chunks to a segment."""
-    monkeypatch.setattr(segments, "SEGMENT_CHUNKS", 10)
+    """Three sources in blocks of four documents, ten blocks to a segment."""
+    monkeypatch.setattr(segments, "SEGMENT_BLOCKS", 10)
     parts = {}
     for source, size in NUM.items():
         made = [document(source.replace("fr", "en"), index) for index in range(size)]
         table = to_table([Document(d.id, d.text, source, d.language) for d in made], RecordKind.documents)
         pq.write_table(table, tmp_path / f"{source}.parquet", row_group_size=16)
         parts[source] = ((f"{source}.parquet", size),)
-    chunks = Chunks(Location(str(tmp_path)), RecordKind.documents, parts, 4)
-    plan = make_plan(chunks.num_chunks, MixConfig(max_epochs=100, seed=5), 100, 1)
-    return SegmentMaker(chunks, plan, partial(_same, tokenizer), 64, PackingConfig(), (1.0, 1.0, 1.0))
+    blocks = RecordBlocks(Location(str(tmp_path)), RecordKind.documents, parts, 4)
+    plan = make_plan(blocks.num_blocks, MixConfig(max_epochs=100, seed=5), 100, 1)
+    return SegmentMaker(blocks, plan, partial(_same, tokenizer), 64, PackingConfig(), (1.0, 1.0, 1.0))
 
 
 def _same(tokenizer: Any) -> Any:
@@ -49,11 +49,11 @@ def tokens_of(row: Any) -> Counter[int]:
 
 
 def test_a_segment_holds_the_tokens_of_its_chunks_and_no_other(maker: SegmentMaker, tokenizer: Any) -> None:
-    reader = maker.chunks.reader()
+    reader = maker.blocks.reader()
     for number in range(3):
         expected: Counter[int] = Counter()
-        for chunk in maker.plan.rows(number * 10, number * 10 + 10).tolist():
-            for text in reader.read(chunk)[1]["text"].to_pylist():
+        for block in maker.plan.rows(number * 10, number * 10 + 10).tolist():
+            for text in reader.read(block)[1]["text"].to_pylist():
                 begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
                 ids = tokenizer.encode(text, add_special_tokens=False)
                 expected.update([*begin, *ids, tokenizer.eos_token_id])
@@ -65,12 +65,12 @@ def test_every_row_holds_documents_of_the_source_that_its_id_names(maker: Segmen
     texts = [
         {
             text
-            for chunk in range(first, first + count)
-            for text in maker.chunks.reader().read(chunk)[1]["text"].to_pylist()
+            for block in range(first, first + count)
+            for text in maker.blocks.reader().read(block)[1]["text"].to_pylist()
         }
         for first, count in ((0, 23), (23, 15), (38, 8))
     ]
-    reader = maker.chunks.reader()
+    reader = maker.blocks.reader()
     seen = set()
     for row, made in maker.segment(0, reader):
         source = int(segments.source_indices(segments.np.array([row]))[0])
@@ -133,4 +133,4 @@ def test_a_segment_that_gives_no_rows_is_one_sentence(maker: SegmentMaker) -> No
 def test_more_rows_than_an_id_can_number_are_refused(maker: SegmentMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "_INDEX_BITS", 2)
     with pytest.raises(DataError, match=r"segment 0 of the corpus gives more than 4 rows of 64 tokens"):
-        list(maker.segment(0, maker.chunks.reader()))
+        list(maker.segment(0, maker.blocks.reader()))

@@ -12,7 +12,7 @@ from lisan.core.artifact import Store
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.model.config import ModelConfig
 from lisan.records.kinds import RecordKind
-from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.config import TokenizerConfig
 from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 
 

@@ -24,7 +24,7 @@ from lisan.model.embeddings.resize import gather, is_tied, read_matrices
 from lisan.model.load import load_model, make_model
 from lisan.model.score import Scorer, collate
 from lisan.records.kinds import RecordKind
-from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.config import TokenizerConfig
 from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.tokenizer.expand.neighbours import write_neighbours
 from lisan.train.options import Method, TuningConfig

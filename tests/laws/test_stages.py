@@ -20,7 +20,7 @@ from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
 from lisan.evaluate.run_evals import EVALS
 from lisan.model.config import ModelConfig
 from lisan.records.kinds import RecordKind
-from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.config import TokenizerConfig
 from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.train.stages import CPT, DPO, SFT
 

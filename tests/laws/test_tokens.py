@@ -21,7 +21,7 @@ from lisan.data.packing import PackingCounts, lay_out, pack
 from lisan.model.score import Scorer, collate
 from lisan.records.records import Turn
 from lisan.tokenizer.chat.chat_template import encode_conversation, encode_prompt, encode_reply
-from lisan.tokenizer.config import Gates
+from lisan.tokenizer.expand.config import Gates
 from lisan.tokenizer.expand.gates import try_round_trips
 from lisan.tokenizer.labels import IGNORE_INDEX, Example
 from lisan.tokenizer.tokenizer import load_tokenizer

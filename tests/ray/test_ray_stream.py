@@ -12,11 +12,11 @@ from tiny import CONTEXT, encode
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.data.config import MixConfig, MixStageConfig
 from lisan.data.mix import Plan, make_plan
-from lisan.data.on_the_fly.segments import split_position
-from lisan.data.packing import Row
+from lisan.data.packing import PackedRow
 from lisan.data.ray_stream import STREAM, PlanDataConfig, StreamPlan, iterate_rows
 from lisan.data.row_order import StoredRows, open_order
-from lisan.data.rows import RowReader, Rows, write_rows
+from lisan.data.rows import RowBatch, RowReader, write_rows
+from lisan.data.segments import split_position
 from lisan.records.kinds import RecordKind
 from lisan.tokenizer.labels import Example
 
@@ -66,7 +66,7 @@ def test_rows_of_many_short_documents_and_of_one_long_one_stay_in_order(tmp_path
     sources = {}
     for source, size in (("long", CONTEXT), ("short", 2)):
         document = Example(*np.full((2, size), 7, np.int32))
-        rows = [Row(examples=[document] * (CONTEXT // size), free=0) for _ in range(300)]
+        rows = [PackedRow(examples=[document] * (CONTEXT // size), free=0) for _ in range(300)]
         counts = write_rows(draft.location / "rows" / source / "shard-00000.arrow", rows, CONTEXT)
         sources[source] = {"language": "ar", **counts, "shards": {"shard-00000.arrow": 300}}
     tokens = draft.commit({"sources": sources, "context_length": CONTEXT})
@@ -99,7 +99,7 @@ def test_rows_made_on_the_way_come_in_the_order_in_which_one_process_makes_them(
     for name in ("corpus", "tokenizer"):
         copytree(Path(tiny_store.root.root) / name, tmp_path / name)
     store = Store(str(tmp_path))
-    made = encode(store, RecordKind.documents, store_rows=False, chunk_records=4)
+    made = encode(store, RecordKind.documents, store_rows=False, block_records=4)
     order = open_order(made, MixConfig(weights={"ar_text": 0.7, "en_text": 0.3}, max_epochs=1000), 60, STEP_ROWS)
     whole = list(islice(order.read(0, 0, 1), 60))
     position = 0
@@ -109,7 +109,7 @@ def test_rows_made_on_the_way_come_in_the_order_in_which_one_process_makes_them(
     stream = StreamPlan(order, 60, lambda: (7, position))
     shards = [config[STREAM] for config in PlanDataConfig(stream).configure({}, world_size, None, None)]
 
-    def read(shard: object) -> list[Rows]:
+    def read(shard: object) -> list[RowBatch]:
         return list(islice(iterate_rows(shard, STEP_ROWS // world_size), 53))
 
     with ThreadPoolExecutor(world_size) as pool:

@@ -11,15 +11,15 @@ from bilingual import ALL_BASES, build, llama2_base, t5_base, write_base, write_
 
 from lisan.core.errors import DataError
 from lisan.tokenizer.tokenizer import load_expansion, load_tokenizer, read_definition, tokenizer_hash
-from lisan.tokenizer.tokenizer_json import Spec, first_free_id, special_token
+from lisan.tokenizer.tokenizer_json import Definition, first_free_id, special_token
 
 DATA = Path(os.environ.get("LISAN_DATA", "unset"))
 ROLES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
 
-def write(folder: Path, spec: Spec, **files: Any) -> Path:
+def write(folder: Path, definition: Definition, **files: Any) -> Path:
     """Write a base and further JSON files beside it, by name."""
-    write_base(folder, spec, ROLES)
+    write_base(folder, definition, ROLES)
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
@@ -28,9 +28,9 @@ def write(folder: Path, spec: Spec, **files: Any) -> Path:
 @pytest.fixture
 def vicuna(tmp_path: Path) -> Path:
     """A Llama-2 vocabulary with two tokens in added_tokens.json, as Vicuna has them."""
-    spec = llama2_base()
-    first = first_free_id(spec)
-    return write(tmp_path / "vicuna", spec, added_tokens={"<pad>": first, "<|tool|>": first + 1})
+    definition = llama2_base()
+    first = first_free_id(definition)
+    return write(tmp_path / "vicuna", definition, added_tokens={"<pad>": first, "<|tool|>": first + 1})
 
 
 def test_added_tokens_are_read_under_their_ids(vicuna: Path) -> None:
@@ -62,10 +62,10 @@ def test_a_list_in_the_config_counts_and_its_ids_may_have_gaps(tmp_path: Path) -
 
 
 def test_a_gap_in_tokenizer_json_itself_moves_no_id(tmp_path: Path) -> None:
-    spec = llama2_base()
-    spec["added_tokens"].append(special_token("<|far|>", first_free_id(spec) + 9))
-    opened = load_tokenizer(write_base(tmp_path, spec, {"eos_token": "</s>"}))
-    assert opened.convert_tokens_to_ids("<|far|>") == spec["added_tokens"][-1]["id"]
+    definition = llama2_base()
+    definition["added_tokens"].append(special_token("<|far|>", first_free_id(definition) + 9))
+    opened = load_tokenizer(write_base(tmp_path, definition, {"eos_token": "</s>"}))
+    assert opened.convert_tokens_to_ids("<|far|>") == definition["added_tokens"][-1]["id"]
 
 
 def test_a_pad_token_without_an_id_gets_the_next_one(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_folder_that_adds_nothing_is_known_by_its_file(base: str, tmp_path: Pa
 def test_new_pieces_follow_the_added_tokens(vicuna: Path, tmp_path: Path) -> None:
     first = first_free_id(llama2_base())
     write_corpus(tmp_path)
-    grown = build(tmp_path, base=str(vicuna))
-    expansion, after = load_expansion(grown), load_tokenizer(grown)
+    expanded = build(tmp_path, base=str(vicuna))
+    expansion, after = load_expansion(expanded), load_tokenizer(expanded)
     assert expansion.base_size == min(expansion.new_ids) == first + 2
     assert expansion.base_hash == tokenizer_hash(str(vicuna))
     assert after.pad_token_id == first < expansion.size
@@ -96,9 +96,9 @@ def test_new_pieces_follow_the_added_tokens(vicuna: Path, tmp_path: Path) -> Non
 
 def test_a_pad_token_without_an_id_lies_within_the_rows_of_the_expansion(tmp_path: Path) -> None:
     write_corpus(tmp_path)
-    grown = build(tmp_path, base=str(write(tmp_path / "base", llama2_base())))
-    assert load_tokenizer(grown).pad_token_id == first_free_id(llama2_base())
-    assert len(load_tokenizer(grown)) == grown.facts["num_ids"]
+    expanded = build(tmp_path, base=str(write(tmp_path / "base", llama2_base())))
+    assert load_tokenizer(expanded).pad_token_id == first_free_id(llama2_base())
+    assert len(load_tokenizer(expanded)) == expanded.facts["num_ids"]
 
 
 @pytest.mark.parametrize(

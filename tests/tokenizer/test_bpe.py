@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lisan.tokenizer.expand import bpe
 from lisan.tokenizer.script import script
-from lisan.tokenizer.tokenizer_json import first_free_id, open_spec, segment
+from lisan.tokenizer.tokenizer_json import first_free_id, open_definition, tokenize_words
 
 TARGET = script(("arabic",))
 BASE = {name: make() for name, make in BASES.items()}
@@ -16,31 +16,31 @@ every_base = pytest.mark.parametrize("name", sorted(BASE))
 
 @every_base
 def test_every_new_piece_is_reached_by_its_merges(name: str) -> None:
-    base, (_, grown, parts) = BASE[name], expand(BASE[name], TARGET)
-    grown["model"]["ignore_merges"] = False
-    pieces = bpe.pieces_by_id(grown)
-    assert segment(grown, [bpe.to_piece(pieces[index]) for index in parts]) == [[index] for index in parts]
+    base, (_, expanded, parts) = BASE[name], expand(BASE[name], TARGET)
+    expanded["model"]["ignore_merges"] = False
+    pieces = bpe.pieces_by_id(expanded)
+    assert tokenize_words(expanded, [bpe.to_piece(pieces[index]) for index in parts]) == [[index] for index in parts]
     assert base["model"].get("ignore_merges", False) is (name == "llama")
 
 
 @every_base
 def test_merges_keep_the_form_in_which_the_base_writes_them(name: str) -> None:
-    _, grown, _ = expand(BASE[name], TARGET)
-    kinds = {type(merge) for merge in grown["model"]["merges"]}
+    _, expanded, _ = expand(BASE[name], TARGET)
+    kinds = {type(merge) for merge in expanded["model"]["merges"]}
     assert kinds == ({str} if name == "gpt" else {list})
 
 
 def test_a_word_with_diacritics_is_one_word_of_a_new_tokenizer() -> None:
-    spec = bpe.learn(ARABIC, 300, ("<|endoftext|>",), 2)
-    words = open_spec(spec).pre_tokenizer.pre_tokenize_str("وُلِدَ العالِمُ")
+    definition = bpe.learn(ARABIC, 300, ("<|endoftext|>",), 2)
+    words = open_definition(definition).pre_tokenizer.pre_tokenize_str("وُلِدَ العالِمُ")
     assert [bpe.to_bytes(word).decode() for word, _ in words] == ["وُلِدَ", " العالِمُ"]
 
 
 def test_special_tokens_of_a_new_tokenizer_come_first_and_every_byte_is_there() -> None:
-    spec = bpe.learn(ENGLISH, 280, ("<|endoftext|>", "<|pad|>"), 2)
-    assert [spec["model"]["vocab"][token] for token in ("<|endoftext|>", "<|pad|>")] == [0, 1]
-    assert set(bpe.BYTE_CHARACTERS) <= set(spec["model"]["vocab"])
-    assert first_free_id(spec) == 280
+    definition = bpe.learn(ENGLISH, 280, ("<|endoftext|>", "<|pad|>"), 2)
+    assert [definition["model"]["vocab"][token] for token in ("<|endoftext|>", "<|pad|>")] == [0, 1]
+    assert set(bpe.BYTE_CHARACTERS) <= set(definition["model"]["vocab"])
+    assert first_free_id(definition) == 280
 
 
 def test_byte_letters_are_those_of_the_library() -> None:
@@ -62,7 +62,7 @@ def test_bytes_and_pieces_are_inverse() -> None:
     )
 )
 def test_words_are_counted_as_the_base_cuts_the_whole_text(name: str, texts: list[str]) -> None:
-    tokenizer = open_spec(BASE[name])
+    tokenizer = open_definition(BASE[name])
     whole: Counter[str] = Counter()
     for text in [*texts, *DIVERSE]:
         normalised = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text

@@ -231,7 +231,7 @@ def speaks(tokenizer: Any, template: str, source: str | None = None) -> Any:
         eos_token="</s>",
         additional_special_tokens=list(special_tokens(template)),
     )
-    copy.chat_template = source or read_template(template, None)
+    copy.chat_template = source or read_template(template)
     return copy
 
 
@@ -377,7 +377,7 @@ def test_an_example_begins_with_the_prompt_before_every_reply(template: str, lin
 
 def test_the_law_is_about_something(liners: dict[str, Any]) -> None:
     """A template that does not trim a reply breaks it where a line end melts into the next, so the test above can fail."""
-    source = read_template("chatml", None).replace("message['content'] | trim if", "message['content'] if")
+    source = read_template("chatml").replace("message['content'] | trim if", "message['content'] if")
     untrimmed = speaks(liners["chatml"], "chatml", source)
     turns = (ASK, Turn("assistant", "\nRabat."), MORE, LAST)
     check_every_prompt(liners["chatml"], turns)
@@ -443,7 +443,7 @@ def test_a_template_whose_replies_nothing_ends_is_refused(tokenizer: Any) -> Non
 
 
 def test_chatml_without_its_special_tokens_is_refused(tokenizer: Any) -> None:
-    bare = speaks(tokenizer, "llama2", read_template("llama3", None))
+    bare = speaks(tokenizer, "llama2", read_template("llama3"))
     with pytest.raises(DataError, match=r"ends a reply with .*<\|eot_id\|>', not with one special token"):
         check_template(bare)
 

@@ -10,8 +10,10 @@ from bilingual import ALL_BASES, ARABIC, BASES, ENGLISH, SENTENCEPIECE_BASES, bu
 from lisan.core.artifact import Kind, Store
 from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.records.records import Document
-from lisan.tokenizer.expand.expand_tokenizer import Gates, load_expansion, load_tokenizer, sample_texts
+from lisan.tokenizer.expand.config import Gates
 from lisan.tokenizer.expand.neighbours import read_neighbours
+from lisan.tokenizer.text_sample import sample_texts
+from lisan.tokenizer.tokenizer import load_expansion, load_tokenizer
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lisan.tokenizer.expand import bpe
 from lisan.tokenizer.fertility.measure import (
     WORD_BINS,
     Comparison,
-    FertilityRow,
+    FertilityCounts,
     changed_ratio,
     count_changed_lines,
     count_continuations,
@@ -42,9 +42,9 @@ def word_tokenizer(text: str) -> PreTrainedTokenizerFast:
     return wrap(backend)
 
 
-def row(**changes: int) -> FertilityRow:
+def row(**changes: int) -> FertilityCounts:
     values = {"num_words": 10, "num_bytes": 60, "num_tokens": 20, "num_continuations": 10, "num_single_bytes": 5}
-    return FertilityRow(source="ar", language="ar", word_tokens=(4, 6), **{**values, **changes})
+    return FertilityCounts(source="ar", language="ar", word_tokens=(4, 6), **{**values, **changes})
 
 
 def test_one_token_a_byte_is_counted_exactly() -> None:

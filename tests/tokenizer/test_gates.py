@@ -5,23 +5,23 @@ from bilingual import ALL_BASES, ARABIC, DIVERSE, ENGLISH, expand
 from transformers import PreTrainedTokenizerFast
 
 from lisan.core.errors import ConfigError, DataError
-from lisan.tokenizer.config import Gates
+from lisan.tokenizer.expand.config import Gates
 from lisan.tokenizer.expand.gates import HeldOut, check_gates, compare, summarise, try_round_trips
 from lisan.tokenizer.expand.probes import CODE, ROUND_TRIP
 from lisan.tokenizer.script import script
-from lisan.tokenizer.tokenizer_json import Spec, open_spec
+from lisan.tokenizer.tokenizer_json import Definition, open_definition
 
 TARGET = script(("arabic",))
 
 
 def opened(*added: str, name: str = "gpt") -> PreTrainedTokenizerFast:
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=open_spec(ALL_BASES[name]()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=open_definition(ALL_BASES[name]()))
     tokenizer.add_tokens(list(added))
     return tokenizer
 
 
-def wrap(spec: Spec) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=open_spec(spec))
+def wrap(definition: Definition) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=open_definition(definition))
 
 
 def both(name: str) -> tuple[Any, Any]:

@@ -16,8 +16,8 @@ from lisan.core.artifact import Ref, Store
 from lisan.core.errors import DataError
 from lisan.core.seed import stream
 from lisan.core.stage import StorageConfig, run_stage
-from lisan.tokenizer.config import TokenizerConfig
 from lisan.tokenizer.expand import neighbours
+from lisan.tokenizer.expand.config import TokenizerConfig
 from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.tokenizer.expand.neighbours import (
     WINDOW,

@@ -6,7 +6,7 @@ from bilingual import ARABIC, BASES, DIVERSE, ENGLISH
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from lisan.tokenizer.pieces import Part, count_scripts, cut, is_byte_level, piece_bytes, scripts_of, split_bytes
+from lisan.tokenizer.pieces import PieceText, count_scripts, cut, is_byte_level, piece_bytes, scripts_of, split_bytes
 from lisan.tokenizer.tokenizer import load_tokenizer, write_folder
 
 
@@ -49,9 +49,9 @@ def test_an_id_without_a_piece_has_no_bytes() -> None:
 
 
 def test_bytes_that_are_no_character_stay_bytes() -> None:
-    assert split_bytes("با".encode()) == [Part("با", False)]
-    assert split_bytes(b"\xa8 \xd8\xa7\xd8") == [Part("A8", True), Part(" ا", False), Part("D8", True)]
-    assert split_bytes(b"\xd8\xd8") == [Part("D8 D8", True)]
+    assert split_bytes("با".encode()) == [PieceText("با", False)]
+    assert split_bytes(b"\xa8 \xd8\xa7\xd8") == [PieceText("A8", True), PieceText(" ا", False), PieceText("D8", True)]
+    assert split_bytes(b"\xd8\xd8") == [PieceText("D8 D8", True)]
     assert split_bytes(b"") == []
 
 

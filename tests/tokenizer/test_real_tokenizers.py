@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from bilingual import DIVERSE, build, write_corpus
 
-from lisan.tokenizer.config import Gates
+from lisan.tokenizer.expand.config import Gates
 from lisan.tokenizer.tokenizer import load_expansion, load_tokenizer, read_definition
-from lisan.tokenizer.tokenizer_json import open_spec
+from lisan.tokenizer.tokenizer_json import open_definition
 
 DATA = Path(os.environ.get("LISAN_DATA", "unset"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="LISAN_DATA names no folder with real tokenizers and texts")
@@ -37,7 +37,7 @@ def read_english(num: int) -> list[str]:
 @every_tokenizer
 def test_what_is_loaded_gives_the_ids_that_tokenizer_json_states(name: str) -> None:
     folder = DATA / "tokenizers" / name
-    stated = open_spec(json.loads(read_definition(folder)))
+    stated = open_definition(json.loads(read_definition(folder)))
     loaded = load_tokenizer(folder)
     for text in [*DIVERSE, *read_english(20), *read_arabic(20), "<s>a</s> <unk>", "[INST] a [/INST]", "<|endoftext|>a"]:
         assert loaded(text)["input_ids"] == stated.encode(text).ids

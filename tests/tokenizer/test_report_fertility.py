@@ -21,11 +21,11 @@ from lisan.core.errors import ArtifactError, ConfigError, DataError
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.tokenizer.expand import bpe
 from lisan.tokenizer.fertility.config import FertilityConfig
-from lisan.tokenizer.fertility.fertility_page import Example, FertilityPage, render_page
-from lisan.tokenizer.fertility.figures import HISTOGRAM, Measured, histogram_of
+from lisan.tokenizer.fertility.fertility_page import CutSentence, FertilityPage, render_page
+from lisan.tokenizer.fertility.figures import HISTOGRAM, MeasuredTokenizer, histogram_of
 from lisan.tokenizer.fertility.measure import measure
 from lisan.tokenizer.fertility.report_fertility import FERTILITY, pick_sentences
-from lisan.tokenizer.pieces import Part
+from lisan.tokenizer.pieces import PieceText
 from lisan.tokenizer.tokenizer import load_tokenizer, write_folder
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -65,8 +65,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(root, {"ar_news": ARABIC[:2], "ar_books": ARABIC[2:], "en": ENGLISH})
     store = Store(str(root))
     draft = store.begin(Ref.parse("tokenizer/arabic@v1"), {"of": "tests"}, ())
-    spec = bpe.learn([*ARABIC, *ENGLISH] * 3, 560, list(SPECIAL), 2)
-    write_folder(Path(draft.location.full_path), spec, {"eos_token": SPECIAL[0]}, "")
+    definition = bpe.learn([*ARABIC, *ENGLISH] * 3, 560, list(SPECIAL), 2)
+    write_folder(Path(draft.location.full_path), definition, {"eos_token": SPECIAL[0]}, "")
     draft.commit({"learning_curve": [[0, 9.5], [100, 4.0], [300, 2.5]]})
     return root
 
@@ -150,8 +150,8 @@ def test_figures_go_to_the_manifest_and_to_the_tracker(report: Artifact, config:
 
 def test_special_tokens_are_pieces_but_hold_no_letters(report: Artifact) -> None:
     found = json.loads(read(report, "report.json"))["tokenizers"]["arabic"]
-    spec = bpe.learn([*ARABIC, *ENGLISH] * 3, 560, list(SPECIAL), 2)
-    latin = [piece for piece in spec["model"]["vocab"] if re.search("[A-Za-z]", piece) and piece not in SPECIAL]
+    definition = bpe.learn([*ARABIC, *ENGLISH] * 3, 560, list(SPECIAL), 2)
+    latin = [piece for piece in definition["model"]["vocab"] if re.search("[A-Za-z]", piece) and piece not in SPECIAL]
     assert found["pieces_with_letters"]["latin"] == len(latin)
     assert found["num_pieces"] == 560
 
@@ -208,8 +208,10 @@ def test_the_page_shows_arabic_from_right_to_left_and_bytes_as_bytes(report: Art
 
 def test_what_a_tokenizer_or_a_text_holds_cannot_become_markup() -> None:
     row = measure(load_tokenizer_of("<b>x</b>"), ["<script>"], "s", "en")
-    one = Measured(label="a", place="<i>p</i>", num_pieces=3, scripts={"latin": 1}, rows=[row], languages={"en": row})
-    example = Example("<script>alert(1)</script>", {"a": [[Part("<script>", False)]]})
+    one = MeasuredTokenizer(
+        label="a", place="<i>p</i>", num_pieces=3, scripts={"latin": 1}, rows=[row], languages={"en": row}
+    )
+    example = CutSentence("<script>alert(1)</script>", {"a": [[PieceText("<script>", False)]]})
     html = render_page(
         FertilityPage(title="<u>t</u>", base="a", context_length=8, measured=[one], examples={"en": [example]})
     )
@@ -219,7 +221,7 @@ def test_what_a_tokenizer_or_a_text_holds_cannot_become_markup() -> None:
 def load_tokenizer_of(text: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=bpe.open_spec(bpe.learn([text], 270, [], 2)))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe.open_definition(bpe.learn([text], 270, [], 2)))
 
 
 @pytest.mark.parametrize("number", [1, 12])
@@ -259,7 +261,7 @@ def test_a_text_without_a_sentence_is_shown_from_its_beginning() -> None:
     ("text", "direction"), [("كتاب book", "rtl"), ("12 (كتاب)", "rtl"), ("book كتاب", "ltr"), ("12", "ltr")]
 )
 def test_the_first_letter_gives_a_sentence_its_direction(text: str, direction: str) -> None:
-    assert Example(text, {}).direction == direction
+    assert CutSentence(text, {}).direction == direction
 
 
 @pytest.mark.parametrize(

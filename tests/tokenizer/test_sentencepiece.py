@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lisan.core.errors import DataError
 from lisan.tokenizer import sentencepiece
 from lisan.tokenizer.tokenizer import load_expansion, load_tokenizer, read_roles, tokenizer_hash
-from lisan.tokenizer.tokenizer_json import open_spec
+from lisan.tokenizer.tokenizer_json import open_definition
 
 reference = pytest.importorskip("sentencepiece", reason="the library that tokenizer.model belongs to is not installed")
 KINDS = {
@@ -45,7 +45,10 @@ def train(kind: str) -> bytes:
 MODELS = {kind: train(kind) for kind in KINDS}
 READ = {kind: sentencepiece.read_model(data, kind) for kind, data in MODELS.items()}
 OPEN = {
-    kind: (reference.SentencePieceProcessor(model_proto=data), open_spec(sentencepiece.to_spec(READ[kind], False)))
+    kind: (
+        reference.SentencePieceProcessor(model_proto=data),
+        open_definition(sentencepiece.to_definition(READ[kind], False)),
+    )
     for kind, data in MODELS.items()
 }
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
@@ -75,7 +78,8 @@ def test_a_base_with_bytes_gives_the_text_back(text: str) -> None:
 
 def test_control_pieces_are_special_and_symbols_of_users_are_not() -> None:
     added = {
-        token["content"]: token["special"] for token in sentencepiece.to_spec(READ["llama"], False)["added_tokens"]
+        token["content"]: token["special"]
+        for token in sentencepiece.to_definition(READ["llama"], False)["added_tokens"]
     }
     assert added == {"<unk>": True, "<s>": True, "</s>": True, "<code>": False}
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lisan.core.errors import ConfigError
 from lisan.tokenizer.chat.template_source import read_template, shipped_templates, special_tokens
+from lisan.tokenizer.tokenizer import load_tokenizer
 
 TEMPLATES = ("chatml", "gemma2", "llama2", "llama3", "mistral", "mistral_v3")
 
@@ -45,14 +46,14 @@ def test_a_file_of_ones_own_is_read_with_its_special_tokens(tmp_path: Path) -> N
     source = "{#- special tokens: <|سؤال|>\n<|جواب|> -#}{% for m in messages %}<|سؤال|>{{ m.content }}{% endfor %}"
     file = tmp_path / "mine.jinja"
     file.write_text(source, encoding="utf-8")
-    assert read_template(str(file), None) == source
+    assert read_template(str(file)) == source
     assert special_tokens(str(file)) == ("<|سؤال|>", "<|جواب|>")
 
 
 def test_a_file_may_use_what_transformers_adds_to_jinja(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}")
-    assert read_template(str(file), None).startswith("{% for")
+    assert read_template(str(file)).startswith("{% for")
     assert special_tokens(str(file)) == ()
 
 
@@ -60,28 +61,28 @@ def test_a_file_that_is_no_jinja_is_refused_with_its_line(tmp_path: Path) -> Non
     file = tmp_path / "mine.jinja"
     file.write_text("{% for m in messages %}\n{{ m.content }\n{% endfor %}")
     with pytest.raises(ConfigError, match=r"mine\.jinja, line 2 is no Jinja template \(unexpected '}'\); correct it"):
-        read_template(str(file), None)
+        read_template(str(file))
     file.write_bytes("{{ 'سلام' }}".encode("cp1256"))
     with pytest.raises(ConfigError, match=r"mine\.jinja is no Jinja template .*utf-8"):
-        read_template(str(file), None)
+        read_template(str(file))
 
 
 def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"chat_template .*none\.jinja is no file; give the path"):
-        read_template(str(tmp_path / "none.jinja"), None)
+        read_template(str(tmp_path / "none.jinja"))
 
 
 def test_an_unknown_template_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match=rf"must be one of {', '.join(TEMPLATES)}, base or a path/.*, got 'alpaca'"):
-        read_template("alpaca", None)
+        read_template("alpaca")
 
 
 def test_the_bases_own_template_is_kept_on_request(base: Path) -> None:
     (base / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    assert read_template("base", base) == "{{ messages[0].content }}"
+    assert read_template("base", load_tokenizer(base).chat_template) == "{{ messages[0].content }}"
 
 
 def test_a_base_without_a_template_has_none_to_keep(base: Path) -> None:
-    for folder in (base, None):
+    for template in (load_tokenizer(base).chat_template, {"a": "", "b": ""}):
         with pytest.raises(ConfigError, match="chat_template=base needs a base with one chat template"):
-            read_template("base", folder)
+            read_template("base", template)

@@ -28,8 +28,8 @@ EXPANSION = Expansion(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    spec = bpe.learn(ENGLISH * 2, 300, SPECIAL, 2)
-    tokenizer.write_folder(tmp_path, spec, ROLES, read_template("chatml", None))
+    definition = bpe.learn(ENGLISH * 2, 300, SPECIAL, 2)
+    tokenizer.write_folder(tmp_path, definition, ROLES, read_template("chatml"))
     return tmp_path
 
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 def test_auto_tokenizer_gives_the_ids_of_tokenizer_json_beside_any_model(folder: Path, model_type: str | None) -> None:
     if model_type:
         (folder / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": 60000}))
-    stated = bpe.open_spec(json.loads((folder / "tokenizer.json").read_text()))
+    stated = bpe.open_definition(json.loads((folder / "tokenizer.json").read_text()))
     for opened in (AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)):
         for text in [*DIVERSE, "<|im_start|>user\nhi<|im_end|>"]:
             assert opened(text)["input_ids"] == stated.encode(text).ids

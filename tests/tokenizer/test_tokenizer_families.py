@@ -12,14 +12,22 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from lisan.core.errors import DataError
+from lisan.tokenizer.expand.append_pieces import claim_piece
 from lisan.tokenizer.expand.tokenizer_families import find_family, list_pieces
 from lisan.tokenizer.script import script
-from lisan.tokenizer.tokenizer_json import Spec, claim_piece, first_free_id, open_spec, segment, texts_by_id, vocabulary
+from lisan.tokenizer.tokenizer_json import (
+    Definition,
+    first_free_id,
+    open_definition,
+    texts_by_id,
+    tokenize_words,
+    vocabulary,
+)
 
 TARGET = script(("arabic",))
 BASE = {name: make() for name, make in ALL_BASES.items()}
-EXPANDED = {name: expand(spec, TARGET, special=("<|turn|>", "<|new|>")) for name, spec in BASE.items()}
-OPEN = {name: (open_spec(BASE[name]), open_spec(EXPANDED[name][1])) for name in BASE}
+EXPANDED = {name: expand(definition, TARGET, special=("<|turn|>", "<|new|>")) for name, definition in BASE.items()}
+OPEN = {name: (open_definition(BASE[name]), open_definition(EXPANDED[name][1])) for name in BASE}
 every_base = pytest.mark.parametrize("name", sorted(BASE))
 every_bpe = pytest.mark.parametrize("name", sorted({*BASES, "llama2", "mistral"}))
 every_unigram = pytest.mark.parametrize("name", ["t5", "xlmr"])
@@ -51,9 +59,9 @@ def test_no_old_id_moves(name: str) -> None:
 
 @every_base
 def test_new_ids_follow_the_last_added_token(name: str) -> None:
-    learned, grown, parts = EXPANDED[name]
+    learned, expanded, parts = EXPANDED[name]
     first = first_free_id(BASE[name])
-    assert list(parts) == list(range(first, first_free_id(grown))) == list(range(first, first + len(learned) + 2))
+    assert list(parts) == list(range(first, first_free_id(expanded))) == list(range(first, first + len(learned) + 2))
     assert len(learned) == 120
 
 
@@ -116,18 +124,18 @@ def test_a_sentencepiece_base_spells_a_mixture_as_before(name: str, text: str) -
 
 @every_bpe
 def test_the_library_cuts_words_as_they_were_cut_while_learning(name: str) -> None:
-    learned, grown, _ = EXPANDED[name]
+    learned, expanded, _ = EXPANDED[name]
     words = find_family(BASE[name], name).count_words(BASE[name], ARABIC * 2, TARGET)
-    tokens = sum(len(ids) * count for ids, count in zip(segment(grown, words), words.values(), strict=True))
+    tokens = sum(len(ids) * count for ids, count in zip(tokenize_words(expanded, words), words.values(), strict=True))
     assert tokens == learned.start_tokens - sum(learned.savings)
     assert tokens < learned.base_tokens / 2
 
 
 @every_unigram
 def test_scores_cut_words_nearly_as_merging_did(name: str) -> None:
-    learned, grown, _ = EXPANDED[name]
+    learned, expanded, _ = EXPANDED[name]
     words = find_family(BASE[name], name).count_words(BASE[name], ARABIC * 2, TARGET)
-    tokens = sum(len(ids) * count for ids, count in zip(segment(grown, words), words.values(), strict=True))
+    tokens = sum(len(ids) * count for ids, count in zip(tokenize_words(expanded, words), words.values(), strict=True))
     assert tokens <= 1.05 * (learned.start_tokens - sum(learned.savings))
 
 
@@ -158,11 +166,11 @@ def test_a_second_stage_keeps_the_scores_of_the_first(name: str) -> None:
 
 @every_base
 def test_old_pieces_of_a_new_one_are_how_the_base_cuts_it(name: str) -> None:
-    _, grown, parts = EXPANDED[name]
-    pieces = texts_by_id(grown)
+    _, expanded, parts = EXPANDED[name]
+    pieces = texts_by_id(expanded)
     learned = list(parts)[:-2]
     assert [parts[index] for index in learned] == [
-        tuple(ids) for ids in segment(BASE[name], [pieces[i] for i in learned])
+        tuple(ids) for ids in tokenize_words(BASE[name], [pieces[i] for i in learned])
     ]
     assert max(max(old) for old in parts.values()) < first_free_id(BASE[name])
     assert all(parts.values())
@@ -170,17 +178,17 @@ def test_old_pieces_of_a_new_one_are_how_the_base_cuts_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama2", "mistral"])
 def test_a_character_the_base_lacks_is_a_piece_made_of_its_bytes(name: str) -> None:
-    learned, grown, parts = EXPANDED[name]
+    learned, expanded, parts = EXPANDED[name]
     names = texts_by_id(BASE[name])
-    index = vocabulary(grown)["م"]
+    index = vocabulary(expanded)["م"]
     assert [names[old] for old in parts[index]] == ["<0xD9>", "<0x85>"]
     assert ("ا" in learned.characters) is (name == "llama2")
 
 
 @pytest.mark.parametrize("name", sorted(SENTENCEPIECE_BASES))
 def test_a_new_piece_holds_letters_of_the_target_and_at_most_the_space_before_them(name: str) -> None:
-    _, grown, parts = EXPANDED[name]
-    pieces = texts_by_id(grown)
+    _, expanded, parts = EXPANDED[name]
+    pieces = texts_by_id(expanded)
     assert all(TARGET.owns_text(pieces[index]) for index in list(parts)[:-2])
     assert any(pieces[index].startswith("▁ال") for index in parts)
 
@@ -220,8 +228,8 @@ def test_a_list_of_pieces_shows_them_as_text() -> None:
 def test_a_reserved_row_becomes_the_special_token_that_is_wanted() -> None:
     claimed = claim_piece(BASE["mistral"], "[control_1]", "mistral")
     index = vocabulary(BASE["mistral"])["[control_1]"]
-    assert open_spec(BASE["mistral"]).encode("a[control_1]").ids[-1] != index
-    assert open_spec(claimed).encode("a[control_1]").ids[-1] == index
+    assert open_definition(BASE["mistral"]).encode("a[control_1]").ids[-1] != index
+    assert open_definition(claimed).encode("a[control_1]").ids[-1] == index
     assert first_free_id(claimed) == first_free_id(BASE["mistral"])
 
 
@@ -232,18 +240,18 @@ def test_a_piece_that_text_reaches_is_no_special_token() -> None:
         claim_piece(BASE["mistral"], "ال", "mistral")
 
 
-def changed_model(spec: Spec, **changes: Any) -> Spec:
-    return {**spec, "model": {**spec["model"], **changes}}
+def changed_model(definition: Definition, **changes: Any) -> Definition:
+    return {**definition, "model": {**definition["model"], **changes}}
 
 
-def word_piece() -> Spec:
-    spec: Spec = json.loads(Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]")).to_str())
-    return spec
+def word_piece() -> Definition:
+    definition: Definition = json.loads(Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]")).to_str())
+    return definition
 
 
-def word_level() -> Spec:
-    spec: Spec = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")).to_str())
-    return spec
+def word_level() -> Definition:
+    definition: Definition = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")).to_str())
+    return definition
 
 
 OTHERS = [
@@ -256,10 +264,10 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "kind"), OTHERS)
-def test_another_kind_of_tokenizer_is_refused_by_name(spec: Spec, kind: str) -> None:
+@pytest.mark.parametrize(("definition", "kind"), OTHERS)
+def test_another_kind_of_tokenizer_is_refused_by_name(definition: Definition, kind: str) -> None:
     with pytest.raises(DataError, match=rf"base some is {kind}, expected byte-level BPE .*; choose such a base"):
-        find_family(spec, "some")
+        find_family(definition, "some")
 
 
 def test_a_unigram_with_a_hole_in_its_ids_is_refused() -> None:

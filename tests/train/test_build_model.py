@@ -16,7 +16,7 @@ from lisan.core.stage import StorageConfig, run_stage
 from lisan.model.config import InitMethod, LoraConfig, ModelConfig, RowInitConfig
 from lisan.model.embeddings.new_rows import write_new_rows
 from lisan.tokenizer.chat.chat_template import end_of_turn_id
-from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.config import TokenizerConfig
 from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.tokenizer.tokenizer import load_expansion, load_tokenizer, tokenizer_hash
 from lisan.train.config import parents_of

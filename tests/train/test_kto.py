@@ -29,7 +29,7 @@ from lisan.cluster.worker import ProcessGroup
 from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.errors import DataError
 from lisan.core.storage import Location
-from lisan.data.rows import RowReader, Rows
+from lisan.data.rows import RowBatch, RowReader
 from lisan.model.config import ModelConfig
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.records.kinds import RecordKind
@@ -39,7 +39,7 @@ from lisan.train.preference.kto import MismatchedReader, estimate_kl, mismatch
 from lisan.train.preference.reference import REFERENCE, SCHEMA, make_reference, score_reference
 
 
-def rows_of(documents: list[tuple[list[int], list[int]]], length: int = 16) -> Rows:
+def rows_of(documents: list[tuple[list[int], list[int]]], length: int = 16) -> RowBatch:
     """Make one row of documents, each a prompt and a reply."""
     ids, labels = np.zeros((1, length), np.int32), np.full((1, length), IGNORE_INDEX, np.int32)
     start = 0
@@ -48,7 +48,7 @@ def rows_of(documents: list[tuple[list[int], list[int]]], length: int = 16) -> R
         start += len(prompt)
         labels[0, start : start + len(reply)] = reply
         start += len(reply)
-    return Rows(np.array([7]), ids, labels, (tuple(len(prompt + reply) for prompt, reply in documents),))
+    return RowBatch(np.array([7]), ids, labels, (tuple(len(prompt + reply) for prompt, reply in documents),))
 
 
 NEXT = rows_of([([5, 5], [51, 52, 53, 54]), ([5, 5], [55])])

@@ -14,7 +14,7 @@ from lisan.core.artifact import Ref, Store
 from lisan.core.errors import ConfigError, DataError, TrainingError
 from lisan.data.config import MixConfig
 from lisan.data.row_order import open_order
-from lisan.data.rows import Rows
+from lisan.data.rows import RowBatch
 from lisan.train.loop import check_rows, next_rows
 from lisan.train.metrics.meter import Meter
 from lisan.train.metrics.progress_line import Progress
@@ -83,7 +83,7 @@ class Along:
         self.progress = Progress()
         self.num_steps = 12
 
-    def step(self, step: int) -> Rows:
+    def step(self, step: int) -> RowBatch:
         return next(self.order.read(step * self.order.step_rows, 0, 1))
 
 
@@ -104,7 +104,7 @@ def test_a_stream_is_trained_on_like_rows_read_directly(tiny_store: Store, tmp_p
     direct = train_alone(tiny_store, config, tmp_path / "direct")
     course: Any = Along(tiny_store, 8)
 
-    def stream() -> Iterator[Rows]:
+    def stream() -> Iterator[RowBatch]:
         return (course.step(step) for step in range(3))
 
     streamed = train_alone(tiny_store, config, tmp_path / "streamed", replace(ALONE, stream=stream))
@@ -114,7 +114,7 @@ def test_a_stream_is_trained_on_like_rows_read_directly(tiny_store: Store, tmp_p
 def test_a_step_without_a_trained_token_is_refused(tiny_store: Store, tmp_path: Path) -> None:
     course: Any = Along(tiny_store, 8)
 
-    def unlabelled() -> Iterator[Rows]:
+    def unlabelled() -> Iterator[RowBatch]:
         for step in range(6):
             rows = course.step(step)
             yield replace(rows, labels=np.full_like(rows.labels, -100))

@@ -13,7 +13,7 @@ from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
-from lisan.data.rows import Rows
+from lisan.data.rows import RowBatch
 from lisan.model.adapters.nf4 import quantise_blocks
 from lisan.model.flops import ModelFlops, Work
 from lisan.model.score import Scorer
@@ -127,7 +127,7 @@ def test_mfu_is_model_flops_over_the_peak_of_all_workers() -> None:
 
 def test_padding_is_no_work_and_documents_are_apart() -> None:
     empty = np.zeros((2, 8), np.int32)
-    rows = Rows(np.arange(2), empty, empty, ((3, 4), (5,)))
+    rows = RowBatch(np.arange(2), empty, empty, ((3, 4), (5,)))
     assert measure_work(rows, 6) == Work(num_tokens=12, num_pairs=9 + 16 + 25, num_labels=6)
 
 

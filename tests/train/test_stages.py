@@ -24,7 +24,7 @@ from lisan.data.rows import RowReader
 from lisan.model.config import Attention, ModelConfig, ShardingConfig
 from lisan.records.kinds import RecordKind
 from lisan.tokenizer.chat.chat_template import template_hash
-from lisan.tokenizer.config import TokenizerConfig
+from lisan.tokenizer.expand.config import TokenizerConfig
 from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.tokenizer.tokenizer import load_tokenizer
 from lisan.train.checkpoint.retention import find_latest

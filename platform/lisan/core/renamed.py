@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-RENAMED: Mapping[str, str] = {"candidate": "model"}
+RENAMED: Mapping[str, str] = {"candidate": "model", "chunk_records": "block_records"}
 "Old key to new key, each as the last parts of the dotted key: `optim.peak: optim.peak_lr` also covers `train.optim.peak`."
 
 

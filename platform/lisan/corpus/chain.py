@@ -32,7 +32,7 @@ from lisan.microworld.sources import SOURCES, generate
 from lisan.records.kinds import RecordKind
 from lisan.records.records import SCHEMAS, Conversation, Document, Preference, Record, Turn, to_table
 
-CHUNK_RECORDS = 1024
+BLOCK_RECORDS = 1024
 CHUNK_CHARS = 8 << 20
 
 
@@ -136,7 +136,7 @@ def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
     for record in records:
         chunk.append(record)
         chars += sum(map(len, texts_of(record)))
-        if len(chunk) == CHUNK_RECORDS or chars >= CHUNK_CHARS:
+        if len(chunk) == BLOCK_RECORDS or chars >= CHUNK_CHARS:
             yield chunk
             chunk, chars = [], 0
     if chunk:

@@ -10,7 +10,7 @@ from lisan.core.identity import NOT_IDENTITY
 from lisan.core.stage import ClusterConfig, StageConfig, StorageConfig
 from lisan.records.kinds import RecordKind
 
-CHUNK_RECORDS = 64
+BLOCK_RECORDS = 64
 "Neighbours that share a place in the plan: fewer mix better, more let a decoded row group serve longer."
 
 
@@ -40,7 +40,7 @@ class MixConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key, _, weights in self.parts():
+        for key, _, weights in self.phases():
             _check_weights(key, weights)
         if not self.max_epochs > 0:
             raise ConfigError(f"mix.max_epochs must be > 0, got {self.max_epochs}")
@@ -64,7 +64,7 @@ class MixConfig:
                 )
             before = stage.from_step
 
-    def parts(self) -> Iterator[tuple[str, int, dict[str, float]]]:
+    def phases(self) -> Iterator[tuple[str, int, dict[str, float]]]:
         """Yield the key, the first step and the weights of each part of the run."""
         if all(stage.from_step > 0 for stage in self.stages.values()):
             yield "mix.weights", 0, self.weights
@@ -73,7 +73,7 @@ class MixConfig:
 
     def reads(self, source: str) -> bool:
         """Tell whether any part of the run reads the source."""
-        return any(not weights or weights.get(source, 0) > 0 for _, _, weights in self.parts())
+        return any(not weights or weights.get(source, 0) > 0 for _, _, weights in self.phases())
 
 
 class Strategy(StrEnum):
@@ -127,21 +127,21 @@ class EncodeConfig(StageConfig):
     packing: PackingConfig = field(default_factory=PackingConfig)
     store_rows: bool = True
     "False stores none and makes them while training runs: for corpora too large to tokenise first."
-    chunk_records: int = CHUNK_RECORDS
+    block_records: int = BLOCK_RECORDS
     "Neighbouring records that are read together where rows are made while training runs."
 
     def __post_init__(self) -> None:
         if self.context_length < 8:
             raise ConfigError(f"context_length must be >= 8, got {self.context_length}")
         check_packing(self.kind, self.packing)
-        if self.chunk_records < 1:
-            raise ConfigError(f"chunk_records must be >= 1, got {self.chunk_records}")
+        if self.block_records < 1:
+            raise ConfigError(f"block_records must be >= 1, got {self.block_records}")
         if not self.store_rows and len(self.sources) > MAX_SOURCES:
             raise ConfigError(
                 f"store_rows=false takes at most {MAX_SOURCES} sources, got {len(self.sources)}; join some of them"
             )
-        if self.store_rows and self.chunk_records != CHUNK_RECORDS:
-            raise ConfigError("chunk_records has no effect on stored rows; set store_rows=false or leave it out")
+        if self.store_rows and self.block_records != BLOCK_RECORDS:
+            raise ConfigError("block_records has no effect on stored rows; set store_rows=false or leave it out")
         if not self.store_rows and self.kind is RecordKind.preferences:
             raise ConfigError("store_rows=false makes no rows of preferences, whose reference pass needs them stored")
 

@@ -8,7 +8,7 @@ WARN_RATIO = 0.1
 SPELT = "spell a control token of the tokenizer, which is encoded as plain text"
 
 
-def say_losses(source: str, counts: Mapping[str, int], context_length: int, overflow: Overflow) -> None:
+def print_dropped_records(source: str, counts: Mapping[str, int], context_length: int, overflow: Overflow) -> None:
     """Print a line for records dropped, cut, or holding control tokens as text; warn where over a tenth is dropped or cut."""
     num, dropped, truncated = (counts[key] for key in ("items", "dropped", "truncated"))
     length = f"context_length={context_length:,} (packing.overflow={overflow})"

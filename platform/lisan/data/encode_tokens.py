@@ -19,29 +19,28 @@ from lisan.core.stage import Run, Stage
 from lisan.core.storage import Location
 from lisan.corpus.reader import list_sources, list_splits, shard_paths
 from lisan.data.config import EncodeConfig
-from lisan.data.corpus_blocks import Block, plan_blocks, read_block
-from lisan.data.dropped_records import say_losses
+from lisan.data.corpus_blocks import Block, RecordBlocks, list_shards, plan_blocks, read_block
+from lisan.data.dropped_records import print_dropped_records
 from lisan.data.examples import count_spelt_controls_in, encode_table
-from lisan.data.on_the_fly.chunks import Chunks, list_parts
-from lisan.data.on_the_fly.segments import estimate_rows
 from lisan.data.packing import PackingCounts, pack
 from lisan.data.rows import HIGHEST_ID, write_rows
+from lisan.data.segments import estimate_rows
 from lisan.records.kinds import RecordKind
 from lisan.tokenizer.chat.chat_template import template_hash
-from lisan.tokenizer.tokenizer import check_ids, open_tokenizer, read_num_rows, tokenizer_hash
+from lisan.tokenizer.tokenizer import check_ids, open_tokenizer, read_vocabulary_size, tokenizer_hash
 
 
 def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, Any]:  # noqa: ARG001  a stage is called with it
     corpus = draft.parent(Kind.corpus)
     languages = list_sources(corpus, config.kind)
     chosen = _choose_sources(config, corpus)
-    job = _Job(config, tokenizer_place(config, draft.parents), corpus.location, draft.location)
+    job = _Job(config, locate_tokenizer(config, draft.parents), corpus.location, draft.location)
     found = _store_rows(job, corpus, chosen) if config.store_rows else _estimate_rows(job, corpus, chosen)
     for source, counts in found.items():
-        say_losses(source, counts, config.context_length, config.packing.overflow)
+        print_dropped_records(source, counts, config.context_length, config.packing.overflow)
     tokenizer = open_tokenizer(job.tokenizer)
     highest = max(facts.get(HIGHEST_ID, 0) for facts in found.values())
-    check_ids(str(draft.ref), highest, read_num_rows(job.tokenizer), tokenizer)
+    check_ids(str(draft.ref), highest, read_vocabulary_size(job.tokenizer), tokenizer)
     is_chat = config.kind is not RecordKind.documents
     rows, tokens, targets = (sum(facts[key] for facts in found.values()) for key in ("rows", "tokens", "targets"))
     return {
@@ -55,7 +54,7 @@ def encode_tokens(config: EncodeConfig, draft: Draft, run: Run) -> Mapping[str, 
         "vocabulary_size": len(tokenizer),
         "tokenizer_hash": tokenizer_hash(job.tokenizer),
         **({"template_hash": template_hash(tokenizer)} if is_chat else {}),
-        **({HIGHEST_ID: highest} if config.store_rows else {"chunk_records": config.chunk_records}),
+        **({HIGHEST_ID: highest} if config.store_rows else {"block_records": config.block_records}),
     }
 
 
@@ -88,14 +87,14 @@ def _store_rows(job: "_Job", corpus: Artifact, sources: Sequence[str]) -> dict[s
 def _estimate_rows(job: "_Job", corpus: Artifact, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Look at a sample of every source, and note what its rows will be made from."""
     config = job.config
-    parts = list_parts(corpus, config.kind, sources, config.split)
-    chunks = Chunks(corpus.location, config.kind, parts, config.chunk_records)
-    counts = estimate_rows(chunks, open_tokenizer(job.tokenizer), config.context_length, config.packing)
+    parts = list_shards(corpus, config.kind, sources, config.split)
+    blocks = RecordBlocks(corpus.location, config.kind, parts, config.block_records)
+    counts = estimate_rows(blocks, open_tokenizer(job.tokenizer), config.context_length, config.packing)
     if empty := [source for source in sources if not counts[source]["rows"]]:
         raise DataError(
             f"{corpus.ref} gives no rows for {empty[0]} ({config.kind}, {config.split}); leave it out of sources"
         )
-    return {source: {**counts[source], "parts": parts[source]} for source in sources}
+    return {source: {**counts[source], "corpus_shards": parts[source]} for source in sources}
 
 
 def _watch(results: Iterable[tuple[Block, dict[str, int]]], num_blocks: int) -> dict[Block, dict[str, int]]:
@@ -173,7 +172,7 @@ def _run(job: _Job, blocks: Sequence[Block]) -> Iterator[tuple[Block, dict[str, 
     yield from map_items(job.encode, blocks, cluster)
 
 
-def tokenizer_place(config: EncodeConfig, parents: Iterable[Artifact]) -> Location | str:
+def locate_tokenizer(config: EncodeConfig, parents: Iterable[Artifact]) -> Location | str:
     """Return where every node finds the tokenizer: an artifact's location, or what the config names."""
     for parent in parents:
         if parent.ref.kind in (Kind.tokenizer, Kind.model):

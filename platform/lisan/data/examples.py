@@ -15,7 +15,7 @@ from lisan.core.errors import DataError
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Conversation, Document, Preference, Record, from_table
 from lisan.tokenizer.chat.chat_template import check_template, encode_conversation, encode_reply
-from lisan.tokenizer.control_tokens import controls_of
+from lisan.tokenizer.control_tokens import control_tokens_of
 from lisan.tokenizer.labels import IGNORE_INDEX, Example, Item
 
 BATCH_TEXTS = 64
@@ -53,7 +53,7 @@ def _encode_turns(tokenizer: Any, record: Record) -> Item:
 
 def count_spelt_controls(tokenizer: Any, records: Iterable[Record]) -> int:
     """Count the records that spell a control token of the tokenizer in their text."""
-    controls = controls_of(tokenizer)
+    controls = control_tokens_of(tokenizer)
     return sum(any(map(controls.occur_in, texts_of(record))) for record in records)
 
 
@@ -72,7 +72,7 @@ def texts_of(record: Record) -> list[str]:
 def count_spelt_controls_in(tokenizer: Any, table: pa.Table, kind: RecordKind) -> int:
     """Count them in a table; of documents the column `text` alone is read."""
     if kind is RecordKind.documents:
-        return sum(map(controls_of(tokenizer).occur_in, table["text"].to_pylist()))
+        return sum(map(control_tokens_of(tokenizer).occur_in, table["text"].to_pylist()))
     return count_spelt_controls(tokenizer, from_table(table, kind))
 
 
@@ -85,7 +85,7 @@ def encode_texts(tokenizer: Any, texts: Iterable[str]) -> Iterator[Item]:
         )
     waiting = iter(texts)
     while batch := list(islice(waiting, BATCH_TEXTS)):
-        for pieces in controls_of(tokenizer).encode_texts(batch):
+        for pieces in control_tokens_of(tokenizer).encode_texts(batch):
             pieces.append(end)
             if begin is not None:
                 pieces.insert(0, begin)
@@ -102,7 +102,7 @@ def encode_continuation(tokenizer: Any, prompt: str, text: str) -> Example:
     that holds the end of the prompt and the beginning of the text is labelled too.
     """
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    before, whole = controls_of(tokenizer).encode_texts([prompt, f"{prompt} {text}"])
+    before, whole = control_tokens_of(tokenizer).encode_texts([prompt, f"{prompt} {text}"])
     pairs = enumerate(zip(before, whole, strict=False))
     num_shared = next((place for place, (alone, inside) in pairs if alone != inside), len(before))
     ids = np.array(begin + whole, np.int32)

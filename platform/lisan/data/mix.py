@@ -20,7 +20,7 @@ from lisan.core.seed import derive_seed
 from lisan.data.config import MixConfig
 from lisan.data.shuffle import permute, scramble
 
-BLOCK_ROWS = 1000
+CYCLE_ROWS = 1000
 "Rows in which every weight is met to one row; 0.1 % is the finest weight."
 EPOCH_KEY = np.uint64(0x9E3779B97F4A7C15)
 "Odd, so that every epoch of a source has another key: the step of SplitMix64."
@@ -32,10 +32,10 @@ Numbers = npt.NDArray[np.int64]
 class Phase:
     """A part of the run with one set of weights."""
 
-    first_place: int
+    first_position: int
     counts: tuple[int, ...]
     "Rows of each source per block."
-    drawn: tuple[int, ...]
+    rows_before: tuple[int, ...]
     "Rows of each source that the parts before have read."
 
 
@@ -54,30 +54,30 @@ class Plan:
         parts = [np.empty(0, np.int64)]
         while start < stop:
             number, block, offset = self._locate(start)
-            phase_end = self.phases[number + 1].first_place if number + 1 < len(self.phases) else stop
+            phase_end = self.phases[number + 1].first_position if number + 1 < len(self.phases) else stop
             ids = _block(self, number, block)[offset : offset + min(stop, phase_end) - start]
             parts.append(ids)
             start += len(ids)
         return np.concatenate(parts)
 
-    def draws(self, num_places: int) -> tuple[int, ...]:
+    def rows_read(self, num_positions: int) -> tuple[int, ...]:
         """Return how many rows of each source the first places of the run hold."""
-        number, block, offset = self._locate(num_places)
+        number, block, offset = self._locate(num_positions)
         phase = self.phases[number]
         begun = np.bincount(_pattern(self, number, block)[:offset], minlength=len(self.sources))
-        return tuple((np.array(phase.drawn) + np.array(phase.counts) * block + begun).tolist())
+        return tuple((np.array(phase.rows_before) + np.array(phase.counts) * block + begun).tolist())
 
-    def epochs(self, num_places: int) -> dict[str, float]:
+    def epochs(self, num_positions: int) -> dict[str, float]:
         """Return how often each source of the mix has been read after that many places of the run."""
         counts = zip(*(phase.counts for phase in self.phases), strict=True)
-        draws = zip(self.sources, self.draws(num_places), self.num_rows, counts, strict=True)
-        return {source: drawn / size for source, drawn, size, count in draws if any(count)}
+        draws = zip(self.sources, self.rows_read(num_positions), self.num_rows, counts, strict=True)
+        return {source: rows_before / size for source, rows_before, size, count in draws if any(count)}
 
     def _locate(self, place: int) -> tuple[int, int, int]:
         """Return the phase of a place, its block there, and the place within the block."""
-        number = bisect_right(self.phases, place, key=lambda phase: phase.first_place) - 1
+        number = bisect_right(self.phases, place, key=lambda phase: phase.first_position) - 1
         phase = self.phases[number]
-        return number, *divmod(place - phase.first_place, sum(phase.counts))
+        return number, *divmod(place - phase.first_position, sum(phase.counts))
 
 
 @lru_cache(maxsize=8)
@@ -85,7 +85,7 @@ def _pattern(plan: Plan, number: int, block: int) -> Numbers:
     """Return the index of the source at each place of a block."""
     phase = plan.phases[number]
     pattern = np.repeat(np.arange(len(plan.sources)), phase.counts)
-    np.random.default_rng(derive_seed(plan.seed, "block", phase.first_place, block)).shuffle(pattern)
+    np.random.default_rng(derive_seed(plan.seed, "block", phase.first_position, block)).shuffle(pattern)
     return pattern
 
 
@@ -96,15 +96,15 @@ def _block(plan: Plan, number: int, block: int) -> Numbers:
     The places of a source take its draws in order, so that a block which a stage cuts short leaves no draw out.
     """
     phase, pattern = plan.phases[number], _pattern(plan, number, block)
-    starts = np.array(phase.drawn) + np.array(phase.counts) * block
+    starts = np.array(phase.rows_before) + np.array(phase.counts) * block
     draws = np.empty_like(pattern)
     draws[np.argsort(pattern, kind="stable")] = np.concatenate(
         [np.arange(start, start + count) for start, count in zip(starts, phase.counts, strict=True)]
     )
-    return np.array(plan.first_rows)[pattern] + _draw(plan, pattern, draws)
+    return np.array(plan.first_rows)[pattern] + _shuffle_rows(plan, pattern, draws)
 
 
-def _draw(plan: Plan, pattern: Numbers, draws: Numbers) -> Numbers:
+def _shuffle_rows(plan: Plan, pattern: Numbers, draws: Numbers) -> Numbers:
     """Return which row of its source each draw takes: epoch after epoch, each in an order of its own."""
     sizes = np.array(plan.num_rows)[pattern]
     epochs, places = np.divmod(draws, sizes)
@@ -123,7 +123,7 @@ def make_plan(num_rows: Mapping[str, int], config: MixConfig, num_steps: int, st
     _check_sources("mix.epoch_caps", config.epoch_caps, sources)
     firsts = tuple(int(x) for x in np.cumsum((0, *sizes))[:-1])
     plan = Plan(sources, firsts, sizes, (), config.seed)
-    for key, from_step, weights in config.parts():
+    for key, from_step, weights in config.phases():
         if from_step >= num_steps:
             raise ConfigError(
                 f"{key.replace('weights', 'from_step')} is {from_step} but the run ends after {num_steps} steps; "
@@ -131,17 +131,17 @@ def make_plan(num_rows: Mapping[str, int], config: MixConfig, num_steps: int, st
             )
         counts = _counts(key, weights, num_rows)
         place = from_step * step_rows
-        drawn = plan.draws(place) if plan.phases else (0,) * len(sources)
-        plan = replace(plan, phases=(*plan.phases, Phase(place, counts, drawn)))
+        rows_before = plan.rows_read(place) if plan.phases else (0,) * len(sources)
+        plan = replace(plan, phases=(*plan.phases, Phase(place, counts, rows_before)))
     _check_epochs(plan.epochs(num_steps * step_rows), config)
     return plan
 
 
 def plan_shares(num_rows: Mapping[str, int], config: MixConfig, num_steps: int) -> dict[str, float]:
     """Return the share of a whole run that the mix gives to each source, in the order of their names."""
-    starts = [from_step for _, from_step, _ in config.parts()] + [num_steps]
+    starts = [from_step for _, from_step, _ in config.phases()] + [num_steps]
     planned = dict.fromkeys(sorted(num_rows), 0.0)
-    for (_, start, weights), stop in zip(config.parts(), starts[1:], strict=True):
+    for (_, start, weights), stop in zip(config.phases(), starts[1:], strict=True):
         amounts = {source: weights.get(source, 0.0) if weights else num_rows[source] for source in planned}
         for source, amount in amounts.items():
             planned[source] += amount / sum(amounts.values()) * (stop - start) / num_steps
@@ -160,9 +160,9 @@ def _counts(key: str, weights: Mapping[str, float], num_rows: Mapping[str, int])
     if empty := [source for source in sources if weights.get(source, 0) > 0 and not num_rows[source]]:
         raise ConfigError(f"{key}.{empty[0]} is above 0 but the source has no rows")
     shares = np.array([weights.get(source, 0.0) if weights else num_rows[source] for source in sources], float)
-    if np.count_nonzero(shares) > BLOCK_ROWS:
-        raise ConfigError(f"{key} mix {np.count_nonzero(shares)} sources; {BLOCK_ROWS} is the most, join some of them")
-    return _apportion(shares / shares.sum(), BLOCK_ROWS)
+    if np.count_nonzero(shares) > CYCLE_ROWS:
+        raise ConfigError(f"{key} mix {np.count_nonzero(shares)} sources; {CYCLE_ROWS} is the most, join some of them")
+    return _apportion(shares / shares.sum(), CYCLE_ROWS)
 
 
 def _check_epochs(epochs: Mapping[str, float], config: MixConfig) -> None:

@@ -23,7 +23,7 @@ PAD_ID = 0
 
 
 @dataclass(eq=False)
-class Row:
+class PackedRow:
     """A row in the making; its lengths are asked for when nothing is added any more."""
 
     examples: list[Example] = field(default_factory=list)
@@ -44,7 +44,9 @@ class PackingCounts:
     "Records that spell a control token of the tokenizer; those who encode them count it."
 
 
-def pack(items: Iterable[Item], context_length: int, config: PackingConfig, counts: PackingCounts) -> Iterator[Row]:
+def pack(
+    items: Iterable[Item], context_length: int, config: PackingConfig, counts: PackingCounts
+) -> Iterator[PackedRow]:
     """Apply the overflow rule, then place every item; what the strategies differ in is where."""
     if config.strategy is Strategy.concat:
         longest = sys.maxsize if config.overflow is Overflow.split else context_length
@@ -61,7 +63,7 @@ def pack(items: Iterable[Item], context_length: int, config: PackingConfig, coun
         yield from _best_fit_all(window, context_length, config.min_free)
 
 
-def _best_fit_all(items: list[Item], context_length: int, min_free: int) -> Iterator[Row]:
+def _best_fit_all(items: list[Item], context_length: int, min_free: int) -> Iterator[PackedRow]:
     """Place all items, the longest first; only the last rows are left with room."""
     last: list[list[Item]] = []
     yield from _best_fit(sorted(items, key=_size, reverse=True), context_length, len(items), min_free, last)
@@ -70,7 +72,7 @@ def _best_fit_all(items: list[Item], context_length: int, min_free: int) -> Iter
 
 def _best_fit(
     items: Iterable[Item], context_length: int, max_open: int, min_free: int, still_open: list[list[Item]]
-) -> Iterator[Row]:
+) -> Iterator[PackedRow]:
     """Place every item into the open row that it fills best; emit a row when it is full or the fullest of too many.
 
     The fullest loses least: 0.9 % of web text in rows of 1,024 tokens, where the oldest would lose 1.2 %.
@@ -94,15 +96,15 @@ def _best_fit(
     still_open.extend(rows.values())
 
 
-def _fill(items: list[Item], context_length: int) -> Row:
-    row = Row([example for item in items for example in item])
+def _fill(items: list[Item], context_length: int) -> PackedRow:
+    row = PackedRow([example for item in items for example in item])
     row.free = context_length - sum(row.doc_lens)
     return row
 
 
-def _concat(items: Iterable[Item], context_length: int, counts: PackingCounts) -> Iterator[Row]:
+def _concat(items: Iterable[Item], context_length: int, counts: PackingCounts) -> Iterator[PackedRow]:
     """Fill row after row to its end; an item that a row's end cuts goes on in the next."""
-    row = Row(free=context_length)
+    row = PackedRow(free=context_length)
     for [example] in items:
         counts.split += len(example) > row.free
         start = 0
@@ -113,7 +115,7 @@ def _concat(items: Iterable[Item], context_length: int, counts: PackingCounts) -
             start += len(part)
             if not row.free:
                 yield row
-                row = Row(free=context_length)
+                row = PackedRow(free=context_length)
     if row.examples:
         yield row
 
@@ -157,13 +159,13 @@ def _cut(example: Example, start: int, stop: int) -> Example:
     return Example(example.input_ids[start:stop], labels)
 
 
-def lay_out(row: Row, context_length: int, pad_id: int = PAD_ID) -> tuple[Ids, Ids]:
+def lay_out(row: PackedRow, context_length: int, pad_id: int = PAD_ID) -> tuple[Ids, Ids]:
     """Return `input_ids` and `labels` of shape [context_length]; what is left over is padding without labels."""
     input_ids, labels = lay_out_rows([row], context_length, pad_id)
     return input_ids[0], labels[0]
 
 
-def lay_out_rows(rows: Sequence[Row], context_length: int, pad_id: int = PAD_ID) -> tuple[Ids, Ids]:
+def lay_out_rows(rows: Sequence[PackedRow], context_length: int, pad_id: int = PAD_ID) -> tuple[Ids, Ids]:
     """Return `input_ids` and `labels` of shape [rows, context_length], filled without a copy between."""
     input_ids = np.full((len(rows), context_length), pad_id, np.int32)
     labels = np.full_like(input_ids, IGNORE_INDEX)

@@ -21,9 +21,9 @@ from ray.data import Datasource, ExecutionOptions, ReadTask
 from ray.data.block import BlockMetadata
 from ray.train import DataConfig
 
-from lisan.data.on_the_fly.segments import SegmentMaker, split_position
 from lisan.data.row_order import MadeRows, RowOrder, StoredRows
-from lisan.data.rows import BATCH_ROWS, Rows, row_schema, rows_from_table
+from lisan.data.rows import BATCH_ROWS, RowBatch, row_schema, rows_from_table
+from lisan.data.segments import SegmentMaker, split_position
 
 STREAM = "rows"
 STEPS_PER_BLOCK = 8
@@ -110,7 +110,7 @@ class _Make:
     first_row: int
 
     def __call__(self) -> Iterable[pa.Table]:
-        rows = islice(self.maker.segment(self.segment, self.maker.chunks.reader()), self.first_row, None)
+        rows = islice(self.maker.segment(self.segment, self.maker.blocks.reader()), self.first_row, None)
         while batch := list(islice(rows, BATCH_ROWS)):
             yield self.maker.table(batch)
 
@@ -150,7 +150,7 @@ def placeholder() -> Any:
     return ray.data.from_items([0])
 
 
-def iterate_rows(shard: Any, share: int) -> Iterator[Rows]:
+def iterate_rows(shard: Any, share: int) -> Iterator[RowBatch]:
     """Yield one step's rows at a time, `share` of them, from a worker's shard."""
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         rows = rows_from_table(table)

@@ -18,20 +18,20 @@ from lisan.core.artifact import Artifact, Kind, Ref, Store
 from lisan.core.config import load
 from lisan.core.errors import DataError
 from lisan.data.config import MixConfig, PackingConfig
+from lisan.data.corpus_blocks import RecordBlocks
 from lisan.data.encode_tokens import tokenizer_of
 from lisan.data.mix import Plan, make_plan
-from lisan.data.on_the_fly.chunks import Chunks
-from lisan.data.on_the_fly.segments import (
-    SEGMENT_CHUNKS,
+from lisan.data.rows import RowBatch, RowReader, rows_from_table
+from lisan.data.segments import (
+    SEGMENT_BLOCKS,
     SegmentMaker,
     find_break,
-    plan_chunks,
+    plan_segments,
     position_after,
     position_of,
     source_indices,
     split_position,
 )
-from lisan.data.rows import RowReader, Rows, rows_from_table
 from lisan.records.kinds import RecordKind
 from lisan.tokenizer.tokenizer import open_tokenizer
 
@@ -59,7 +59,7 @@ class RowOrder(Protocol):
     def source_of(self, row_ids: RowIds) -> RowIds:
         """Return the index into `sources` of each row."""
 
-    def read(self, position: int, rank: int, world_size: int) -> Iterator[Rows]:
+    def read(self, position: int, rank: int, world_size: int) -> Iterator[RowBatch]:
         """Yield the rows of a rank, step by step, read or made in this process."""
 
     def check(self, step: int, rank: int, row_ids: RowIds) -> None:
@@ -100,7 +100,7 @@ class StoredRows:
     def source_of(self, row_ids: RowIds) -> RowIds:
         return self.reader.source_of(row_ids)
 
-    def read(self, position: int, rank: int, world_size: int) -> Iterator[Rows]:
+    def read(self, position: int, rank: int, world_size: int) -> Iterator[RowBatch]:
         share = self.step_rows // world_size
         while True:
             first = position + rank * share
@@ -131,7 +131,7 @@ class MadeRows:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return self.maker.chunks.sources
+        return self.maker.blocks.sources
 
     @property
     def context_length(self) -> int:
@@ -140,7 +140,7 @@ class MadeRows:
     def source_of(self, row_ids: RowIds) -> RowIds:
         return source_indices(row_ids)
 
-    def read(self, position: int, rank: int, world_size: int) -> Iterator[Rows]:
+    def read(self, position: int, rank: int, world_size: int) -> Iterator[RowBatch]:
         """Every rank makes every row, which suits a process on its own; many workers are fed by Ray Data."""
         share = self.step_rows // world_size
         rows = self.maker.rows(position)
@@ -164,30 +164,30 @@ class MadeRows:
 
 def open_order(tokens: Artifact, mix: MixConfig, num_steps: int, step_rows: int) -> RowOrder:
     """Return the order of a run over the rows of a tokens artifact; ConfigError when they cannot feed the mix."""
-    if "chunk_records" not in tokens.facts:
+    if "block_records" not in tokens.facts:
         reader = RowReader(tokens)
         return StoredRows(reader, make_plan(reader.num_rows, mix, num_steps, step_rows), step_rows)
-    facts, chunks = tokens.facts["sources"], open_chunks(tokens)
+    facts, blocks = tokens.facts["sources"], open_blocks(tokens)
     num_rows, num_tokens = ({source: int(facts[source][key]) for source in sorted(facts)} for key in ("rows", "tokens"))
-    num_chunks = chunks.num_chunks
-    plan, num_places = plan_chunks(num_chunks, num_rows, mix, num_steps, step_rows)
+    num_blocks = blocks.num_blocks
+    plan, num_positions = plan_segments(num_blocks, num_rows, mix, num_steps, step_rows)
     maker = SegmentMaker(
-        chunks=chunks,
+        blocks=blocks,
         plan=plan,
         tokenizer=partial(open_tokenizer, tokenizer_of(tokens)),
         context_length=tokens.facts["context_length"],
         packing=load(PackingConfig, tokens.config["packing"]),
-        rows_per_chunk=tuple(num_rows[source] / num_chunks[source] for source in chunks.sources),
+        rows_per_block=tuple(num_rows[source] / num_blocks[source] for source in blocks.sources),
     )
     languages = {source: facts[source]["language"] for source in facts}
-    return MadeRows(maker, languages, num_rows, num_tokens, -(-num_places // SEGMENT_CHUNKS), step_rows)
+    return MadeRows(maker, languages, num_rows, num_tokens, -(-num_positions // SEGMENT_BLOCKS), step_rows)
 
 
-def open_chunks(tokens: Artifact) -> Chunks:
+def open_blocks(tokens: Artifact) -> RecordBlocks:
     """Return the records that the rows of this artifact are made from."""
     corpus = Store(tokens.location.root).open(Ref.parse(tokens.config["corpus"], Kind.corpus))
     if tokens.manifest["parents"].get(str(corpus.ref)) != corpus.digest:
         raise DataError(f"{tokens.ref} is to be made from another {corpus.ref} than there is now; encode it again")
     sources = tokens.facts["sources"]
-    parts = {source: tuple((path, size) for path, size in sources[source]["parts"]) for source in sources}
-    return Chunks(corpus.location, RecordKind(tokens.config["kind"]), parts, tokens.facts["chunk_records"])
+    parts = {source: tuple((path, size) for path, size in sources[source]["corpus_shards"]) for source in sources}
+    return RecordBlocks(corpus.location, RecordKind(tokens.config["kind"]), parts, tokens.facts["block_records"])

@@ -17,7 +17,7 @@ import pyarrow as pa
 from lisan.core.artifact import Artifact
 from lisan.core.integrity import fetch_file
 from lisan.core.storage import Location
-from lisan.data.packing import Row, lay_out_rows
+from lisan.data.packing import PackedRow, lay_out_rows
 from lisan.tokenizer.labels import Ids
 
 BATCH_ROWS = 64
@@ -29,7 +29,7 @@ KNOWN_BATCHES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowBatch:
     """A batch of rows in plan order. R rows of T tokens."""
 
     row_ids: npt.NDArray[np.int64]
@@ -44,9 +44,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.row_ids)
 
-    def part(self, start: int, stop: int) -> "Rows":
+    def part(self, start: int, stop: int) -> "RowBatch":
         """Return rows start..stop, a micro batch."""
-        return Rows(
+        return RowBatch(
             self.row_ids[start:stop],
             self.input_ids[start:stop],
             self.labels[start:stop],
@@ -65,7 +65,7 @@ def row_schema(context_length: int) -> pa.Schema:
     )
 
 
-def write_rows(location: Location, rows: Iterable[Row], context_length: int) -> dict[str, int]:
+def write_rows(location: Location, rows: Iterable[PackedRow], context_length: int) -> dict[str, int]:
     """Write rows as one Arrow file of batches; return counts of rows, tokens and targets, and the highest id."""
     schema = row_schema(context_length)
     counts = {"rows": 0, "tokens": 0, "targets": 0, "documents": 0, HIGHEST_ID: 0}
@@ -84,7 +84,7 @@ def write_rows(location: Location, rows: Iterable[Row], context_length: int) -> 
     return counts
 
 
-def lay_out_table(rows: Sequence[Row], row_ids: Sequence[int], context_length: int) -> pa.Table:
+def lay_out_table(rows: Sequence[PackedRow], row_ids: Sequence[int], context_length: int) -> pa.Table:
     """Return rows that lie nowhere in the form that travels, with their ids."""
     input_ids, labels = lay_out_rows(rows, context_length)
     batch = _batch(input_ids, labels, [row.doc_lens for row in rows], row_schema(context_length))
@@ -145,7 +145,7 @@ class RowReader:
         table = pa.Table.from_batches([pa.concat_batches(rows)])
         return table.append_column("row_id", pa.array(wanted))
 
-    def read(self, row_ids: Sequence[int] | npt.NDArray[np.int64]) -> Rows:
+    def read(self, row_ids: Sequence[int] | npt.NDArray[np.int64]) -> RowBatch:
         return rows_from_table(self.read_table(row_ids))
 
     def _row(self, shard: int, place: int) -> pa.RecordBatch:
@@ -161,10 +161,10 @@ class RowReader:
         return pa.ipc.open_file(pa.memory_map(str(fetch_file(self._location, self._names[index]))))
 
 
-def rows_from_table(table: pa.Table) -> Rows:
+def rows_from_table(table: pa.Table) -> RowBatch:
     """Turn the Arrow form that travels into arrays."""
     length = table.schema.field("input_ids").type.list_size
-    return Rows(
+    return RowBatch(
         row_ids=table["row_id"].to_numpy(),
         input_ids=_matrix(table["input_ids"], length),
         labels=_matrix(table["labels"], length),
@@ -174,5 +174,5 @@ def rows_from_table(table: pa.Table) -> Rows:
 
 def _matrix(column: pa.ChunkedArray, length: int) -> Ids:
     array = column.combine_chunks()
-    values = array.flatten() if not isinstance(array, pa.ChunkedArray) else pa.concat_arrays(array.chunks).flatten()
+    values = array.flatten() if not isinstance(array, pa.ChunkedArray) else pa.concat_arrays(array.blocks).flatten()
     return np.asarray(values.to_numpy(zero_copy_only=False), np.int32).reshape(-1, length)

@@ -21,7 +21,7 @@ from lisan.corpus.reader import list_sources, read_records
 from lisan.data.config import ShowConfig
 from lisan.data.encode_tokens import tokenizer_of
 from lisan.data.examples import encode_records
-from lisan.data.rows import RowReader, Rows
+from lisan.data.rows import RowBatch, RowReader
 from lisan.records.kinds import RecordKind
 from lisan.tokenizer.labels import IGNORE_INDEX, Example
 from lisan.tokenizer.tokenizer import load_tokenizer, open_tokenizer
@@ -70,7 +70,7 @@ def show(config: ShowConfig, console: Console | None = None) -> None:
 
 def _open_tokens(config: ShowConfig, store: Store) -> tuple[Any, Iterator[Shown]]:
     artifact = store.open(Ref.parse(config.tokens or "", Kind.tokens))
-    if "chunk_records" in artifact.facts:
+    if "block_records" in artifact.facts:
         raise ConfigError(
             f"{artifact.ref} stores no rows, they are made while training runs; show what they are made from with "
             f"corpus={artifact.config['corpus']} tokenizer={artifact.config['tokenizer']} kind={artifact.config['kind']}"
@@ -122,7 +122,7 @@ def _rows(reader: RowReader, source: str, first: int) -> Iterator[Shown]:
         yield Shown(f"row {number} of {source}", *_cut_row(rows))
 
 
-def _cut_row(rows: Rows) -> tuple[list[tuple[str, Example]], int]:
+def _cut_row(rows: RowBatch) -> tuple[list[tuple[str, Example]], int]:
     """Return the documents of the only row, with its padding."""
     lengths = rows.doc_lens[0]
     documents, start = [], 0

@@ -19,7 +19,7 @@ from lisan.tokenizer.expand import bpe, metaspace
 from lisan.tokenizer.script import SPACE
 from lisan.tokenizer.sentencepiece import PieceKind
 from lisan.tokenizer.tokenizer import load_tokenizer, read_definition, tokenizer_folder
-from lisan.tokenizer.tokenizer_json import Spec, iter_steps, texts_by_id, vocabulary
+from lisan.tokenizer.tokenizer_json import Definition, iter_steps, texts_by_id, vocabulary
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 LINES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -43,7 +43,7 @@ PRE_TYPES = {
 }
 "llama.cpp's name by the expression, and by whether a word that is a piece is taken whole (`ignore_merges`)."
 COMPOSED = {"type": "NFC"}
-SPACES: tuple[Spec, ...] = (
+SPACES: tuple[Definition, ...] = (
     {"type": "Prepend", "prepend": SPACE},
     {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
 )
@@ -54,24 +54,28 @@ UNREACHED = -1e9
 
 def describe_tokenizer(folder: Path, num_rows: int) -> dict[str, Any]:
     """Return the metadata for a model with so many embedding rows; ConfigError when llama.cpp has no such tokenizer."""
-    spec = json.loads(read_definition(tokenizer_folder(folder)))
-    if bpe.recognises(spec):
-        check_normaliser(spec, (COMPOSED,), folder)
-        kind: dict[str, Any] = {"ggml.model": "gpt2", "ggml.pre": pre_type(spec), "ggml.merges": _merges(spec)}
-    elif metaspace.recognises(spec):
-        check_normaliser(spec, (COMPOSED, *SPACES), folder)
+    definition = json.loads(read_definition(tokenizer_folder(folder)))
+    if bpe.recognises(definition):
+        check_normaliser(definition, (COMPOSED,), folder)
+        kind: dict[str, Any] = {
+            "ggml.model": "gpt2",
+            "ggml.pre": pre_type(definition),
+            "ggml.merges": _merges(definition),
+        }
+    elif metaspace.recognises(definition):
+        check_normaliser(definition, (COMPOSED, *SPACES), folder)
         kind = {
             "ggml.model": "llama",
             "ggml.pre": "default",
-            "ggml.scores": _scores(spec, num_rows),
-            "ggml.add_space_prefix": adds_space(spec),
+            "ggml.scores": _scores(definition, num_rows),
+            "ggml.add_space_prefix": adds_space(definition),
         }
     else:
         raise ConfigError(
             f"GGUF is written for byte-level BPE and SentencePiece BPE, the tokenizer of {folder} is another "
-            f"({(spec.get('model') or {}).get('type')}); leave gguf out of formats"
+            f"({(definition.get('model') or {}).get('type')}); leave gguf out of formats"
         )
-    return {**kind, **_pieces(spec, num_rows), **_roles(load_tokenizer(folder), folder)}
+    return {**kind, **_pieces(definition, num_rows), **_roles(load_tokenizer(folder), folder)}
 
 
 def composes_text(folder: Path) -> bool:
@@ -79,9 +83,9 @@ def composes_text(folder: Path) -> bool:
     return COMPOSED in iter_steps(json.loads(read_definition(tokenizer_folder(folder))).get("normalizer"))
 
 
-def check_normaliser(spec: Spec, known: Sequence[Spec], folder: Path) -> None:
+def check_normaliser(definition: Definition, known: Sequence[Definition], folder: Path) -> None:
     """Refuse a tokenizer that changes text in ways other than the known; ConfigError."""
-    for step in iter_steps(spec.get("normalizer")):
+    for step in iter_steps(definition.get("normalizer")):
         if step not in known:
             raise ConfigError(
                 f"the tokenizer of {folder} changes text by {step['type']} before it is cut, which llama.cpp does not; "
@@ -89,10 +93,10 @@ def check_normaliser(spec: Spec, known: Sequence[Spec], folder: Path) -> None:
             )
 
 
-def pre_type(spec: Spec) -> str:
+def pre_type(definition: Definition) -> str:
     """Return llama.cpp's name for how a byte-level tokenizer cuts words."""
     cut = ""
-    for step in iter_steps(spec["pre_tokenizer"]):
+    for step in iter_steps(definition["pre_tokenizer"]):
         match step:
             case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
                 cut += pattern
@@ -102,7 +106,7 @@ def pre_type(spec: Spec) -> str:
                 cut += GPT_2 if step.get("use_regex", True) else ""
             case _:
                 cut += json.dumps(step)
-    ignores_merges = bool(spec["model"].get("ignore_merges"))
+    ignores_merges = bool(definition["model"].get("ignore_merges"))
     if (cut, ignores_merges) not in PRE_TYPES:
         raise ConfigError(
             f"llama.cpp has no pre-tokenizer that cuts words as this tokenizer does ({cut!r}, ignore_merges={ignores_merges}); "
@@ -111,16 +115,16 @@ def pre_type(spec: Spec) -> str:
     return PRE_TYPES[cut, ignores_merges]
 
 
-def adds_space(spec: Spec) -> bool:
+def adds_space(definition: Definition) -> bool:
     """Tell whether a text is encoded with a space before it."""
-    prepends = any(step["type"] == "Prepend" for step in iter_steps(spec.get("normalizer")))
-    schemes = {step.get("prepend_scheme") for step in iter_steps(spec.get("pre_tokenizer"))}
+    prepends = any(step["type"] == "Prepend" for step in iter_steps(definition.get("normalizer")))
+    schemes = {step.get("prepend_scheme") for step in iter_steps(definition.get("pre_tokenizer"))}
     return prepends or not schemes.isdisjoint({"always", "first"})
 
 
-def _pieces(spec: Spec, num_rows: int) -> dict[str, Any]:
-    added = {token["id"]: token for token in spec["added_tokens"]}
-    texts = texts_by_id(spec)
+def _pieces(definition: Definition, num_rows: int) -> dict[str, Any]:
+    added = {token["id"]: token for token in definition["added_tokens"]}
+    texts = texts_by_id(definition)
     texts += [""] * (num_rows - len(texts))
     kinds = []
     for index, text in enumerate(texts):
@@ -131,27 +135,29 @@ def _pieces(spec: Spec, num_rows: int) -> dict[str, Any]:
             texts[index] = f"[PAD{index}]"
             kinds.append(PieceKind.unused)
         else:
-            is_byte = bool(spec["model"].get("byte_fallback")) and text.startswith("<0x") and len(text) == len("<0x00>")
+            is_byte = (
+                bool(definition["model"].get("byte_fallback")) and text.startswith("<0x") and len(text) == len("<0x00>")
+            )
             kinds.append(PieceKind.byte if is_byte else PieceKind.normal)
     if len(texts) > num_rows:
         raise ConfigError(
             f"the tokenizer has {len(texts)} ids and the model {num_rows} embedding rows; resize the model first"
         )
-    unknown = spec["model"].get("unk_token")
+    unknown = definition["model"].get("unk_token")
     if unknown in texts:
         kinds[texts.index(unknown)] = PieceKind.unknown
     return {"ggml.tokens": texts, "ggml.token_type": [int(kind) for kind in kinds]}
 
 
-def _merges(spec: Spec) -> list[str]:
-    return [rule if isinstance(rule, str) else " ".join(rule) for rule in spec["model"]["merges"]]
+def _merges(definition: Definition) -> list[str]:
+    return [rule if isinstance(rule, str) else " ".join(rule) for rule in definition["model"]["merges"]]
 
 
-def _scores(spec: Spec, num_rows: int) -> list[float]:
+def _scores(definition: Definition, num_rows: int) -> list[float]:
     """Return scores under which llama.cpp joins the pair that the merges put first: minus the rank of a piece's rule."""
     scores = [UNREACHED] * num_rows
-    pieces = vocabulary(spec)
-    for rank, rule in reversed(list(enumerate(spec["model"]["merges"]))):
+    pieces = vocabulary(definition)
+    for rank, rule in reversed(list(enumerate(definition["model"]["merges"]))):
         piece = "".join(rule.split(" ") if isinstance(rule, str) else rule)
         scores[pieces[piece]] = -float(rank)
     return scores

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from lisan.inference.access import AsgiApp, Message, Receive, Scope, Send
-from lisan.tokenizer.control_tokens import Controls
+from lisan.tokenizer.control_tokens import ControlTokens
 
 PATH = "/v1/chat/completions"
 
@@ -18,7 +18,7 @@ PATH = "/v1/chat/completions"
 class PlainContent:
     """ASGI middleware that splits control tokens in the messages of chat requests."""
 
-    def __init__(self, app: AsgiApp, controls: Controls) -> None:
+    def __init__(self, app: AsgiApp, controls: ControlTokens) -> None:
         self._app, self._controls = app, controls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +47,7 @@ async def _read_body(receive: Receive) -> tuple[Message, bytes]:
     return first, body
 
 
-def split_messages(body: bytes, controls: Controls) -> bytes:
+def split_messages(body: bytes, controls: ControlTokens) -> bytes:
     """Split the control tokens of a chat request; returns the same bytes when there are none or it is no chat request."""
     try:
         request = json.loads(body)
@@ -59,7 +59,7 @@ def split_messages(body: bytes, controls: Controls) -> bytes:
     return json.dumps({**request, "messages": messages}).encode()
 
 
-def _split_message(message: dict[str, Any], controls: Controls) -> dict[str, Any]:
+def _split_message(message: dict[str, Any], controls: ControlTokens) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, str):
         return {**message, "content": controls.split(content)}
@@ -68,7 +68,7 @@ def _split_message(message: dict[str, Any], controls: Controls) -> dict[str, Any
     return message
 
 
-def _split_part(part: object, controls: Controls) -> object:
+def _split_part(part: object, controls: ControlTokens) -> object:
     if isinstance(part, dict) and isinstance(part.get("text"), str):
         return {**part, "text": controls.split(part["text"])}
     return part

@@ -16,7 +16,7 @@ from lisan.inference.config import Dtype, EngineConfig
 from lisan.inference.engine_errors import StderrBuffer, explain
 from lisan.inference.plain_content import PlainContent
 from lisan.inference.served_model import ServedModel, check_weights
-from lisan.tokenizer.control_tokens import controls_of
+from lisan.tokenizer.control_tokens import control_tokens_of
 from lisan.tokenizer.tokenizer import load_tokenizer
 
 
@@ -90,7 +90,7 @@ class Replica:
         except Exception as error:
             raise explain(error, stderr.release()) from None
         stderr.release()
-        self._controls = controls_of(load_tokenizer(fetch_folder(model.folder)))
+        self._controls = control_tokens_of(load_tokenizer(fetch_folder(model.folder)))
 
     async def __serve_build_asgi_app__(self) -> AsgiApp:
         app = await self._server.__serve_build_asgi_app__()

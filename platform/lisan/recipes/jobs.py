@@ -63,7 +63,7 @@ JOBS: Mapping[str, Job] = {
     name: Job(name, config, action)
     for name, config, action in (
         ("build_corpus", "corpus.config:CorpusConfig", "corpus.build_corpus:CORPUS"),
-        ("expand_tokenizer", "tokenizer.config:TokenizerConfig", "tokenizer.expand.expand_tokenizer:TOKENIZER"),
+        ("expand_tokenizer", "tokenizer.expand.config:TokenizerConfig", "tokenizer.expand.expand_tokenizer:TOKENIZER"),
         ("encode_tokens", "data.config:EncodeConfig", "data.encode_tokens:TOKENS"),
         ("train_cpt", "train.config:TrainConfig", "train.stages:CPT"),
         ("train_sft", "train.config:TrainConfig", "train.stages:SFT"),

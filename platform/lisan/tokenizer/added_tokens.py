@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lisan.core.errors import DataError
-from lisan.tokenizer.tokenizer_json import Spec, special_token, vocabulary
+from lisan.tokenizer.tokenizer_json import Definition, special_token, vocabulary
 
 CONFIG = "tokenizer_config.json"
 ROLES_FILE = "special_tokens_map.json"
@@ -41,16 +41,16 @@ def read_role_tokens(folder: Path) -> dict[str, str]:
     return named
 
 
-def complete(spec: Spec, folder: Path) -> Spec:
+def complete(definition: Definition, folder: Path) -> Definition:
     """Return the tokenizer with all tokens that the folder adds; the same object where it has them already.
 
     A token of a role that no file numbers gets the next free id, as transformers gives it. A file of another kind, without a
     vocabulary, is returned as it is.
     """
-    if not (spec.get("model") or {}).get("vocab"):
-        return spec
-    listed: list[Spec] = list(spec.get("added_tokens") or ())
-    ids = vocabulary(spec) | {token["content"]: token["id"] for token in listed}
+    if not (definition.get("model") or {}).get("vocab"):
+        return definition
+    listed: list[Definition] = list(definition.get("added_tokens") or ())
+    ids = vocabulary(definition) | {token["content"]: token["id"] for token in listed}
     owners = {index: content for content, index in ids.items()}
     known = {token["content"] for token in listed}
     for token in [*_read_added(folder), *_name_roles(folder)]:
@@ -66,11 +66,11 @@ def complete(spec: Spec, folder: Path) -> Spec:
         if content not in known:
             known.add(content)
             listed.append(token)
-    changed = len(listed) > len(spec.get("added_tokens") or ())
-    return _pin({**spec, "added_tokens": listed} if changed else spec, folder)
+    changed = len(listed) > len(definition.get("added_tokens") or ())
+    return _pin({**definition, "added_tokens": listed} if changed else definition, folder)
 
 
-def _read_added(folder: Path) -> list[Spec]:
+def _read_added(folder: Path) -> list[Definition]:
     """Return the tokens of the folder by id; `added_tokens.json` counts only beside a config without a list, as in transformers."""
     config = read_json(folder / CONFIG)
     try:
@@ -102,23 +102,23 @@ def _content(token: Any) -> str:
     return str(token["content"] if isinstance(token, Mapping) else token)
 
 
-def _name_roles(folder: Path) -> list[Spec]:
+def _name_roles(folder: Path) -> list[Definition]:
     """Return the tokens of roles, as yet without ids."""
     contents = dict.fromkeys(read_role_tokens(folder).values())
     return [{key: value for key, value in special_token(content, 0).items() if key != "id"} for content in contents]
 
 
-def _pin(spec: Spec, folder: Path) -> Spec:
+def _pin(definition: Definition, folder: Path) -> Definition:
     """Enter added tokens into the vocabulary where the library would number them otherwise: it counts on from its size."""
-    pieces = vocabulary(spec)
-    outside = [token for token in spec.get("added_tokens") or () if token["content"] not in pieces]
+    pieces = vocabulary(definition)
+    outside = [token for token in definition.get("added_tokens") or () if token["content"] not in pieces]
     if [token["id"] for token in outside] == list(range(len(pieces), len(pieces) + len(outside))):
-        return spec
-    if isinstance(spec["model"]["vocab"], list):
+        return definition
+    if isinstance(definition["model"]["vocab"], list):
         moved = next(token for place, token in enumerate(outside, len(pieces)) if token["id"] != place)
         raise DataError(
             f"{folder} gives {moved['content']!r} the id {moved['id']:,} and its Unigram list of pieces ends before "
             f"{len(pieces):,}; save it again with a token for every id, or choose another base"
         )
     entered = pieces | {token["content"]: token["id"] for token in outside}
-    return {**spec, "model": {**spec["model"], "vocab": entered}}
+    return {**definition, "model": {**definition["model"], "vocab": entered}}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
-from lisan.tokenizer.tokenizer_json import Spec, open_spec
+from lisan.tokenizer.tokenizer_json import Definition, open_definition
 
 TYPED, WRITTEN = "\ufffe", "\uffff"
 "Around the number of a control token that a text spells, and of one that a template wrote. Neither character is ever assigned."
@@ -22,7 +22,7 @@ SPLIT = "\u2060"
 "U+2060 WORD JOINER, which shows as nothing."
 
 
-class Controls:
+class ControlTokens:
     """The control tokens of one tokenizer: the special ones, and those that the chat template writes around a turn."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -69,21 +69,23 @@ class Controls:
 
     @cached_property
     def _renamed(self) -> Any:
-        spec: Spec = json.loads(self.tokenizer._tokenizer.to_str())
-        return open_spec(_rename(spec, {content: self._number(content, WRITTEN) for content in self.contents}))
+        definition: Definition = json.loads(self.tokenizer._tokenizer.to_str())
+        return open_definition(
+            _rename(definition, {content: self._number(content, WRITTEN) for content in self.contents})
+        )
 
 
 _TYPED = re.compile(f"{TYPED}([0-9]+){TYPED}")
 
 
-def controls_of(tokenizer: Any) -> Controls:
+def control_tokens_of(tokenizer: Any) -> ControlTokens:
     """Return the control tokens of a tokenizer and its chat template, found once."""
     return _controls_of(tokenizer, str(tokenizer.chat_template))
 
 
 @lru_cache(maxsize=4)
-def _controls_of(tokenizer: Any, template: str) -> Controls:  # noqa: ARG001  another template writes other tokens
-    return Controls(tokenizer)
+def _controls_of(tokenizer: Any, template: str) -> ControlTokens:  # noqa: ARG001  another template writes other tokens
+    return ControlTokens(tokenizer)
 
 
 def _find_contents(tokenizer: Any) -> set[str]:
@@ -107,10 +109,12 @@ def _render_turn(tokenizer: Any) -> str:
     return turn
 
 
-def _rename(spec: Spec, names: Mapping[str, str]) -> Spec:
+def _rename(definition: Definition, names: Mapping[str, str]) -> Definition:
     """Return a tokenizer that knows some of its pieces under other names, and that merges no letters into one of them."""
-    model = spec["model"]
-    added = [{**token, "content": names.get(token["content"], token["content"])} for token in spec["added_tokens"]]
+    model = definition["model"]
+    added = [
+        {**token, "content": names.get(token["content"], token["content"])} for token in definition["added_tokens"]
+    ]
     pieces = model["vocab"]
     if isinstance(pieces, dict):
         model = {**model, "vocab": {names.get(piece, piece): index for piece, index in pieces.items()}}
@@ -120,7 +124,7 @@ def _rename(spec: Spec, names: Mapping[str, str]) -> Spec:
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     if "merges" in model:
         model["merges"] = [rule for rule in model["merges"] if _joined(rule) not in names]
-    return {**spec, "added_tokens": added, "model": model, "post_processor": None}
+    return {**definition, "added_tokens": added, "model": model, "post_processor": None}
 
 
 def _joined(rule: str | Sequence[str]) -> str:

@@ -12,13 +12,21 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from lisan.tokenizer.expand.bpe import BYTE_CHARACTERS
 from lisan.tokenizer.script import SPACE
 
+
+def _byte_characters() -> list[str]:
+    """Return the printable character that stands for each byte in a byte-level vocabulary (Radford et al., 2019)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
+
+
+BYTE_CHARACTERS = _byte_characters()
 _BYTE_LETTERS = {ord(letter): byte for byte, letter in enumerate(BYTE_CHARACTERS)}
 
 
-class Part(NamedTuple):
+class PieceText(NamedTuple):
     """Whole characters of a piece, or bytes that are none (`D8 A7`)."""
 
     text: str
@@ -79,21 +87,21 @@ def _script_of(character: str) -> str:
     return "" if word in ("modifier", "fullwidth", "halfwidth", "mathematical") else word
 
 
-def cut(tokenizer: Any, pieces: list[bytes], text: str) -> list[list[Part]]:
+def cut(tokenizer: Any, pieces: list[bytes], text: str) -> list[list[PieceText]]:
     """Return a text as its pieces, each in parts; `pieces` is what `piece_bytes` returned."""
     return [
         split_bytes(pieces[index]) for index in tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
     ]
 
 
-def split_bytes(data: bytes) -> list[Part]:
+def split_bytes(data: bytes) -> list[PieceText]:
     """Split bytes into whole characters and what is none.
 
     >>> split_bytes(bytes.fromhex("d8a7d8"))
-    [Part(text='ا', is_bytes=False), Part(text='D8', is_bytes=True)]
+    [PieceText(text='ا', is_bytes=False), PieceText(text='D8', is_bytes=True)]
     """
     runs = groupby(data.decode("utf-8", "surrogateescape"), lambda character: "\udc80" <= character <= "\udcff")
-    return [Part(_hex(run) if is_bytes else "".join(run), is_bytes) for is_bytes, run in runs]
+    return [PieceText(_hex(run) if is_bytes else "".join(run), is_bytes) for is_bytes, run in runs]
 
 
 def _hex(run: Iterable[str]) -> str:

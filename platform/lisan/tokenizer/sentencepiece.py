@@ -16,7 +16,7 @@ from typing import Any
 
 from lisan.core.errors import DataError
 from lisan.tokenizer.script import SPACE
-from lisan.tokenizer.tokenizer_json import Spec, special_token
+from lisan.tokenizer.tokenizer_json import Definition, special_token
 
 UNIGRAM, BPE = 1, 2
 
@@ -79,7 +79,7 @@ def read_roles(model: SentencePieceModel) -> dict[str, str]:
     return {role: model.pieces[index].text for role, index in model.role_ids.items()}
 
 
-def to_spec(model: SentencePieceModel, adds_bos: bool) -> Spec:
+def to_definition(model: SentencePieceModel, adds_bos: bool) -> Definition:
     """Return the tokenizer.json; `adds_bos` begins every text with the start token, as Llama's own class does."""
     special = {PieceKind.unknown: True, PieceKind.control: True, PieceKind.user_defined: False}
     added = [
@@ -100,7 +100,7 @@ def to_spec(model: SentencePieceModel, adds_bos: bool) -> Spec:
     }
 
 
-def _bpe(model: SentencePieceModel) -> Spec:
+def _bpe(model: SentencePieceModel) -> Definition:
     vocabulary = {piece.text: index for index, piece in enumerate(model.pieces)}
     return {
         "type": "BPE",
@@ -128,14 +128,14 @@ def _rank_merges(pieces: list[Piece]) -> list[tuple[str, str]]:
     return [(left, right) for _, _, left, right in sorted(ranked)]
 
 
-def _unigram(model: SentencePieceModel) -> Spec:
+def _unigram(model: SentencePieceModel) -> Definition:
     vocabulary = [[piece.text, piece.score] for piece in model.pieces]
     unknown = model.role_ids.get("unk_token")
     return {"type": "Unigram", "unk_id": unknown, "vocab": vocabulary, "byte_fallback": model.byte_fallback}
 
 
-def _normalisers(model: SentencePieceModel) -> list[Spec]:
-    steps: list[Spec] = []
+def _normalisers(model: SentencePieceModel) -> list[Definition]:
+    steps: list[Definition] = []
     if model.charsmap:
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(model.charsmap).decode()})
     if model.trims_spaces:
@@ -146,8 +146,8 @@ def _normalisers(model: SentencePieceModel) -> list[Spec]:
     return [*steps, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
 
 
-def _decoders(model: SentencePieceModel) -> list[Spec]:
-    steps: list[Spec] = [
+def _decoders(model: SentencePieceModel) -> list[Definition]:
+    steps: list[Definition] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
@@ -155,9 +155,9 @@ def _decoders(model: SentencePieceModel) -> list[Spec]:
     return [*steps, *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if model.adds_prefix else [])]
 
 
-def _begin_with(model: SentencePieceModel) -> Spec:
+def _begin_with(model: SentencePieceModel) -> Definition:
     token = read_roles(model)["bos_token"]
-    single: list[Spec] = [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    single: list[Definition] = [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     ids = {"id": token, "ids": [model.role_ids["bos_token"]], "tokens": [token]}
     pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {token: ids}}

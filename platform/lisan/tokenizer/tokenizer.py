@@ -22,7 +22,7 @@ from lisan.core.references import local_path
 from lisan.core.storage import Location
 from lisan.tokenizer import sentencepiece
 from lisan.tokenizer.added_tokens import ADDED, CONFIG, ROLES_FILE, complete, read_json, read_role_tokens
-from lisan.tokenizer.tokenizer_json import Spec, open_spec
+from lisan.tokenizer.tokenizer_json import Definition, open_definition
 
 TOKENIZER = "tokenizer.json"
 SENTENCEPIECE = "tokenizer.model"
@@ -60,11 +60,11 @@ def load_tokenizer(place: Artifact | Path | str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     folder = tokenizer_folder(fetch_folder(place.location) if isinstance(place, Artifact) else place)
-    spec, is_own = _read_spec(folder)
+    definition, is_own = _parse_definition(folder)
     try:
         if is_own:
             return PreTrainedTokenizerFast.from_pretrained(str(folder))
-        opened, template = open_spec(spec), _own_template(folder)
+        opened, template = open_definition(definition), _own_template(folder)
     except Exception as error:  # the library raises no narrower class for a definition that it does not take
         raise DataError(f"{folder} holds a tokenizer that does not open ({error}); download it again") from error
     return PreTrainedTokenizerFast(tokenizer_object=opened, chat_template=template, **read_roles(folder))
@@ -78,11 +78,11 @@ def _own_template(folder: Path) -> Any:
 
 def read_definition(folder: Path) -> bytes:
     """Return tokenizer.json, or what a folder's tokenizer.model says in its terms, with the tokens that other files add."""
-    spec, is_own = _read_spec(folder)
-    return (folder / TOKENIZER).read_bytes() if is_own else dump_definition(spec)
+    definition, is_own = _parse_definition(folder)
+    return (folder / TOKENIZER).read_bytes() if is_own else dump_definition(definition)
 
 
-def _read_spec(folder: Path) -> tuple[Spec, bool]:
+def _parse_definition(folder: Path) -> tuple[Definition, bool]:
     """Return the definition of the tokenizer, and whether it is tokenizer.json as it lies there."""
     if (folder / TOKENIZER).exists():
         own = read_json(folder / TOKENIZER)
@@ -91,11 +91,11 @@ def _read_spec(folder: Path) -> tuple[Spec, bool]:
     model = sentencepiece.read_model((folder / SENTENCEPIECE).read_bytes(), folder)
     is_llama = model.model_type == sentencepiece.BPE
     adds_bos = read_json(folder / CONFIG).get("add_bos_token", is_llama)
-    return complete(sentencepiece.to_spec(model, bool(adds_bos)), folder), False
+    return complete(sentencepiece.to_definition(model, bool(adds_bos)), folder), False
 
 
-def dump_definition(spec: Mapping[str, Any]) -> bytes:
-    return json.dumps(spec, ensure_ascii=False, indent=1).encode()
+def dump_definition(definition: Mapping[str, Any]) -> bytes:
+    return json.dumps(definition, ensure_ascii=False, indent=1).encode()
 
 
 def open_tokenizer(place: Location | str) -> Any:
@@ -117,7 +117,7 @@ def tokenizer_hash(place: Location | str) -> str:
     return digest(read_definition(tokenizer_folder(_local(place))))
 
 
-def read_num_rows(place: Location | str) -> int | None:
+def read_vocabulary_size(place: Location | str) -> int | None:
     """Return the embedding rows of the model that a tokenizer lies beside; None where it lies beside none."""
     size: int | None = read_json(tokenizer_folder(_local(place)) / "config.json").get("vocab_size")
     return size
@@ -181,7 +181,7 @@ def read_roles(folder: Path) -> dict[str, str]:
     return declared | read_role_tokens(folder)
 
 
-def write_folder(folder: Path, spec: Mapping[str, Any], roles: Mapping[str, str], template: str) -> str:
+def write_folder(folder: Path, definition: Mapping[str, Any], roles: Mapping[str, str], template: str) -> str:
     """Write the tokenizer files; return the sha256 of tokenizer.json.
 
     The generic class name keeps `AutoTokenizer` from rebuilding the tokenizer after the type of the model beside it.
@@ -193,7 +193,7 @@ def write_folder(folder: Path, spec: Mapping[str, Any], roles: Mapping[str, str]
         "clean_up_tokenization_spaces": False,
         "model_max_length": int(1e30),
     }
-    data = dump_definition(spec)
+    data = dump_definition(definition)
     (folder / TOKENIZER).write_bytes(data)
     for name, content in ((CONFIG, config), (ROLES_FILE, dict(roles))):
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")

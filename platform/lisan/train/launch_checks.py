@@ -62,7 +62,7 @@ def check_targets(config: TrainConfig, tokens: Artifact) -> None:
 def check_stored(config: TrainConfig, tokens: Artifact) -> None:
     """Refuse rows that are made while training runs where Ray Data cannot make them: it deals a row to one worker only."""
     split = config.sharding.tensor_workers
-    if split > 1 and "chunk_records" in tokens.facts:
+    if split > 1 and "block_records" in tokens.facts:
         raise ConfigError(
             f"{tokens.ref} stores no rows and with sharding.tensor_workers={split} every worker would make those of all; encode it "
             "with store_rows=true"
@@ -83,7 +83,7 @@ def check_held_out(config: TrainConfig, tokens: Artifact, parents: Sequence[Arti
         )
     if held_out.facts["record_kind"] == "preferences":
         raise ConfigError(f"{key} holds preferences; the loss is that of documents or conversations")
-    if "chunk_records" in held_out.facts:
+    if "block_records" in held_out.facts:
         raise ConfigError(f"{key} stores no rows; encode it with store_rows=true")
     if not any(source["targets"] for source in held_out.facts["sources"].values()):
         raise DataError(f"{key} has no trained token; encode records that have replies")

@@ -21,7 +21,7 @@ from lisan.cluster.worker import Worker, never
 from lisan.core.errors import ConfigError, DataError, Interrupted, TrainingError
 from lisan.core.interrupt import Interruption
 from lisan.core.seed import derive_seed
-from lisan.data.rows import Rows
+from lisan.data.rows import RowBatch
 from lisan.model.score import Batch, Scorer, collate
 from lisan.train.checkpoint import retention, sharded_state
 from lisan.train.checkpoint.checkpointer import Keeper
@@ -38,7 +38,7 @@ from lisan.train.watchdog import Watchdog
 
 Books = tuple[Ledger, Guard]
 "What is opened from a checkpoint and closed with it."
-Measured = tuple[Rows, Loss, Batch]
+Measured = tuple[RowBatch, Loss, Batch]
 
 
 def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) -> dict[str, float]:
@@ -164,7 +164,7 @@ def validate(scorer: Scorer, step: int, is_kept: bool, course: Course, worker: W
     return losses
 
 
-def next_rows(rows_by_step: Iterator[Rows], course: Course, worker: Worker, step: int) -> Rows:
+def next_rows(rows_by_step: Iterator[RowBatch], course: Course, worker: Worker, step: int) -> RowBatch:
     """Take the rows of a step and check that they are the planned ones."""
     rows = next(rows_by_step, None)
     where = f"step {step} of rank {worker.rank}"
@@ -178,7 +178,7 @@ def next_rows(rows_by_step: Iterator[Rows], course: Course, worker: Worker, step
 
 
 def accumulate(
-    scorer: Scorer, rows: Rows, course: Course, meter: Meter, times: CheckpointTimes
+    scorer: Scorer, rows: RowBatch, course: Course, meter: Meter, times: CheckpointTimes
 ) -> tuple[list[Measured], float]:
     """Add up the gradients of this rank's rows; return what each micro batch made and the mean loss over all ranks."""
     micro = course.config.micro_rows
@@ -220,7 +220,7 @@ def _whole(norm: torch.Tensor) -> torch.Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def gather_row_ids(rows: Rows, worker: Worker) -> list[int]:
+def gather_row_ids(rows: RowBatch, worker: Worker) -> list[int]:
     """Return the row ids of a step from all ranks."""
     shares: list[list[int]] = [[] for _ in range(worker.world_size)]
     dist.all_gather_object(shares, rows.row_ids.tolist())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lisan.core.stage import Run
 from lisan.core.storage import Location
 from lisan.data.row_order import RowOrder
-from lisan.data.rows import Rows
+from lisan.data.rows import RowBatch
 from lisan.model.score import Batch, Scorer
 from lisan.train.metrics.mfu import Gauge
 from lisan.train.metrics.progress_line import Progress
@@ -31,7 +31,7 @@ class Course:
     count_targets: Callable[[Batch], int]
     checkpoints: Location
     run: Run
-    anchor: Callable[[Scorer, Sequence[Rows]], float] | None = None
+    anchor: Callable[[Scorer, Sequence[RowBatch]], float] | None = None
     "KTO's KL estimate of a step, from its micro batches."
     gauge: Gauge | None = None
     "What MFU is measured with; None measures none."

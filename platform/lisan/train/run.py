@@ -15,7 +15,7 @@ from lisan.core.progress import say
 from lisan.core.stage import Run
 from lisan.core.storage import Location
 from lisan.data.row_order import RowOrder, open_order
-from lisan.data.rows import RowReader, Rows
+from lisan.data.rows import RowBatch, RowReader
 from lisan.model.attention.leakage import check_documents_apart
 from lisan.model.attention.packed import check_attention
 from lisan.model.embeddings.trained_rows import freeze_other_rows
@@ -162,7 +162,7 @@ def make_validation(job: TrainJob, worker: Worker) -> Callable[[Scorer], dict[st
     )
 
 
-def make_anchor(job: TrainJob, scorer: Scorer, worker: Worker) -> Callable[[Scorer, Sequence[Rows]], float]:
+def make_anchor(job: TrainJob, scorer: Scorer, worker: Worker) -> Callable[[Scorer, Sequence[RowBatch]], float]:
     """Let the reference score the exchanged replies of every row, once; return what estimates KTO's KL of a step."""
     reader = MismatchedReader(job.tokens)
     reference = find_reference(job, scorer, reader, MISMATCHED, worker)
@@ -180,12 +180,12 @@ def find_reference(job: TrainJob, scorer: Scorer, reader: RowReader, folder: str
     return reference
 
 
-def _causal_lm(scorer: Scorer, batch: Batch, rows: Rows, z_loss: float) -> objectives.Loss:  # noqa: ARG001
+def _causal_lm(scorer: Scorer, batch: Batch, rows: RowBatch, z_loss: float) -> objectives.Loss:  # noqa: ARG001
     return objectives.causal_lm(scorer, batch, z_loss)
 
 
 def _preference(
-    scorer: Scorer, batch: Batch, rows: Rows, reference: Reference, terms: Terms, kl: float = 0.0
+    scorer: Scorer, batch: Batch, rows: RowBatch, reference: Reference, terms: Terms, kl: float = 0.0
 ) -> objectives.Loss:
     logps = attach_reference(rows, reference).to(batch.input_ids.device)
     return objectives.preference(scorer, batch, logps, terms, kl)

@@ -23,10 +23,10 @@ from jinja2 import TemplateError
 
 from lisan.core.errors import DataError
 from lisan.records.records import ROLES, Turn
-from lisan.tokenizer.control_tokens import controls_of
+from lisan.tokenizer.control_tokens import control_tokens_of
 from lisan.tokenizer.labels import IGNORE_INDEX, Example
 
-Segment = tuple[str, bool]
+Passage = tuple[str, bool]
 "A part of the rendered conversation, and whether the assistant says it."
 PROBE = (Turn("user", " a "), Turn("assistant", " b "), Turn("user", "c"), Turn("assistant", "d"))
 "Shows what a template does with white space, with an earlier reply and with the last one."
@@ -44,16 +44,16 @@ def encode_prompt(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
 def encode_conversation(tokenizer: Any, turns: Sequence[Turn]) -> Example:
     """Encode a conversation with labels on what the assistant says, its end mark included."""
     check_turns(turns)
-    return _join(tokenizer, _segments(tokenizer, guard_turns(tokenizer, turns)))
+    return _join(tokenizer, _split_passages(tokenizer, guard_turns(tokenizer, turns)))
 
 
 def encode_reply(tokenizer: Any, prompt: Sequence[Turn], reply: str) -> Example:
     """Encode a prompt and one reply with labels on that reply only; earlier replies are context."""
     turns = (*prompt, Turn("assistant", reply))
     check_turns(turns)
-    segments = _segments(tokenizer, guard_turns(tokenizer, turns))
-    last = max(index for index, (_, is_trained) in enumerate(segments) if is_trained)
-    return _join(tokenizer, [(text, is_trained and index == last) for index, (text, is_trained) in enumerate(segments)])
+    passages = _split_passages(tokenizer, guard_turns(tokenizer, turns))
+    last = max(index for index, (_, is_trained) in enumerate(passages) if is_trained)
+    return _join(tokenizer, [(text, is_trained and index == last) for index, (text, is_trained) in enumerate(passages)])
 
 
 def encode_answer(tokenizer: Any, prompt: Sequence[Turn], answer: str) -> Example:
@@ -63,7 +63,7 @@ def encode_answer(tokenizer: Any, prompt: Sequence[Turn], answer: str) -> Exampl
     """
     turns = guard_turns(tokenizer, (*prompt, Turn("assistant", answer)))
     check_turns(turns)
-    *before, (spoken, _) = _segments(tokenizer, turns)
+    *before, (spoken, _) = _split_passages(tokenizer, turns)
     guarded = turns[-1].content.strip()
     start = spoken.rfind(guarded)
     if start < 0:
@@ -102,15 +102,15 @@ def check_template(tokenizer: Any) -> None:
 @lru_cache(maxsize=4)
 def _check_template(tokenizer: Any, source: str) -> None:
     """Do it once for a tokenizer and its template."""
-    segments = _segments(tokenizer, PROBE)
+    passages = _split_passages(tokenizer, PROBE)
     if end_of_turn_id(tokenizer) is None:
         raise DataError(
-            f"the chat template ends a reply with {segments[-1][0][-20:]!r}, not with one special token of the tokenizer, so "
+            f"the chat template ends a reply with {passages[-1][0][-20:]!r}, not with one special token of the tokenizer, so "
             "that nothing stops the endpoint; add the mark to special_tokens of expand_tokenizer, or end with eos_token"
         )
     if re.search(r"\{%[-+]?\s*generation\b", source):
         marked = list(_generation_marks(tokenizer))
-        ours = [text.strip() for text, is_trained in segments if is_trained]
+        ours = [text.strip() for text, is_trained in passages if is_trained]
         if marked != ours:
             raise DataError(
                 f"{{% generation %}} of the chat template marks {marked}, but the assistant says {ours}; "
@@ -155,9 +155,9 @@ def _render_or_refuse(tokenizer: Any, turns: Sequence[Turn]) -> tuple[str, str]:
         return "", ""
 
 
-def _segments(tokenizer: Any, turns: Sequence[Turn]) -> list[Segment]:
+def _split_passages(tokenizer: Any, turns: Sequence[Turn]) -> list[Passage]:
     """Cut the rendered conversation where the assistant starts and stops speaking."""
-    segments: list[Segment] = []
+    passages: list[Passage] = []
     done = ""
     for index, turn in enumerate(turns):
         if turn.role != "assistant":
@@ -170,20 +170,20 @@ def _segments(tokenizer: Any, turns: Sequence[Turn]) -> list[Segment]:
                 "choose another with chat_template of expand_tokenizer"
             )
         spoken = whole[len(prompt) :].rstrip()
-        segments += [(prompt[len(done) :], False), (spoken, turn.is_trained)]
+        passages += [(prompt[len(done) :], False), (spoken, turn.is_trained)]
         done = prompt + spoken
-    return segments
+    return passages
 
 
-def _join(tokenizer: Any, segments: Sequence[Segment]) -> Example:
-    """Encode segments so that no token spans a seam: generation starts from the encoded prompt."""
-    texts = [text for text, _ in segments]
-    *pieces, whole = controls_of(tokenizer).encode_rendered([*texts, "".join(texts)])
+def _join(tokenizer: Any, passages: Sequence[Passage]) -> Example:
+    """Encode passages so that no token spans a seam: generation starts from the encoded prompt."""
+    texts = [text for text, _ in passages]
+    *pieces, whole = control_tokens_of(tokenizer).encode_rendered([*texts, "".join(texts)])
     if list(chain.from_iterable(pieces)) != whole:
         pieces = _encode_in_context(tokenizer, texts)
     ids: list[int] = []
     labels: list[int] = []
-    for piece, (_, is_trained) in zip(pieces, segments, strict=True):
+    for piece, (_, is_trained) in zip(pieces, passages, strict=True):
         ids += piece
         labels += piece if is_trained else [IGNORE_INDEX] * len(piece)
     return Example(np.array(ids, np.int32), np.array(labels, np.int32))
@@ -199,12 +199,12 @@ def _encode_in_context(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    return controls_of(tokenizer).encode_rendered([text])[0]
+    return control_tokens_of(tokenizer).encode_rendered([text])[0]
 
 
 def guard_turns(tokenizer: Any, turns: Sequence[Turn]) -> Sequence[Turn]:
     """Mark the control tokens that the turns spell: only those of the template become ids of their own."""
-    controls = controls_of(tokenizer)
+    controls = control_tokens_of(tokenizer)
     if not any(controls.occur_in(turn.content) for turn in turns):
         return turns
     return tuple(replace(turn, content=controls.guard(turn.content)) for turn in turns)

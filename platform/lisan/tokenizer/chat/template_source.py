@@ -17,7 +17,6 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from lisan.core.errors import ConfigError
-from lisan.tokenizer.tokenizer import load_tokenizer
 
 BASE = "base"
 "The base tokenizer's own template."
@@ -31,8 +30,12 @@ def shipped_templates() -> dict[str, str]:
     return {file.name.removesuffix(SUFFIX): file.read_text(encoding="utf-8") for file in files}
 
 
-def read_template(name: str, folder: Path | None) -> str:
-    """Return the source of one of ours, of the file that `name` is the path of, or of the base in `folder`."""
+def read_template(name: str, base_template: object = None) -> str:
+    """Return the source of a shipped template, of the file at path `name`, or `base_template` for `base`.
+
+    Raises ConfigError for an unknown name, a file that is not a Jinja template, and a base without one template (transformers
+    gives a dict for several).
+    """
     shipped = shipped_templates()
     if name in shipped:
         return shipped[name]
@@ -41,17 +44,16 @@ def read_template(name: str, folder: Path | None) -> str:
     known = ", ".join(sorted(shipped))
     if name != BASE:
         raise ConfigError(f"chat_template must be one of {known}, {BASE} or a path/to/file{SUFFIX}, got {name!r}")
-    template = load_tokenizer(folder).chat_template if folder is not None else None
-    if not isinstance(template, str):
+    if not isinstance(base_template, str):
         raise ConfigError(f"chat_template={BASE} needs a base with one chat template of its own; set one of {known}")
-    return template
+    return base_template
 
 
 def special_tokens(name: str) -> tuple[str, ...]:
     """Return the special tokens that a template is written with; the base's own are in the base already."""
     if name == BASE:
         return ()
-    listed = _SPECIAL.search(read_template(name, None))
+    listed = _SPECIAL.search(read_template(name))
     return tuple(listed[1].split()) if listed else ()
 
 

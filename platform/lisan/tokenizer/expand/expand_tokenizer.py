@@ -20,26 +20,25 @@ from lisan.records.kinds import RecordKind
 from lisan.records.records import Document
 from lisan.tokenizer import tokenizer
 from lisan.tokenizer.chat import template_source
-from lisan.tokenizer.config import Gates, TokenizerConfig
 from lisan.tokenizer.expand import bpe
+from lisan.tokenizer.expand.append_pieces import OldPieces
 from lisan.tokenizer.expand.base import Base, claim_tokens, open_base
-from lisan.tokenizer.expand.budget import count_target_words, cut_to_budget, draw_curve, learn_pieces
+from lisan.tokenizer.expand.config import TokenizerConfig
 from lisan.tokenizer.expand.gates import HeldOut, check_gates, compare, describe, measure_groups, summarise
 from lisan.tokenizer.expand.neighbours import write_neighbours
 from lisan.tokenizer.expand.tokenizer_families import list_pieces
+from lisan.tokenizer.expand.vocabulary_size import count_target_words, cut_to_size, learn_pieces, learning_curve
 from lisan.tokenizer.script import script
 from lisan.tokenizer.text_sample import sample_texts
-from lisan.tokenizer.tokenizer import Expansion, load_expansion, load_tokenizer
-from lisan.tokenizer.tokenizer_json import Parts, Spec, first_free_id
-
-__all__ = ["TOKENIZER", "Expansion", "Gates", "TokenizerConfig", "load_expansion", "load_tokenizer"]
+from lisan.tokenizer.tokenizer import Expansion, load_tokenizer
+from lisan.tokenizer.tokenizer_json import Definition, first_free_id
 
 
-class Grown(NamedTuple):
+class ExpandedTokenizer(NamedTuple):
     """A tokenizer, the base's pieces of every new id, and the learning curve (empty without a base)."""
 
-    spec: Spec
-    pieces: Parts
+    definition: Definition
+    pieces: OldPieces
     curve: list[list[float]]
 
 
@@ -49,20 +48,20 @@ def expand_tokenizer(config: TokenizerConfig, draft: Draft, run: Run) -> Mapping
     texts = sample_texts(_documents(corpus, "train", config.sources), config.max_bytes, config.seed)
     if not texts:
         raise DataError(f"{corpus.ref} holds no train documents of {', '.join(config.sources)}; name others in sources")
-    grown = learn_new(config, texts) if base is None else grow_base(config, base, texts)
+    expanded = learn_tokenizer(config, texts) if base is None else expand_base(config, base, texts)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        expansion = write(config, base, grown, folder)
+        expansion = write(config, base, expanded, folder)
         facts = measure_all(config, corpus, base, folder)
         if config.neighbours:
             both = _documents(corpus, "train", config.sources + config.protected_sources)
             facts |= write_neighbours(folder, sample_texts(both, config.max_bytes, config.seed), config.neighbours)
         draft.location.upload(folder)
     family = base.family if base else bpe
-    run.log_file("pieces.txt", list_pieces(family, grown.spec, expansion.new_ids).encode())
+    run.log_file("pieces.txt", list_pieces(family, expanded.definition, expansion.new_ids).encode())
     return {
         **facts,
-        "learning_curve": grown.curve,
+        "learning_curve": expanded.curve,
         "num_new": len(expansion.new_ids),
         "num_ids": expansion.num_ids,
         "size": expansion.size,
@@ -78,27 +77,27 @@ def open_parent(config: TokenizerConfig, parents: Iterable[Artifact]) -> Base | 
     return open_base(config.base, fetch_folder(owners[0].location) if owners else config.base)
 
 
-def learn_new(config: TokenizerConfig, texts: list[str]) -> Grown:
+def learn_tokenizer(config: TokenizerConfig, texts: list[str]) -> ExpandedTokenizer:
     assert config.num_pieces is not None
-    spec = bpe.learn(texts, config.num_pieces, config.all_special_tokens, config.min_count)
-    _say_shortage(config, first_free_id(spec))
-    return Grown(spec, {}, [])
+    definition = bpe.learn(texts, config.num_pieces, config.all_special_tokens, config.min_count)
+    _say_shortage(config, first_free_id(definition))
+    return ExpandedTokenizer(definition, {}, [])
 
 
-def grow_base(config: TokenizerConfig, base: Base, texts: list[str]) -> Grown:
+def expand_base(config: TokenizerConfig, base: Base, texts: list[str]) -> ExpandedTokenizer:
     """Learn pieces on the target's words, then append them and the special tokens that the base lacks."""
-    target, start, budget, family = script(config.scripts), time.monotonic(), config.budget, base.family
-    spec, lacking = claim_tokens(base, config.all_special_tokens, config.eos_token, config.pad_token)
-    words = family.count_words(spec, texts, target)
+    target, start, size, family = script(config.scripts), time.monotonic(), config.size, base.family
+    definition, lacking = claim_tokens(base, config.all_special_tokens, config.eos_token, config.pad_token)
+    words = family.count_words(definition, texts, target)
     if not words:
         scripts = " or ".join(config.scripts)
         raise DataError(f"{', '.join(config.sources)} holds no {scripts} word; set scripts to the target's own")
     _say(f"{words.total():,} words of the target, {len(words):,} distinct", start)
-    found = learn_pieces(family, spec, words, count_target_words(texts, target), target, budget)
-    learned = cut_to_budget(found, budget)
+    found = learn_pieces(family, definition, words, count_target_words(texts, target), target, size)
+    learned = cut_to_size(found, size)
     _say(f"{len(learned):,} pieces learned", start)
     _say_shortage(config, len(learned))
-    return Grown(*family.grow(spec, learned, lacking, words), draw_curve(found))
+    return ExpandedTokenizer(*family.append_learned(definition, learned, lacking, words), learning_curve(found))
 
 
 def _say_shortage(config: TokenizerConfig, found: int) -> None:
@@ -111,7 +110,7 @@ def _say(what: str, start: float) -> None:
     print(f"  {what}, {time.monotonic() - start:.1f} s", flush=True)
 
 
-def write(config: TokenizerConfig, base: Base | None, grown: Grown, folder: Path) -> Expansion:
+def write(config: TokenizerConfig, base: Base | None, expanded: ExpandedTokenizer, folder: Path) -> Expansion:
     """Write the folder that `AutoTokenizer` loads, and what was added."""
     roles = {"bos_token": config.eos_token, "eos_token": config.eos_token, "pad_token": config.pad_token}
     if base is not None:
@@ -119,9 +118,9 @@ def write(config: TokenizerConfig, base: Base | None, grown: Grown, folder: Path
         if "eos_token" in declared:  # it says what it has: texts begin with nothing where it names no token for that
             del roles["bos_token"]
         roles |= declared
-    source = template_source.read_template(config.chat_template, base.folder if base else None)
-    base_size = first_free_id(base.spec) if base else 0
-    num_ids = first_free_id(grown.spec)
+    source = read_chat_template(config, base)
+    base_size = first_free_id(base.definition) if base else 0
+    num_ids = first_free_id(expanded.definition)
     expansion = Expansion(
         method=base.family.METHOD if base else "bpe",
         base=base.name if base else None,
@@ -130,11 +129,18 @@ def write(config: TokenizerConfig, base: Base | None, grown: Grown, folder: Path
         num_ids=num_ids,
         size=-(-num_ids // config.pad_to_multiple) * config.pad_to_multiple,
         new_ids=tuple(range(base_size, num_ids)),
-        pieces=grown.pieces,
-        hash=tokenizer.write_folder(folder, grown.spec, roles, source),
+        pieces=expanded.pieces,
+        hash=tokenizer.write_folder(folder, expanded.definition, roles, source),
     )
     tokenizer.write_expansion(folder, expansion)
     return expansion
+
+
+def read_chat_template(config: TokenizerConfig, base: Base | None) -> str:
+    """Return the Jinja source that `chat_template` names; the base tokenizer is loaded only for its own."""
+    if base is None or config.chat_template != template_source.BASE:
+        return template_source.read_template(config.chat_template)
+    return template_source.read_template(config.chat_template, load_tokenizer(base.folder).chat_template)
 
 
 def measure_all(config: TokenizerConfig, corpus: Artifact, base: Base | None, folder: Path) -> dict[str, Any]:
@@ -178,7 +184,7 @@ def check(config: TokenizerConfig, store: Store) -> None:
         for source in sources:
             shard_paths(parents[0], RecordKind.documents, source, split)
     base = open_parent(config, parents)
-    template_source.read_template(config.chat_template, base.folder if base else None)
+    read_chat_template(config, base)
     script(config.scripts)
 
 

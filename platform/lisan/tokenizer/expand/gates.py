@@ -11,9 +11,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from lisan.core.errors import DataError
-from lisan.tokenizer.config import Gates
+from lisan.tokenizer.expand.config import Gates
 from lisan.tokenizer.expand.probes import CODE, ROUND_TRIP
-from lisan.tokenizer.fertility.measure import Comparison, FertilityRow, changed_ratio, measure, pool
+from lisan.tokenizer.fertility.measure import Comparison, FertilityCounts, changed_ratio, measure, pool
 from lisan.tokenizer.script import SPACE, Script
 from lisan.tokenizer.tokenizer_json import unknown_id
 
@@ -28,15 +28,15 @@ class HeldOut:
     texts: Sequence[str]
 
 
-def measure_groups(tokenizer: Any, held_out: Sequence[HeldOut]) -> dict[str, list[FertilityRow]]:
+def measure_groups(tokenizer: Any, held_out: Sequence[HeldOut]) -> dict[str, list[FertilityCounts]]:
     """Return a row a source, by group."""
-    rows: dict[str, list[FertilityRow]] = {}
+    rows: dict[str, list[FertilityCounts]] = {}
     for part in held_out:
         rows.setdefault(part.group, []).append(measure(tokenizer, part.texts, part.source, part.language))
     return rows
 
 
-def describe(rows: Mapping[str, Sequence[FertilityRow]], moment: str) -> dict[str, Any]:
+def describe(rows: Mapping[str, Sequence[FertilityCounts]], moment: str) -> dict[str, Any]:
     """Return pooled figures a group (`fertility_target_after`) and the rows themselves."""
     facts: dict[str, Any] = {f"fertility_rows_{moment}": [row.to_plain() for part in rows.values() for row in part]}
     for group, part in rows.items():

@@ -10,35 +10,36 @@ from typing import Any, Protocol
 
 from lisan.core.errors import DataError
 from lisan.tokenizer.expand import bpe, metaspace, unigram
+from lisan.tokenizer.expand.append_pieces import OldPieces
 from lisan.tokenizer.expand.merges import Learned
 from lisan.tokenizer.script import Script
-from lisan.tokenizer.tokenizer_json import Parts, Spec, first_free_id, texts_by_id, vocabulary
+from lisan.tokenizer.tokenizer_json import Definition, first_free_id, texts_by_id, vocabulary
 
 
-class Family(Protocol):
+class TokenizerFamily(Protocol):
     """What `bpe`, `metaspace` and `unigram` have in common; words are in the letters of the model's own pieces."""
 
     METHOD: str
 
-    def recognises(self, spec: Spec) -> bool: ...
-    def count_words(self, spec: Spec, texts: Iterable[str], script: Script) -> Counter[str]: ...
-    def missing_characters(self, spec: Spec, words: Mapping[str, int], script: Script) -> Counter[str]: ...
-    def with_characters(self, spec: Spec, characters: Sequence[str]) -> Spec: ...
-    def pieces_by_id(self, spec: Spec) -> Sequence[Any]: ...
+    def recognises(self, definition: Definition) -> bool: ...
+    def count_words(self, definition: Definition, texts: Iterable[str], script: Script) -> Counter[str]: ...
+    def missing_characters(self, definition: Definition, words: Mapping[str, int], script: Script) -> Counter[str]: ...
+    def with_characters(self, definition: Definition, characters: Sequence[str]) -> Definition: ...
+    def pieces_by_id(self, definition: Definition) -> Sequence[Any]: ...
     def owns(self, script: Script, piece: Any) -> bool: ...
-    def grow(
-        self, spec: Spec, learned: Learned, special_tokens: Sequence[str], words: Mapping[str, int]
-    ) -> tuple[Spec, Parts]: ...
+    def append_learned(
+        self, definition: Definition, learned: Learned, special_tokens: Sequence[str], words: Mapping[str, int]
+    ) -> tuple[Definition, OldPieces]: ...
     def show_piece(self, piece: str) -> str: ...
 
 
-FAMILIES: tuple[Family, ...] = (bpe, metaspace, unigram)
+FAMILIES: tuple[TokenizerFamily, ...] = (bpe, metaspace, unigram)
 
 
-def find_family(spec: Spec, place: str) -> Family:
+def find_family(definition: Definition, place: str) -> TokenizerFamily:
     """Return the module for a base; DataError for a kind that cannot grow without changing what is there."""
-    model = spec.get("model") or {}
-    found = next((family for family in FAMILIES if family.recognises(spec)), None)
+    model = definition.get("model") or {}
+    found = next((family for family in FAMILIES if family.recognises(definition)), None)
     if found is None:
         marks = [name for name in ("end_of_word_suffix", "continuing_subword_prefix") if model.get(name)]
         kind = f"{model.get('type') or 'nameless'} tokenizer" + "".join(f" with {mark}" for mark in marks)
@@ -46,9 +47,9 @@ def find_family(spec: Spec, place: str) -> Family:
             f"base {place} is a {kind}, expected byte-level BPE (GPT-2, Llama-3, Qwen), SentencePiece BPE (Llama-2, Mistral) or "
             "SentencePiece Unigram (T5, XLM-R); choose such a base, or base=null to learn a new tokenizer"
         )
-    used = {*vocabulary(spec).values(), *(token["id"] for token in spec["added_tokens"])}
-    if isinstance(model["vocab"], list) and len(used) != first_free_id(spec):
-        gap = min(set(range(first_free_id(spec))) - used)
+    used = {*vocabulary(definition).values(), *(token["id"] for token in definition["added_tokens"])}
+    if isinstance(model["vocab"], list) and len(used) != first_free_id(definition):
+        gap = min(set(range(first_free_id(definition))) - used)
         raise DataError(
             f"base {place} is a Unigram tokenizer without a piece for id {gap}, but its pieces are numbered by their place in a "
             "list; save it again with a token for every id, or choose another base"
@@ -56,7 +57,7 @@ def find_family(spec: Spec, place: str) -> Family:
     return found
 
 
-def list_pieces(family: Family, spec: Spec, ids: Iterable[int]) -> str:
+def list_pieces(family: TokenizerFamily, definition: Definition, ids: Iterable[int]) -> str:
     """Return new pieces for a human reader, one a line."""
-    pieces = texts_by_id(spec)
+    pieces = texts_by_id(definition)
     return "".join(f"{index}\t{family.show_piece(pieces[index])!r}\n" for index in ids)

@@ -11,9 +11,16 @@ from dataclasses import dataclass, field
 from lisan.reporting.charts import bar_chart, colour, curve_chart
 from lisan.reporting.render import render_template
 from lisan.reporting.tables import Column, ModelRow, lay_out_table
-from lisan.tokenizer.fertility.figures import HISTOGRAM, Measured, columns_of, figures_of, histogram_of, rows_of
-from lisan.tokenizer.fertility.measure import FertilityRow
-from lisan.tokenizer.pieces import Part
+from lisan.tokenizer.fertility.figures import (
+    HISTOGRAM,
+    MeasuredTokenizer,
+    columns_of,
+    figures_of,
+    histogram_of,
+    rows_of,
+)
+from lisan.tokenizer.fertility.measure import FertilityCounts
+from lisan.tokenizer.pieces import PieceText
 
 MAX_SCRIPTS = 6
 PLOTS = (
@@ -28,11 +35,11 @@ PLOTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class CutSentence:
     """A sentence, and its pieces by tokenizer."""
 
     text: str
-    cuts: Mapping[str, list[list[Part]]]
+    cuts: Mapping[str, list[list[PieceText]]]
 
     @property
     def direction(self) -> str:
@@ -46,8 +53,8 @@ class FertilityPage:
     title: str
     base: str
     context_length: int
-    measured: Sequence[Measured]
-    examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    measured: Sequence[MeasuredTokenizer]
+    examples: Mapping[str, Sequence[CutSentence]] = field(default_factory=dict)
     "By language."
     facts: Mapping[str, str] = field(default_factory=dict)
     "Lines of small print."
@@ -69,7 +76,7 @@ def render_page(page: FertilityPage) -> str:
     )
 
 
-def _vocabularies(measured: Sequence[Measured]) -> dict[str, object]:
+def _vocabularies(measured: Sequence[MeasuredTokenizer]) -> dict[str, object]:
     """Lay out the sizes of the vocabularies, with the scripts that any of them has most pieces of."""
     most = {script: max(one.scripts.get(script, 0) for one in measured) for one in measured for script in one.scripts}
     scripts = sorted(most, key=lambda script: (-most[script], script))[:MAX_SCRIPTS]
@@ -103,7 +110,7 @@ def _plots(page: FertilityPage, languages: Sequence[str]) -> list[tuple[str, str
     return plots
 
 
-def _histogram(measured: Sequence[Measured], language: str) -> str:
+def _histogram(measured: Sequence[MeasuredTokenizer], language: str) -> str:
     series: dict[str, list[float]] = {one.label: histogram_of(one.languages[language]) for one in measured}
     return bar_chart(HISTOGRAM, series, f"share of {language} words by their number of tokens")
 
@@ -116,11 +123,11 @@ def _table(page: FertilityPage, language: str) -> dict[str, object]:
     return lay_out_table(rows, columns_of(page.base, page.context_length))
 
 
-def _describe(row: FertilityRow) -> str:
+def _describe(row: FertilityCounts) -> str:
     return f"{row.num_words:,} words, {row.num_bytes:,} bytes"
 
 
-def _curves(measured: Sequence[Measured]) -> str:
+def _curves(measured: Sequence[MeasuredTokenizer]) -> str:
     """Draw the learning curves of those that have one; the others keep their colours."""
     series = {one.label: one.learning_curve for one in measured}
     return curve_chart(series, "tokens per word by new pieces") if any(series.values()) else ""

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lisan.reporting.tables import Better, Column, ModelRow, format_value, is_best
-from lisan.tokenizer.fertility.measure import Comparison, FertilityRow
+from lisan.tokenizer.fertility.measure import Comparison, FertilityCounts
 
 HISTOGRAM = ("1", "2", "3", "4", "5+")
 "Tokens of a word."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class MeasuredTokenizer:
     """A tokenizer and what was counted of it."""
 
     label: str
@@ -24,9 +24,9 @@ class Measured:
     num_pieces: int
     scripts: dict[str, int]
     "Pieces that hold a letter of each script, special tokens apart."
-    rows: list[FertilityRow]
+    rows: list[FertilityCounts]
     "A row a source."
-    languages: dict[str, FertilityRow]
+    languages: dict[str, FertilityCounts]
     "A row a language, pooled over its sources."
     learning_curve: tuple[tuple[float, float], ...] = ()
     "New pieces and tokens per word, where the tokenizer's manifest tells it."
@@ -61,7 +61,7 @@ LOG_WIDTH = 110
 "Where there is no terminal, a table is as wide as it needs up to this."
 
 
-def figures_of(row: FertilityRow, base: FertilityRow, context_length: int) -> dict[str, float]:
+def figures_of(row: FertilityCounts, base: FertilityCounts, context_length: int) -> dict[str, float]:
     """Return the figures of a language; `base` is the base tokenizer's row of the same text."""
     return {
         "tokens_per_word": row.fertility,
@@ -77,13 +77,13 @@ def figures_of(row: FertilityRow, base: FertilityRow, context_length: int) -> di
     }
 
 
-def histogram_of(row: FertilityRow) -> list[float]:
+def histogram_of(row: FertilityCounts) -> list[float]:
     """Return the share of words by `HISTOGRAM`."""
     counts = [*row.word_tokens[: len(HISTOGRAM) - 1], sum(row.word_tokens[len(HISTOGRAM) - 1 :])]
     return [count / max(1, row.num_words) for count in counts]
 
 
-def rows_of(measured: Sequence[Measured], language: str, base: str, context_length: int) -> list[ModelRow]:
+def rows_of(measured: Sequence[MeasuredTokenizer], language: str, base: str, context_length: int) -> list[ModelRow]:
     """Return the table of a language, a row a tokenizer."""
     [against] = [one.languages[language] for one in measured if one.label == base]
     return [
@@ -92,7 +92,7 @@ def rows_of(measured: Sequence[Measured], language: str, base: str, context_leng
     ]
 
 
-def metrics_of(measured: Sequence[Measured], base: str, context_length: int) -> dict[str, float]:
+def metrics_of(measured: Sequence[MeasuredTokenizer], base: str, context_length: int) -> dict[str, float]:
     """Return every figure as `label/language/figure`, and the pieces of every tokenizer as `label/num_pieces`."""
     found = {f"{one.label}/num_pieces": float(one.num_pieces) for one in measured}
     for language in measured[0].languages:
@@ -101,7 +101,7 @@ def metrics_of(measured: Sequence[Measured], base: str, context_length: int) -> 
     return found
 
 
-def report_of(measured: Sequence[Measured], base: str, context_length: int) -> dict[str, Any]:
+def report_of(measured: Sequence[MeasuredTokenizer], base: str, context_length: int) -> dict[str, Any]:
     """Return everything for `report.json`."""
     languages = {
         language: {
@@ -134,7 +134,7 @@ def report_of(measured: Sequence[Measured], base: str, context_length: int) -> d
     return {"context_length": context_length, "languages": languages, "tokenizers": tokenizers}
 
 
-def print_table(measured: Sequence[Measured], base: str, context_length: int) -> None:
+def print_table(measured: Sequence[MeasuredTokenizer], base: str, context_length: int) -> None:
     """Print a block of rows for every language, the best of each figure in bold."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

@@ -1,6 +1,6 @@
 """How well a tokenizer fits a text: tokens per word, with bytes per token beside it.
 
-In: a transformers tokenizer and texts by source. Out: a `FertilityRow` a source; two tokenizers compared over the same text.
+In: a transformers tokenizer and texts by source. Out: a `FertilityCounts` a source; two tokenizers compared over the same text.
 Always: words are whitespace words and bytes are UTF-8 bytes of the text as given, so that rows of different tokenizers over one
 text can be compared.
 """
@@ -25,7 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FertilityRow:
+class FertilityCounts:
     source: str
     language: str
     num_words: int
@@ -84,8 +84,8 @@ class FertilityRow:
 class Comparison:
     """Two tokenizers over the same text."""
 
-    before: FertilityRow
-    after: FertilityRow
+    before: FertilityCounts
+    after: FertilityCounts
 
     @property
     def factor(self) -> float:
@@ -98,11 +98,11 @@ class Comparison:
         return self.after.bytes_per_token / max(1e-9, self.before.bytes_per_token)
 
 
-def measure(tokenizer: Any, texts: Iterable[str], source: str = "", language: str = "") -> FertilityRow:
+def measure(tokenizer: Any, texts: Iterable[str], source: str = "", language: str = "") -> FertilityCounts:
     """Encode texts (no special tokens added) and count; a text without words still counts its bytes and tokens."""
     tables = _Tables(tokenizer)
     counts = [row for batch in _batches(texts) for row in _measure_batch(tables, batch)]
-    return FertilityRow(source=source, language=language, **_add(counts))
+    return FertilityCounts(source=source, language=language, **_add(counts))
 
 
 @dataclass(init=False, slots=True)
@@ -120,7 +120,7 @@ class _Tables:
         self.space = np.array([piece == b" " for piece in pieces])
 
 
-def _measure_batch(tables: _Tables, batch: list[str]) -> Iterator[FertilityRow]:
+def _measure_batch(tables: _Tables, batch: list[str]) -> Iterator[FertilityCounts]:
     encodings = _encode(tables.tokenizer, batch)
     ids = [encoding.ids for encoding in encodings]
     decoded = tables.tokenizer.backend_tokenizer.decode_batch(ids, skip_special_tokens=False)
@@ -128,7 +128,7 @@ def _measure_batch(tables: _Tables, batch: list[str]) -> Iterator[FertilityRow]:
         index = np.asarray(row, dtype=np.int64)
         spans = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         words = count_word_tokens(text, spans, tables.space[index])
-        yield FertilityRow(
+        yield FertilityCounts(
             source="",
             language="",
             num_words=len(words),
@@ -142,7 +142,7 @@ def _measure_batch(tables: _Tables, batch: list[str]) -> Iterator[FertilityRow]:
         )
 
 
-def _add(rows: Sequence[FertilityRow]) -> dict[str, Any]:
+def _add(rows: Sequence[FertilityCounts]) -> dict[str, Any]:
     """Add up every count of the rows."""
     names = ["num_words", "num_bytes", "num_tokens", "num_continuations", "num_single_bytes"]
     names += ["num_lines", "num_changed_lines"]
@@ -153,12 +153,12 @@ def _add(rows: Sequence[FertilityRow]) -> dict[str, Any]:
     }
 
 
-def pool(rows: Sequence[FertilityRow], source: str) -> FertilityRow:
+def pool(rows: Sequence[FertilityCounts], source: str) -> FertilityCounts:
     """Add rows up; languages are kept when they agree."""
     if not rows:
         raise DataError(f"no text to measure the tokenizer on for {source}; name sources that hold documents")
     languages = sorted({row.language for row in rows})
-    return FertilityRow(source=source, language="+".join(languages), **_add(rows))
+    return FertilityCounts(source=source, language="+".join(languages), **_add(rows))
 
 
 def changed_ratio(before: Any, after: Any, texts: Iterable[str]) -> float:

@@ -20,9 +20,9 @@ from lisan.core.versions import code_commit
 from lisan.corpus.reader import list_sources, list_splits, read_records, shard_paths
 from lisan.records.kinds import RecordKind
 from lisan.tokenizer.fertility.config import FertilityConfig
-from lisan.tokenizer.fertility.fertility_page import Example, FertilityPage, render_page
-from lisan.tokenizer.fertility.figures import Measured, metrics_of, print_table, report_of
-from lisan.tokenizer.fertility.measure import FertilityRow, measure, pool
+from lisan.tokenizer.fertility.fertility_page import CutSentence, FertilityPage, render_page
+from lisan.tokenizer.fertility.figures import MeasuredTokenizer, metrics_of, print_table, report_of
+from lisan.tokenizer.fertility.measure import FertilityCounts, measure, pool
 from lisan.tokenizer.pieces import count_scripts, cut, piece_bytes
 from lisan.tokenizer.text_sample import sample_texts
 from lisan.tokenizer.tokenizer import load_tokenizer
@@ -32,7 +32,7 @@ EXAMPLE_LENGTHS = range(40, 140)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SourceText:
     """The text of a source that every tokenizer is measured on."""
 
     source: str
@@ -47,7 +47,7 @@ class Sample:
 def report_fertility(config: FertilityConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
     assert config.base is not None
     opened = open_tokenizers(config, draft.parents)
-    samples = draw_samples(config, draft.parent(Kind.corpus))
+    samples = sample_sources(config, draft.parent(Kind.corpus))
     measured = [
         measure_tokenizer(config, label, tokenizer, samples, draft.parents) for label, tokenizer in opened.items()
     ]
@@ -92,7 +92,7 @@ def open_tokenizers(config: FertilityConfig, parents: tuple[Artifact, ...]) -> d
     return opened
 
 
-def draw_samples(config: FertilityConfig, corpus: Artifact) -> list[Sample]:
+def sample_sources(config: FertilityConfig, corpus: Artifact) -> list[SourceText]:
     """Draw the text of every source, sources of a language side by side."""
     samples = []
     for source, language in choose_sources(config, corpus).items():
@@ -101,7 +101,7 @@ def draw_samples(config: FertilityConfig, corpus: Artifact) -> list[Sample]:
         )
         if not texts:
             raise DataError(f"{corpus.ref} holds no text of {source} in split {config.split}; name others in sources")
-        samples.append(Sample(source, language, texts))
+        samples.append(SourceText(source, language, texts))
     order = list(dict.fromkeys(sample.language for sample in samples))
     print(
         f"  {len(samples)} sources of {len(order)} languages, {sum(s.num_bytes for s in samples):,} bytes", flush=True
@@ -126,10 +126,10 @@ def choose_sources(config: FertilityConfig, corpus: Artifact) -> dict[str, str]:
 
 
 def measure_tokenizer(
-    config: FertilityConfig, label: str, tokenizer: Any, samples: list[Sample], parents: tuple[Artifact, ...]
-) -> Measured:
+    config: FertilityConfig, label: str, tokenizer: Any, samples: list[SourceText], parents: tuple[Artifact, ...]
+) -> MeasuredTokenizer:
     start = time.monotonic()
-    rows: list[FertilityRow] = []
+    rows: list[FertilityCounts] = []
     for sample in samples:
         rows.append(measure(tokenizer, sample.texts, sample.source, sample.language))
         if time.monotonic() - start > 10:
@@ -140,7 +140,7 @@ def measure_tokenizer(
     owners = [parent for parent in parents if str(parent.ref) == config.tokenizers[label]]
     curve = owners[0].facts.get("learning_curve", ()) if owners else ()
     print(f"  {label}: {len(pieces):,} ids, {time.monotonic() - start:.1f} s", flush=True)
-    return Measured(
+    return MeasuredTokenizer(
         label=label,
         place=config.tokenizers[label],
         num_pieces=len(tokenizer),
@@ -154,15 +154,15 @@ def measure_tokenizer(
 
 
 def _make_examples(
-    config: FertilityConfig, opened: Mapping[str, Any], samples: list[Sample]
-) -> dict[str, list[Example]]:
+    config: FertilityConfig, opened: Mapping[str, Any], samples: list[SourceText]
+) -> dict[str, list[CutSentence]]:
     tables = {label: piece_bytes(tokenizer) for label, tokenizer in opened.items()}
     by_language: dict[str, list[str]] = {}
     for sample in samples:
         by_language.setdefault(sample.language, []).extend(sample.texts)
     return {
         language: [
-            Example(text, {label: cut(tokenizer, tables[label], text) for label, tokenizer in opened.items()})
+            CutSentence(text, {label: cut(tokenizer, tables[label], text) for label, tokenizer in opened.items()})
             for text in pick_sentences(texts, config.num_examples, config.seed)
         ]
         for language, texts in by_language.items()

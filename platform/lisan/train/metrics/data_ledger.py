@@ -17,7 +17,7 @@ import torch.distributed as dist
 from lisan.cluster.worker import Worker
 from lisan.core.errors import DataError, TrainingError
 from lisan.data.row_order import RowOrder
-from lisan.data.rows import Rows
+from lisan.data.rows import RowBatch
 from lisan.train.checkpoint.retention import Checkpoint
 
 POSITION = "position"
@@ -50,7 +50,7 @@ class Ledger:
             [[read.get(source, {}).get(name, 0) for name in COUNTED] for source in self.order.sources], np.int64
         )
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: RowBatch) -> None:
         """Enter this rank's rows of one step."""
         counts = [np.ones(len(rows)), [sum(lens) for lens in rows.doc_lens], (rows.labels >= 0).sum(1)]
         source = self.order.source_of(rows.row_ids)

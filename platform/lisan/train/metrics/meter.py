@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from lisan.cluster.worker import Worker
-from lisan.data.rows import Rows
+from lisan.data.rows import RowBatch
 from lisan.model.flops import Work
 from lisan.model.score import Batch
 from lisan.train.metrics.hardware import read_memory
@@ -68,7 +68,7 @@ class Meter:
         yield
         self._waited_s += time.perf_counter() - begun
 
-    def add(self, rows: Rows, loss: Loss, batch: Batch) -> None:
+    def add(self, rows: RowBatch, loss: Loss, batch: Batch) -> None:
         """Add the losses of a micro batch."""
         source = torch.from_numpy(self.course.order.source_of(rows.row_ids))
         labels = (batch.labels[:, 1:] >= 0).sum(1)
@@ -211,7 +211,7 @@ class Meter:
         return f"eta {format_seconds(left)}"
 
 
-def measure_work(rows: Rows, num_labels: int) -> Work:
+def measure_work(rows: RowBatch, num_labels: int) -> Work:
     """Return what there is to compute in some rows."""
     lens = [size for row in rows.doc_lens for size in row]
     return Work(num_tokens=sum(lens), num_pairs=sum(size * size for size in lens), num_labels=num_labels)

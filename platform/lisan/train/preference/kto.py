@@ -18,8 +18,8 @@ import torch
 from lisan.cluster.worker import sum_over_ranks
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
-from lisan.data.packing import Row, lay_out
-from lisan.data.rows import RowReader, Rows
+from lisan.data.packing import PackedRow, lay_out
+from lisan.data.rows import RowBatch, RowReader
 from lisan.model.score import Scorer, collate, sum_by_document
 from lisan.tokenizer.labels import IGNORE_INDEX, Example
 from lisan.train.preference.reference import Reference, attach_reference
@@ -35,18 +35,18 @@ class MismatchedReader(RowReader):
                 f"loss=kto exchanges replies between pairs and {artifact.ref} holds one pair; take loss=sigmoid, or more pairs"
             )
 
-    def read(self, row_ids: Sequence[int] | npt.NDArray[np.int64]) -> Rows:
+    def read(self, row_ids: Sequence[int] | npt.NDArray[np.int64]) -> RowBatch:
         next_ids = (np.asarray(row_ids, np.int64) + 1) % len(self)
         return mismatch(super().read(row_ids), super().read(next_ids))
 
 
-def mismatch(rows: Rows, next_rows: Rows) -> Rows:
+def mismatch(rows: RowBatch, next_rows: RowBatch) -> RowBatch:
     """Give every prompt of a row the replies of the next pair."""
     context_length = rows.input_ids.shape[1]
     pairs = zip(_documents(rows), _documents(next_rows), strict=True)
     mixed = [_mismatch_row(documents, others, context_length) for documents, others in pairs]
     laid = [lay_out(row, context_length, pad_id=0) for row in mixed]
-    return Rows(
+    return RowBatch(
         rows.row_ids,
         np.stack([ids for ids, _ in laid]),
         np.stack([labels for _, labels in laid]),
@@ -54,7 +54,7 @@ def mismatch(rows: Rows, next_rows: Rows) -> Rows:
     )
 
 
-def _documents(rows: Rows) -> Iterator[list[tuple[Example, Example]]]:
+def _documents(rows: RowBatch) -> Iterator[list[tuple[Example, Example]]]:
     """Yield for each row the prompt and the reply of every document."""
     for ids, labels, lens in zip(rows.input_ids, rows.labels, rows.doc_lens, strict=True):
         ends = np.cumsum(lens)
@@ -64,14 +64,14 @@ def _documents(rows: Rows) -> Iterator[list[tuple[Example, Example]]]:
 
 def _mismatch_row(
     documents: list[tuple[Example, Example]], others: list[tuple[Example, Example]], context_length: int
-) -> Row:
+) -> PackedRow:
     prompts, replies = zip(*documents, strict=True)
     if len(documents) > 2:
         partners = replies[2:] + replies[:2]
     else:
         space = (context_length - sum(map(len, prompts))) // 2
         partners = tuple(Example(reply.input_ids[:space], reply.labels[:space]) for _, reply in others[:2])
-    return Row([_join(prompt, reply) for prompt, reply in zip(prompts, partners, strict=True)])
+    return PackedRow([_join(prompt, reply) for prompt, reply in zip(prompts, partners, strict=True)])
 
 
 def _divide(document: Example) -> tuple[Example, Example]:
@@ -87,7 +87,7 @@ def _join(prompt: Example, reply: Example) -> Example:
 
 @torch.no_grad()
 def estimate_kl(
-    scorer: Scorer, parts: Sequence[Rows], reader: MismatchedReader, reference: Reference, device: str
+    scorer: Scorer, parts: Sequence[RowBatch], reader: MismatchedReader, reference: Reference, device: str
 ) -> float:
     """Return z0 of a step, the same on all ranks; `parts` are the micro batches of this one."""
     was_training = scorer.training

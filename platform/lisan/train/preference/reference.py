@@ -22,7 +22,7 @@ from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
 from lisan.core.integrity import open_file
 from lisan.core.storage import Location
-from lisan.data.rows import RowReader, Rows
+from lisan.data.rows import RowBatch, RowReader
 from lisan.model.parallel.fsdp import reshard
 from lisan.model.score import Scorer, collate, sum_by_document
 
@@ -128,7 +128,7 @@ def make_reference(table: pa.Table) -> Reference:
     return Reference(logps.offsets.to_numpy().astype(np.int64), logps.flatten().to_numpy())
 
 
-def attach_reference(rows: Rows, reference: Reference) -> torch.Tensor:
+def attach_reference(rows: RowBatch, reference: Reference) -> torch.Tensor:
     """Return the reference's log-probabilities of the documents of these rows, in order."""
     return torch.from_numpy(np.concatenate([reference.of(row_id) for row_id in rows.row_ids.tolist()]))
 

@@ -29,7 +29,7 @@ class Gates:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Budget:
+class VocabularySize:
     """Exactly one of the three says where learning ends."""
 
     num_pieces: int | None
@@ -52,7 +52,7 @@ class Budget:
             raise ConfigError(f"knee must be > 0 tokens in a million words, got {self.knee:g}")
 
     @property
-    def most(self) -> int:
+    def max_learned(self) -> int:
         return self.max_pieces if self.num_pieces is None else self.num_pieces
 
 
@@ -110,12 +110,12 @@ class TokenizerConfig(StageConfig):
             raise ConfigError("sources must name at least one document source of the corpus to learn on")
         if self.base is None:
             self._check_new()
-        _ = self.budget  # which checks itself
+        _ = self.size  # which checks itself
 
     @property
-    def budget(self) -> Budget:
+    def size(self) -> VocabularySize:
         """Where learning ends."""
-        return Budget(
+        return VocabularySize(
             num_pieces=self.num_pieces,
             target_fertility=self.target_fertility,
             knee=self.knee,

@@ -1,1 +1,0 @@
-"""Makes rows while training runs, for corpora too large to tokenise first."""
