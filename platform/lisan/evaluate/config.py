@@ -71,7 +71,7 @@ class EvalConfig(StageConfig):
     corpus: str
     "corpus/name@version that holds the sources of the tasks."
     prompt: PromptStyle = PromptStyle.plain
-    "For tasks with choices that set no prompt of their own."
+    "Form of the questions and preferences, in tasks that set no prompt of their own."
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     context_length: int = 512
     "Tokens of a row. Longer prompts lose their beginning and are counted; longer documents are scored in spans, as in training."

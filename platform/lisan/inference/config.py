@@ -39,7 +39,7 @@ class EngineConfig:
     threads: int = 0
     "Compute threads of a replica without GPU; 0 takes every core."
     enforce_eager: bool | None = None
-    "Skip compilation and graph capture; null skips them on machines without GPU, where they take a minute."
+    "Skip compilation and graph capture; null skips them on machines without GPU, where they take a minute to pay off."
 
     def __post_init__(self) -> None:
         for key, value in (("max_model_len", self.max_model_len), ("max_num_seqs", self.max_num_seqs)):

@@ -19,7 +19,7 @@ from lisan.inference.config import (
 class SampleConfig(StageConfig):
     prompts: PromptsConfig
     policy: str | None = None
-    "model/name@version or a local folder to serve during the job, with one replica per worker of the cluster preset."
+    "model/name@version or a local folder to serve during the job: one replica, or one per worker of the cluster preset."
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     "Endpoint of a running model; instead of policy."
     engine: EngineConfig = field(default_factory=EngineConfig)
