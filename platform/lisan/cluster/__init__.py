@@ -1,1 +1,1 @@
-"""Ray clusters: connects, counts what there is, maps items; the process of one worker."""
+"""Ray clusters: connecting, mapping over items, and the process of one worker."""

@@ -1,4 +1,4 @@
-"""Precisions of a computation."""
+"""Precision of a computation: its choices and its dtype."""
 
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ class Precision(StrEnum):
     def dtype(self) -> "torch.dtype":
         import torch
 
-        assert self is not Precision.auto  # resolved before anything is computed
+        assert self is not Precision.auto  # resolved before any computation
         dtype: torch.dtype = getattr(torch, self.value)
         return dtype
 

@@ -1,6 +1,5 @@
-"""Precision of a computation: the one in which a device multiplies fast, and one answer for all devices of a run.
+"""Finds the precision in which each device multiplies fast, and resolves one precision for all devices of a run.
 
-Every device answers for itself (`find_precision`); `resolve_precision` makes one answer of all of them, with its reason.
 Measured on one core with AVX512-BF16: a linear layer of 512 x 512 reaches 0.49 TFLOP/s in bfloat16 and 0.10 in float32; the same
 core restricted to AVX2 reaches 0.02 and 0.11.
 """
@@ -15,7 +14,7 @@ from lisan.cluster.config import Precision
 
 @dataclass(frozen=True)
 class Resolved:
-    """A precision other than auto, and the reason for it in words."""
+    """A precision other than auto, with its reason as text."""
 
     precision: Precision
     reason: str
@@ -38,9 +37,9 @@ def find_precision(device: str) -> Resolved:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    """Ask for the instructions and whether torch's kernels may use them: ONEDNN_MAX_CPU_ISA can forbid it.
+    """Check the instructions of the CPU and whether torch's kernels may use them: ONEDNN_MAX_CPU_ISA can forbid it.
 
-    oneDNN alone answers yes on every CPU with AVX512, where it computes bf16 slower than fp32.
+    oneDNN alone returns True on every CPU with AVX512, where it computes bf16 slower than fp32.
     """
     able = torch.cpu.get_capabilities()
     has_instructions = any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last is ARM's
@@ -52,7 +51,7 @@ def _onednn_multiplies_bf16() -> bool:
 
 
 def resolve_precision(asked: Precision, found: Sequence[Resolved]) -> Resolved:
-    """Return the precision of a run from what it asks for and the answers of all its devices."""
+    """Return the precision of a run from the configured one and those of all its devices."""
     slow = next((rank for rank, one in enumerate(found) if one.precision is Precision.float32), None)
     reason = found[slow or 0].reason
     if slow is not None and len(found) > 1:

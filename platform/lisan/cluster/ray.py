@@ -1,8 +1,7 @@
-"""The one way into a Ray cluster.
+"""Connects to a Ray cluster and maps functions over items on it.
 
-In: a `ClusterConfig`, and items to work on. Out: a connected Ray, and what came of the items. Always: whoever is connected
-already stays connected, the package reaches the workers without a PYTHONPATH, nothing here shuts down a Ray that it did not
-start, and what fails in a worker is one sentence.
+An existing connection is kept, the package reaches the workers without a PYTHONPATH, a Ray that this process did not start is
+never shut down, and an error of a worker becomes one sentence.
 """
 
 import json
@@ -22,6 +21,7 @@ import ray
 from ray._private.ray_logging import global_worker_stdstream_dispatcher
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray.util.annotations import RayDeprecationWarning
 
 import lisan
 from lisan.core.errors import ClusterError, ConfigError, LisanError, first_line
@@ -44,11 +44,11 @@ DEFAULTS = {
     "RAYON_NUM_THREADS": "1",
 }
 
-SESSION_LOGS = "/tmp/ray/session_latest/logs"
-"Where Ray's processes write why they end."
+RAY_LOGS = "/tmp/ray/session_latest/logs"
+"Folder of the logs of Ray's processes."
 
 PASSED = ("LISAN_HOME", "LISAN_DATA")
-"What workers read of the driver's environment, beside the above."
+"Variables of the driver's environment that workers need besides DEFAULTS."
 
 
 def connect(cluster: ClusterConfig) -> None:
@@ -60,7 +60,7 @@ def connect(cluster: ClusterConfig) -> None:
         return
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)  # about calls inside of Ray Data and Ray Train
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     with doing(f"joining Ray at {address}" if address else "starting Ray on this machine"), _own_sigterm():
         _start(cluster) if address is None else _join(address)
@@ -69,16 +69,16 @@ def connect(cluster: ClusterConfig) -> None:
 
 def _start(cluster: ClusterConfig) -> None:
     """Start a Ray that ends with this process."""
-    # Logical CPUs: one a worker, two for the data that feeds them, so that two cores do not deadlock.
+    # Logical CPUs: one per worker and two for Ray Data, so that two cores do not deadlock.
     num_cpus = max(os.cpu_count() or 1, cluster.num_workers + 2)
-    # Workers log errors only: what they print is ours.
+    # Ray logs errors only: workers print the lines of the job.
     quiet = {"logging_level": logging.ERROR, "logging_config": ray.LoggingConfig(log_level="ERROR")}
     try:
         with _known_address():
             ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
     except Exception as error:
         raise ClusterError(
-            f"Ray does not start on this machine: {reason_of(error)}; see {SESSION_LOGS}, free memory, disk and ports, or join a "
+            f"Ray does not start on this machine: {reason_of(error)}; see {RAY_LOGS}, free memory, disk and ports, or join a "
             "cluster that runs with cluster.address"
         ) from error
 
@@ -97,7 +97,7 @@ def _join(address: str) -> None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep what SIGTERM means to the job: Ray takes it to end the process without a word."""
+    """Keep the job's handler of SIGTERM: Ray replaces it by one that ends the process silently."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if callable(before) and is_main_thread():
@@ -106,11 +106,11 @@ def _own_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _known_address() -> Iterator[None]:
-    """Let a Ray that is started in here listen on a port that its own processes find in RAY_ADDRESS.
+    """Let a Ray that is started in the block listen on a port that its own processes find in RAY_ADDRESS.
 
-    Ray Train's placement group cleaner asks the state API whether the controller of its run lives. Without RAY_ADDRESS that API
-    asks the cluster that `ray start` started last on this machine, which knows no such controller, and the cleaner removes the
-    placement group of a run that is well. The variables leave the driver again, which may start another Ray later.
+    Ray Train's placement group cleaner asks the state API whether the controller of its run is alive. Without RAY_ADDRESS that
+    API asks the last cluster that `ray start` started on this machine, which has no such controller, and the cleaner removes
+    the placement group of a healthy run. The variables are restored, because the driver may start another Ray later.
     """
     with socket.socket() as free:
         free.bind(("", 0))
@@ -129,16 +129,16 @@ def _known_address() -> Iterator[None]:
 
 
 def runtime_env(address: str) -> dict[str, object]:
-    """Ship the very package that the driver imported, so that the cluster never runs a stale copy, and what names its commit.
+    """Return a runtime environment with the package that the driver imported, so that the cluster never runs a stale copy.
 
-    RAY_ADDRESS is the cluster's own, for the reason that `_known_address` gives. With where MLflow is go the keys to it: workers
-    record for themselves. Whoever sees them on Ray's dashboard could as well submit a job that reads them.
+    RAY_ADDRESS is the cluster's own, for the reason in `_known_address`. MLflow's credentials are passed too, because workers
+    record by themselves; a user who sees them on Ray's dashboard could also submit a job that reads them.
     """
     names = [name for name in os.environ if name in (*DEFAULTS, *PASSED) or name.startswith("MLFLOW_TRACKING_")]
     passed = {"LISAN_COMMIT": code_commit(), **{name: os.environ[name] for name in names}}
-    if "://" not in address:  # a Ray Client's server knows the address of its cluster, the client does not
+    if "://" not in address:  # the server of Ray Client has the address of its cluster, the client has not
         passed["RAY_ADDRESS"] = canonicalize_bootstrap_address_or_die(address)
-    # Ray refuses a variable that the submitted job has too, which every worker gets anyway.
+    # Ray refuses a variable that the submitted job has too; workers get it in any case.
     submitted = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")).get("runtime_env") or {}
     passed = {name: value for name, value in passed.items() if name not in submitted.get("env_vars", {})}
     return {"py_modules": [str(Path(lisan.__file__).parent)], "env_vars": passed}
@@ -154,19 +154,19 @@ def _quiet_data() -> None:
 
 
 def check_alive() -> None:
-    """Raise ClusterError when a process of the Ray that this one has started is gone: Ray would end us without a sentence."""
+    """Raise ClusterError when a process of the local Ray has died; Ray would end this process without a message."""
     node = ray._private.worker._global_node
     dead = node.dead_processes() if node is not None else []
     if dead:
         mute_workers()
         raise ClusterError(
-            f"Ray's {dead[0][0]} on this machine ended; see {SESSION_LOGS}, free memory and disk; the same command goes on from "
+            f"Ray's {dead[0][0]} on this machine ended; see {RAY_LOGS}, free memory and disk; the same command resumes from "
             "the last checkpoint"
         )
 
 
 def mute_workers() -> None:
-    """Print nothing more of what workers say, such as the traces of those that end with the job."""
+    """Stop printing the output of workers, such as the traces of those that end with the job."""
     global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
@@ -231,20 +231,20 @@ def map_on_ray(call: Any, items: Sequence[Any], **options: Any) -> Generator[Any
 
 
 def answer(row: Mapping[str, bytes], function: Callable[[Any], Any]) -> dict[str, bytes]:
-    """Compute one item for `map_on_ray`. What fails travels as a sentence: Ray would wrap it in a trace, and keep only its text."""
+    """Compute one item for `map_on_ray`. An error is returned as a value: Ray would wrap it in a trace and keep only its text."""
     try:
         result = function(pickle.loads(row["item"]))
     except LisanError as error:
         result = error
     except Exception as error:
-        result = ClusterError(f"{type(error).__name__}: {first_line(error)}")
+        result = ClusterError(f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no message'}")
         result.add_note(traceback.format_exc())
     return {"result": pickle.dumps(result)}
 
 
 @contextmanager
 def in_one_sentence() -> Iterator[None]:
-    """Turn Ray's trace of what failed in its workers into ClusterError; a sentence of ours stays."""
+    """Turn an error of a Ray worker into ClusterError; a LisanError stays as it is."""
     try:
         yield
     except LisanError:
@@ -254,7 +254,7 @@ def in_one_sentence() -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Find our own sentence in what Ray raised for a worker; otherwise name the first failure."""
+    """Return the message of the LisanError inside of an error of Ray, or else name the first failure."""
     causes = [*getattr(error, "worker_failures", {}).values(), error]
     for cause in causes:
         inner: BaseException | None = cause

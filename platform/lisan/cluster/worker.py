@@ -1,7 +1,4 @@
-"""Runtime facts of one training process, in one frozen object.
-
-`launch.py` fills it from Ray Train, torchrun's environment fills it, a test fills it by hand; the loop cannot tell.
-"""
+"""Runtime facts of one training process, in one frozen object, and its process group."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +21,11 @@ Report = Callable[[Mapping[str, float], str | None], None]
 
 
 def silent(metrics: Mapping[str, float], checkpoint: str | None) -> None:
-    """Report to nobody."""
+    """Discard a report."""
 
 
 def never() -> bool:
-    """Ask for nothing."""
+    """Answer that no end was requested."""
     return False
 
 
@@ -38,24 +35,24 @@ class Worker:
     world_size: int = 1
     local_rank: int = 0
     tensor_workers: int = 1
-    "Neighbouring ranks that compute the same rows together."
+    "Neighbouring ranks that compute the same rows by tensor parallelism."
     device: str = "cpu"
     precision: Precision = Precision.auto
-    "Of this run, the same on all ranks; auto before it is resolved."
+    "Precision of the run, equal on all ranks; auto before it is resolved."
     threads: int = 0
-    "Compute threads of this process; 0 leaves torch's choice."
+    "Compute threads of this process; 0 means torch's default."
     report: Report = silent
     stream: Callable[[], Iterator[Any]] | None = None
-    "Rows of this rank from the step that the run resumes at; null reads them directly."
+    "Rows of this rank from the step at which the run resumes; None reads them from storage."
     validate: Callable[[int], dict[str, float]] | None = None
-    """Returns the held-out losses of the checkpoint of a step, measured by somebody else while this process trains; nothing
-    where that failed. None where nobody does."""
+    """Returns the held-out losses of a step's checkpoint, measured asynchronously by another process; empty after a failure.
+    None when there is no such process."""
     collective_timeout_s: int = 600
-    "For a collective before the first step and after the last."
+    "Timeout in s of a collective before the first step and after the last."
     is_interrupted: Callable[[], bool] = never
-    "Whether somebody asked the run to end; any rank may know."
+    "Tells whether the run was asked to end; the request may reach any rank."
     step_timeout_s: int = 0
-    "After so long without a finished step the process ends, for somebody to start it again; 0 where nobody would."
+    "Time in s without a finished step after which the process ends, to be restarted; 0 for never."
 
     @property
     def is_first(self) -> bool:
@@ -64,12 +61,12 @@ class Worker:
     def doing(
         self, name: str | Callable[[], str], write: Callable[[str], None] = write_line
     ) -> AbstractContextManager[None]:
-        """Name the work of a block, on the first rank."""
+        """Name the activity of a block, on the first rank only."""
         return doing(name, write) if self.is_first else nullcontext()
 
     @property
     def data_rank(self) -> int:
-        """Number of this worker among those that are dealt rows; the ranks of a tensor group share one."""
+        """Data-parallel rank of this worker; the ranks of a tensor-parallel group share one."""
         return self.rank // self.tensor_workers
 
     @property
@@ -77,26 +74,26 @@ class Worker:
         return self.world_size // self.tensor_workers
 
     def deal(self, num_rows: int, micro_rows: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
-        """Return the rows that this rank computes together, batch by batch, and which of them count as its own.
+        """Return the batches of this rank: row ids, and a mask that is False for repeated rows.
 
-        Rank, rank + n, ..., and as many batches of as many rows on every rank, because sharded weights are gathered in step:
-        where they do not divide, a rank has the last row again.
+        The rows are rank, rank + n, ... Every rank has as many batches of as many rows, because ranks gather sharded weights
+        together; where rows do not divide, the last row is repeated.
         """
         step = self.num_data_ranks
         size = micro_rows * step
-        places = [np.arange(start + self.data_rank, start + size, step) for start in range(0, num_rows, size)]
-        return [(np.minimum(some, num_rows - 1), some < num_rows) for some in places]
+        batches = [np.arange(start + self.data_rank, start + size, step) for start in range(0, num_rows, size)]
+        return [(np.minimum(row_ids, num_rows - 1), row_ids < num_rows) for row_ids in batches]
 
     def sum_over_data(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum over the rows of all ranks, fp64 so that counts stay exact: the same bits on every rank.
+        """Return the sum over the rows of all ranks in fp64, so that counts stay exact, with the same bits on every rank.
 
-        The ranks of a tensor group have the same rows and the same values: counted once.
+        The ranks of a tensor-parallel group have the same rows and values, which count once.
         """
         return sum_over_ranks(values) / self.tensor_workers
 
 
 def worker_from_environment() -> Worker:
-    """Read what torchrun sets; outside of it, be the only worker."""
+    """Return the worker that the environment of torchrun describes, or the only worker without torchrun."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return Worker(
         rank=int(os.environ.get("RANK", "0")),
@@ -107,13 +104,13 @@ def worker_from_environment() -> Worker:
 
 
 def share_threads(cluster: ClusterConfig, num_processes: int) -> int:
-    """Return the compute threads of one of the processes of a machine; 0 leaves it to torch."""
+    """Return the compute threads of one of `num_processes` on a machine; 0 means torch's default."""
     return cluster.threads_per_worker or (0 if cluster.use_gpu else max(1, (os.cpu_count() or 1) // num_processes))
 
 
 @dataclass
 class ProcessGroup:
-    """The process group for the length of a run: the one that exists, or one of our own."""
+    """Context with a process group: an existing one, or one that is created and destroyed."""
 
     worker: Worker
     timeout_s: int = 600
@@ -142,9 +139,9 @@ class ProcessGroup:
 
 
 def agree_on_precision(asked: Precision, worker: Worker) -> Resolved:
-    """Return the precision of a run: bfloat16 for auto only if the devices of all ranks multiply it natively.
+    """Return the precision of a run: for auto, bfloat16 only if the devices of all ranks multiply it natively.
 
-    Every rank calls it, inside the process group.
+    A collective: every rank must call it inside the process group.
     """
     found = [find_precision(worker.device)] * worker.world_size
     dist.all_gather_object(found, found[0])
@@ -152,7 +149,7 @@ def agree_on_precision(asked: Precision, worker: Worker) -> Resolved:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Return the sum over all ranks, fp64 so that counts stay exact."""
+    """Return the sum over all ranks in fp64, so that counts stay exact."""
     total = values.double()
     dist.all_reduce(total)
     return total

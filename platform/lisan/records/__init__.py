@@ -1,1 +1,1 @@
-"""Records, the currency of every room: documents, conversations, preferences, questions."""
+"""Records: documents, conversations, preferences, questions."""

@@ -1,10 +1,10 @@
-"""The kinds of records."""
+"""Kinds of records."""
 
 from enum import StrEnum
 
 
 class RecordKind(StrEnum):
-    """What a source yields; also the folder it is stored under."""
+    """Kind of the records of a source; also the name of their folder."""
 
     documents = "documents"
     conversations = "conversations"

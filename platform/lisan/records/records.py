@@ -1,7 +1,7 @@
-"""The records that rooms exchange and their Arrow schemas.
+"""Records of a corpus and their Arrow schemas.
 
-Everything that enters the house is one of these: a `Document` (text to read), a `Conversation` (turns to imitate), a
-`Preference` (a better and a worse reply) or a `Question` (choices to score). Ids are unique within a source.
+A record is a `Document` (text), a `Conversation` (turns), a `Preference` (a better and a worse reply) or a `Question` (choices
+to score). Ids are unique within a source.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -30,7 +30,7 @@ class Turn:
     role: str
     content: str
     is_trained: bool = True
-    "Whether a reply has labels when its conversation is trained on; elsewhere it has no effect."
+    "Whether a reply of a conversation has labels in training; no effect elsewhere."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Conversation:
 class Preference:
     id: str
     prompt: tuple[Turn, ...]
-    "Turns up to and including the user's last one."
+    "Turns up to the user's last one, inclusive."
     chosen: str
     rejected: str
     source: str
@@ -64,7 +64,7 @@ class Question:
     source: str
     language: str
     subject: str = ""
-    "What the question is about; reports break accuracy down by it."
+    "Topic; reports list accuracy by it."
     meta: dict[str, str] = field(default_factory=dict)
 
 
@@ -107,12 +107,12 @@ CLASSES: dict[RecordKind, type[Any]] = {
 
 
 def to_table(records: list[Any], kind: RecordKind) -> pa.Table:
-    """Write records of one kind as an Arrow table of its schema."""
+    """Return records of one kind as an Arrow table of its schema."""
     return pa.Table.from_pylist([asdict(record) for record in records], schema=SCHEMAS[kind])
 
 
 def from_table(table: pa.Table, kind: RecordKind) -> list[Any]:
-    """Read records back; the inverse of `to_table`."""
+    """Return the records of a table; the inverse of `to_table`."""
     return [_from_row(row, kind) for row in table.to_pylist()]
 
 

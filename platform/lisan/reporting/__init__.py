@@ -1,1 +1,1 @@
-"""What every page of ours is drawn with: charts, a style sheet, templates to HTML."""
+"""Charts, tables and templates of the HTML pages."""

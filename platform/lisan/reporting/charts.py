@@ -1,7 +1,6 @@
-"""Line and bar charts as inline SVG.
+"""Draws line and bar charts as inline SVG text, with the colours of the page around it.
 
-In: steps and values, or values by group and series. Out: an SVG element as text, which takes its colours from the page around it.
-Always: the same numbers give the same text.
+Equal numbers give equal text.
 """
 
 import math
@@ -15,22 +14,22 @@ WIDTH, HEIGHT = 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 18, 12, 30
 MAX_POINTS = 400
 MAX_DOTS = 40
-"Points of a series that are few enough to be marked."
+"A series of at most so many points is drawn with dots."
 NUM_COLOURS = 8
-"Colours for series in `style.css.jinja`."
+"Number of series colours in `style.css.jinja`."
 BAR_WIDTH, GROUP_GAP = 9.0, 14.0
-"The least room for a bar, and what lies between two groups."
+"Least width of a bar, and gap between two groups, in px."
 DIGIT_WIDTH = 4.9
-"The room that a character of the number above a bar needs."
+"Width in px of a character of the number above a bar."
 PALE = 40
-"Per cent of a colour in a bar that is to be told from the last one of its group."
+"Per cent of the colour in a pale bar."
 LETTER_WIDTH = 6.2
 SHRINK = 0.85
-"How far a wide chart may shrink on the page."
+"Smallest scale of a wide chart on the page."
 
 
 def line_chart(steps: Sequence[int], values: Sequence[float], label: str) -> str:
-    """Draw values over steps; long series are thinned by averaging, values that are not finite are left out."""
+    """Draw values over steps; long series are thinned by averaging, and values that are not finite are left out."""
     points = thin([(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)])
     if not points:
         return _no_chart(label)
@@ -54,10 +53,10 @@ def bar_chart(
     label: str,
     colours: Mapping[str, int] | None = None,
 ) -> str:
-    """Draw a bar for every series in every group, from zero up; what is missing or not finite leaves its place empty.
+    """Draw a bar for every series in every group, from zero up; a missing or not finite value leaves a gap.
 
-    The chart grows wider than others when its bars or the groups' names need it. With `colours` a group's bars have that colour,
-    all but the last of them pale; without, a series has one.
+    The chart grows wider for many bars or long group names. With `colours`, the bars of a group have its colour, all but the
+    last of them pale; without, every series has a colour.
     """
     known = [value for values in series.values() for value in values if value is not None and math.isfinite(value)]
     if not known:
@@ -92,9 +91,9 @@ def curve_chart(
     keep_peaks: bool = False,
     colours: Mapping[str, int] | None = None,
 ) -> str:
-    """Draw the (x, y) points of several series over each other, long ones thinned; `colours` of those that have one elsewhere.
+    """Draw the (x, y) points of several series in one chart, long ones thinned; `colours` fixes the colour index of a series.
 
-    `from_zero` shows amounts as such, `keep_peaks` the highest of the points that become one instead of their mean.
+    `from_zero` starts the y axis at zero; `keep_peaks` thins by the maximum instead of the mean.
     """
     points = {name: thin(_finite(line), keep_peaks) for name, line in series.items()}
     every = [point for line in points.values() for point in line]
@@ -119,7 +118,7 @@ def curve_chart(
 
 
 def colour(index: int, is_pale: bool = False) -> str:
-    """Return the style that gives a series its colour; after the last one they come again, paler."""
+    """Return the style of a series' colour; colours repeat, paler, after the last one."""
     base = f"var(--s{index % NUM_COLOURS})"
     share = PALE if is_pale else max(25, 100 - 45 * (index // NUM_COLOURS))
     return f"--colour:{base if share == 100 else f'color-mix(in srgb,{base} {share}%,var(--card))'}"
@@ -130,7 +129,7 @@ def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def thin(points: list[tuple[X, float]], keep_peaks: bool = False) -> list[tuple[X, float]]:
-    """Average runs of neighbours until at most MAX_POINTS are left, or take their highest; each keeps the last step of its run."""
+    """Average runs of neighbours until at most MAX_POINTS are left, or take their maximum; each keeps the last step of its run."""
     size = math.ceil(len(points) / MAX_POINTS)
     if size <= 1:
         return points
@@ -178,7 +177,7 @@ def _x_tick(tick: float, x: float) -> str:
 
 
 def format_tick(tick: float) -> str:
-    """Return a round number as short as the room beside an axis is.
+    """Return a round number in a short form for an axis.
 
     >>> format_tick(1_500_000), format_tick(20_000), format_tick(0.00015), format_tick(0.25)
     ('1.5M', '20k', '1.5e-4', '0.25')
@@ -193,7 +192,7 @@ def format_tick(tick: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """Return a value with three digits, or with all before the point.
+    """Return a value with three digits, or with all digits before the point.
 
     >>> format_number(1690.4), format_number(999.7), format_number(0.0424), format_number(12_345_678)
     ('1,690', '1,000', '0.0424', '12.3M')
@@ -229,7 +228,7 @@ def _no_chart(label: str) -> str:
 
 
 def _svg(title: str, parts: Iterable[str], width: float = WIDTH) -> str:
-    """Close a chart; one that is wider than the others is scrolled before its letters become too small."""
+    """Return the SVG element; a wide chart has a least width, so that the page scrolls before its text becomes too small."""
     least = "" if width <= WIDTH else f' style="min-width:{SHRINK * width:.0f}px"'
     box = f'viewBox="0 0 {width:g} {HEIGHT}"'
     name = escape(title)

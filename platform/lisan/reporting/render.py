@@ -1,14 +1,13 @@
-"""Templates to HTML.
+"""Renders a Jinja template as one HTML page.
 
-In: the room and the name of a template and what it shows. Out: one page as text. Always: what is shown is escaped, and a name
-that the template asks for and is not given is an error; a room's template may use `parts` and `style` of this room.
+Values are escaped, and a missing value is an error. Templates of any room can use `parts` and `style` of this one.
 """
 
 from datetime import UTC, datetime
 
 
 def render_template(room: str, template: str, **values: object) -> str:
-    """Fill in a template of a room; `made` is the time of writing."""
+    """Return a template of a room with its values; `made` is the current time."""
     import jinja2
 
     environment = jinja2.Environment(

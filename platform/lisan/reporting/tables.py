@@ -1,4 +1,4 @@
-"""Tables of models and their metrics, for a terminal, for Markdown and for a page."""
+"""Formats tables of models and their metrics for a terminal, Markdown and HTML."""
 
 import math
 import re
@@ -16,34 +16,34 @@ class Better(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """A metric as people read it."""
+    """A metric and its presentation."""
 
     key: str
-    "Metric of the rows; its standard error is the metric called the same with `_stderr`."
+    "Metric of the rows; its standard error is the metric of that name with `_stderr`."
     label: str
     better: Better = Better.neither
     decimals: int = 3
     reference: float | None = None
-    "A value to hold the others against, such as chance."
+    "A value for comparison, such as chance."
     reference_label: str = "chance"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRow:
-    """A model of the chain."""
+    """A model and its metrics."""
 
     name: str
     ref: str
     metrics: Mapping[str, float]
     seconds: float | None = None
-    "What it took to make."
+    "Build time."
 
 
 SECONDS = Column(key="seconds", label="seconds", decimals=0)
 
 
 def guess_columns(rows: Iterable[ModelRow]) -> list[Column]:
-    """Make a column of every metric in order of appearance; names tell which way is better."""
+    """Return a column for every metric in order of appearance; its name decides which direction is better."""
     keys = dict.fromkeys(key for row in rows for key in row.metrics if not key.endswith("_stderr"))
     return [_guess_column(key) for key in keys]
 
@@ -64,7 +64,7 @@ def format_table(rows: Sequence[ModelRow], columns: Sequence[Column] = ()) -> st
     height = max((len(head) for head in heads), default=0)
     lines = [["", *cells] for cells in zip(*[[""] * (height - len(head)) + head for head in heads], strict=True)]
     marked = [[row.name, *(_cell(row, column, rows, "*{}") for column in shown)] for row in rows]
-    widths = [max(len(line[place]) for line in lines + marked) for place in range(len(shown) + 1)]
+    widths = [max(len(line[index]) for line in lines + marked) for index in range(len(shown) + 1)]
     return "\n".join(_align(line, widths) for line in [*lines, ["-" * width for width in widths], *marked])
 
 
@@ -97,7 +97,7 @@ def format_value(row: ModelRow, column: Column) -> str:
 
 
 def is_best(row: ModelRow, column: Column, rows: Sequence[ModelRow]) -> bool:
-    """Tell whether a row has the best value of the column, as far as the shown decimals tell; one row is no contest."""
+    """Tell whether a row has the best value of the column at the shown decimals; False when all values are equal."""
     if column.better is Better.neither:
         return False
     known = [value for other in rows if (value := get_value(other, column)) is not None and math.isfinite(value)]
@@ -114,7 +114,7 @@ def _cell(row: ModelRow, column: Column, rows: Sequence[ModelRow], mark: str) ->
 
 
 def lay_out_table(rows: Sequence[ModelRow], columns: Sequence[Column] = ()) -> dict[str, object]:
-    """Return what the template's table shows: columns, and rows of (text, error, whether it is the best)."""
+    """Return the values of the template's table: columns, and rows of (text, error, is best)."""
     shown = _shown(rows, columns)
     body = [
         (row, [(format_value(row, column), _error(row, column), is_best(row, column, rows)) for column in shown])

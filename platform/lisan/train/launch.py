@@ -47,7 +47,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from lisan.cluster.ray import SESSION_LOGS, connect, mute_workers, reason_of
+    from lisan.cluster.ray import RAY_LOGS, connect, mute_workers, reason_of
     from lisan.data.ray_stream import STREAM, PlanDataConfig, StreamPlan, placeholder
     from lisan.train.ray_state import Restarts, RunState, fit
 
@@ -94,7 +94,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
             raise
         except Exception as error:
             raise TrainingError(
-                f"{reason_of(error)} (traces lie in {SESSION_LOGS}/train of the worker's machine)"
+                f"{reason_of(error)} (traces lie in {RAY_LOGS}/train of the worker's machine)"
             ) from error
     outcome: dict[str, float] | LisanError = result.return_value or {}
     if isinstance(outcome, LisanError):
