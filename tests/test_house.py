@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -292,3 +293,27 @@ def test_no_file_names_a_machine() -> None:
         if file.exists():
             found = machine.search(file.read_text(encoding="utf-8"))
             assert found is None, f"{file.name}: {found}"
+
+
+MAX_FILE_LINES = 300
+WORD_LISTS = {
+    "lisan/microworld/arabic.py": "sentences of the world in Arabic",
+    "lisan/microworld/darija.py": "sentences of the world in Darija",
+    "lisan/microworld/english.py": "sentences of the world in English",
+    "lisan/microworld/countries.py": "names and facts of countries",
+}
+"Files that may be longer, because they are tables of words."
+
+
+def test_files_are_short() -> None:
+    too_long = {
+        name_of(file) for file in sources() if len(file.read_text(encoding="utf-8").splitlines()) > MAX_FILE_LINES
+    }
+    assert too_long <= set(WORD_LISTS)
+
+
+def test_no_two_files_have_one_name() -> None:
+    names = [
+        file.name for file in PACKAGE.rglob("*.py") if file.name not in ("config.py", "__init__.py", "__main__.py")
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
