@@ -103,7 +103,7 @@ def test_a_validation_that_fails_dies_or_hangs_is_one_line_and_the_next_is_measu
                 time.sleep(0.25)
         return False
 
-    late = "took longer than cluster.validation_timeout_s=0.5; raise that, or lower validation.num_rows"
+    late = "took longer than runtime.validation_timeout_s=0.5; raise that, or lower validation.num_rows"
     for step, said in ((1, "checkpoint 1 does not fit this model"), (2, "Actor"), (3, late)):
         assert launch._validate(actor, 0.5 if step == 3 else 60.0, step) == {}
         # Ray's own word on a process that died may stand beside ours.

@@ -43,7 +43,7 @@ def assert_came_back(root: Path, name: str, process: subprocess.Popen[str], undi
 
 
 def test_a_worker_that_stands_still_is_replaced(root: Path, undisturbed: dict[str, Any]) -> None:
-    process = start(root, "stopped", "cluster=cpu2", "cluster.step_timeout_s=4")
+    process = start(root, "stopped", "cluster=cpu2", "runtime.step_timeout_s=4")
     wait_until(lambda: books(root, "stopped")["step"], process)
     stopped = workers_below(process.pid)[1]
     stopped.send_signal(signal.SIGSTOP)
@@ -80,7 +80,7 @@ def test_a_run_on_two_nodes_survives_the_loss_of_one(
 ) -> None:
     head, second = nodes
     environment = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "disabled"}
-    process = start(root, "lost", "cluster=cpu2", "cluster.num_nodes=2", "cluster.step_timeout_s=20", **environment)
+    process = start(root, "lost", "cluster=cpu2", "cluster.num_nodes=2", "runtime.step_timeout_s=20", **environment)
     wait_until(lambda: books(root, "lost")["step"], process)
     assert [len(workers_below(node.process.pid)) for node in nodes] == [1, 1]
     second.kill()

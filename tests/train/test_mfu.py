@@ -11,7 +11,6 @@ from lisan.cluster.config import Precision
 from lisan.cluster.worker import ProcessGroup, Worker
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
-from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
 from lisan.data.rows import RowBatch
 from lisan.model.adapters.nf4 import quantise_blocks
@@ -24,6 +23,7 @@ from lisan.train.metrics.meter import measure_work
 from lisan.train.metrics.mfu import Gauge, make_gauge
 from lisan.train.metrics.run_header import count_weights
 from lisan.train.metrics.run_log import read_history
+from lisan.train.options import RuntimeConfig
 
 FLOPS = ModelFlops(2, 4, 6, 4, 8, 12)
 
@@ -91,7 +91,7 @@ def test_measuring_again_takes_a_hundredth_of_the_time_at_most(monkeypatch: pyte
 def test_an_mfu_above_the_whole_is_not_told(
     tiny_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = train_config(tiny_store, loop={"num_steps": 3, "log_every": 1}, cluster=ClusterConfig(peak_tflops=1e-9))
+    config = train_config(tiny_store, loop={"num_steps": 3, "log_every": 1}, runtime=RuntimeConfig(peak_tflops=1e-9))
     run = train_alone(tiny_store, config, tmp_path)
     assert "train/tokens_per_second" in run.steps[1]
     assert not any("train/mfu_ratio" in step for step in run.steps.values())
@@ -111,9 +111,9 @@ def test_a_higher_peak_is_told_on_the_line_and_on_the_page(
 
 
 def test_a_peak_that_is_given_is_taken() -> None:
-    assert find_peak("cpu", torch.bfloat16, 1.5) == Peak(1.5, "1.5 TFLOP/s bf16, as cluster.peak_tflops says")
-    with pytest.raises(ConfigError, match=r"cluster\.peak_tflops must be > 0, 0 for no MFU or null .* got -1"):
-        ClusterConfig(peak_tflops=-1)
+    assert find_peak("cpu", torch.bfloat16, 1.5) == Peak(1.5, "1.5 TFLOP/s bf16, as runtime.peak_tflops says")
+    with pytest.raises(ConfigError, match=r"runtime\.peak_tflops must be > 0, 0 for no MFU or null .* got -1"):
+        RuntimeConfig(peak_tflops=-1)
 
 
 def test_mfu_is_model_flops_over_the_peak_of_all_workers() -> None:

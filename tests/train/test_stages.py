@@ -31,7 +31,7 @@ from lisan.train.checkpoint.retention import find_latest
 from lisan.train.config import DpoConfig, TrainConfig
 from lisan.train.launch import launch
 from lisan.train.launch_checks import check_targets
-from lisan.train.options import Method, Rows, TuningConfig
+from lisan.train.options import Method, Rows, RuntimeConfig, TuningConfig
 from lisan.train.run import TrainJob, run_worker
 from lisan.train.stages import CPT, DPO, SFT
 
@@ -164,7 +164,7 @@ def test_a_base_that_changed_in_place_is_noticed(store: Store, trained: Artifact
     weights = bytearray((base / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (base / "model.safetensors").write_bytes(weights)
-    with pytest.raises(ArtifactError, match=r"model/over@v1 was made before .*/base/model\.safetensors became"):
+    with pytest.raises(ArtifactError, match=r"model/over@v1 was made before .*/base/model\.safetensors changed"):
         run(CPT, config)
 
 
@@ -318,7 +318,8 @@ def test_a_gpu_that_is_not_there_is_refused(store: Store, monkeypatch: pytest.Mo
 def test_the_threads_that_a_config_names_are_those_of_this_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lisan.train.launch.run_worker", lambda _, worker: {"threads": worker.threads})
     for threads in (0, 3):
-        job: Any = SimpleNamespace(config=SimpleNamespace(cluster=ClusterConfig(threads_per_worker=threads)))
+        config = SimpleNamespace(cluster=ClusterConfig(threads_per_worker=threads), runtime=RuntimeConfig())
+        job: Any = SimpleNamespace(config=config)
         assert launch(job) == {"threads": threads}
 
 

@@ -14,7 +14,7 @@ from tiny import ALONE
 
 from lisan.cluster.worker import ProcessGroup
 from lisan.core.errors import ConfigError
-from lisan.core.stage import ClusterConfig
+from lisan.train.options import RuntimeConfig
 from lisan.train.watchdog import EXIT_CODE, Watchdog
 
 WATCHED = replace(ALONE, rank=3, step_timeout_s=1)
@@ -45,7 +45,7 @@ def test_a_hang_after_a_step_ends_the_process_in_one_sentence() -> None:
         watchdog.beat(7)
         assert end.came.wait(WAIT_S)
     assert end.said[0].startswith("rank 3 finished no step for ")
-    assert "after step 7, and cluster.step_timeout_s is 1" in end.said[0]
+    assert "after step 7, and runtime.step_timeout_s is 1" in end.said[0]
     assert "\n" not in end.said[0]
 
 
@@ -113,4 +113,16 @@ def test_the_process_really_ends_and_shows_where_it_hung(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["step_timeout_s", "collective_timeout_s"])
 def test_a_limit_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} >= 1"):
-        ClusterConfig(**{name: 0})
+        RuntimeConfig(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "sentence"),
+    [
+        (0, r"runtime\.validation_timeout_s must be in 1\.\.1500"),
+        (1800, "the other workers wait for half an hour, got 1800; lower validation.num_rows"),
+    ],
+)
+def test_a_validation_longer_than_workers_wait_is_refused(timeout_s: int, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        RuntimeConfig(validation_timeout_s=timeout_s)

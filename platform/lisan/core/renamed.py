@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping
 
-RENAMED: Mapping[str, str] = {"candidate": "model", "chunk_records": "block_records"}
+RENAMED: Mapping[str, str] = {
+    "cluster.step_timeout_s": "runtime.step_timeout_s",
+    "cluster.collective_timeout_s": "runtime.collective_timeout_s",
+    "cluster.validation_timeout_s": "runtime.validation_timeout_s",
+    "cluster.peak_tflops": "runtime.peak_tflops",
+    "candidate": "model",
+    "chunk_records": "block_records",
+}
 "Old key to new key, each as the last parts of the dotted key: `optim.peak: optim.peak_lr` also covers `train.optim.peak`."
 
 

@@ -21,9 +21,6 @@ from lisan.core.progress import doing, say
 from lisan.core.storage import check_root, default_root
 from lisan.core.torchrun import check_alone, check_together, first_reports
 
-MAX_VALIDATION_S = 1500
-"Workers wait half an hour for a checkpoint; the rest of that time is for writing it."
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StorageConfig:
@@ -62,16 +59,6 @@ class ClusterConfig:
     "Ray cluster to join; null joins the one this job runs in, or starts one on this machine."
     max_failures: int = 3
     "Number of restarts of a failed worker group, from its last checkpoint, and of a dead process of Ray Data."
-    validation_timeout_s: int = 1200
-    "Timeout in s of asynchronous validation; on timeout the checkpoint has no loss."
-    collective_timeout_s: int = 600
-    "Timeout in s of a collective during set-up; then the run restarts."
-    step_timeout_s: int = 300
-    """Timeout in s of a training step, of its collectives and of the rest; it grows to five times the slowest step.
-    Has an effect where workers are restarted: Ray Train, torchrun."""
-    peak_tflops: float | None = None
-    """Peak TFLOP/s of a training worker's device, the denominator of MFU; null takes the data sheet of a known GPU, or else
-    measures for less than a second; 0 leaves MFU out."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 0 or self.num_nodes < 1:
@@ -80,20 +67,6 @@ class ClusterConfig:
             )
         if not self.cpus_per_worker > 0:
             raise ConfigError(f"cluster.cpus_per_worker must be > 0, got {self.cpus_per_worker}")
-        if self.peak_tflops is not None and not 0 <= self.peak_tflops < math.inf:
-            raise ConfigError(
-                f"cluster.peak_tflops must be > 0, 0 for no MFU or null to find out, got {self.peak_tflops}"
-            )
-        if self.step_timeout_s < 1 or self.collective_timeout_s < 1:
-            raise ConfigError(
-                "cluster needs step_timeout_s >= 1 and collective_timeout_s >= 1, got "
-                f"{self.step_timeout_s} and {self.collective_timeout_s}"
-            )
-        if not 1 <= self.validation_timeout_s <= MAX_VALIDATION_S:
-            raise ConfigError(
-                f"cluster.validation_timeout_s must be in 1..{MAX_VALIDATION_S}, because the other workers wait for half an hour, "
-                f"got {self.validation_timeout_s}; lower validation.num_rows where it takes longer"
-            )
         if self.num_nodes > 1 and self.num_workers % self.num_nodes:
             raise ConfigError(
                 f"cluster.num_workers ({self.num_workers}) must be a multiple of cluster.num_nodes ({self.num_nodes})"

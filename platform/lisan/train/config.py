@@ -20,6 +20,7 @@ from lisan.train.options import (
     OptimConfig,
     PreferenceLoss,
     Quantisation,
+    RuntimeConfig,
     TuningConfig,
     ValidationConfig,
 )
@@ -48,6 +49,7 @@ class TrainConfig(StageConfig):
     "Of the finished model's weights on disk; nothing is computed in it."
     sharding: ShardingConfig = field(default_factory=ShardingConfig, metadata=NOT_IDENTITY)
     "How the model lies on its workers, and what it computes again to save memory."
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig, metadata=NOT_IDENTITY)
     attention: Attention = Attention.sdpa
     "How the documents of a row are kept apart: sdpa everywhere; flex or flash for long rows on a GPU, not yet tried on one."
 

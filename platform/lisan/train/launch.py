@@ -20,26 +20,28 @@ from lisan.core.stage import ClusterConfig
 from lisan.train.checkpoint.retention import next_start
 from lisan.train.checkpoint_validation import Validator
 from lisan.train.deterministic_errors import FINAL, is_unanimous
+from lisan.train.options import RuntimeConfig
 from lisan.train.run import TrainJob, plan_run, run_worker
 
 Validate = Callable[[int], dict[str, float]]
+RUNTIME = RuntimeConfig()
 
 
 def launch(job: TrainJob) -> dict[str, float]:
     """Run the job where its cluster config says."""
     cluster = job.config.cluster
-    return _launch_on_ray(job) if cluster.num_workers else run_worker(job, worker_here(cluster))
+    return _launch_on_ray(job) if cluster.num_workers else run_worker(job, worker_here(cluster, job.config.runtime))
 
 
-def worker_here(cluster: ClusterConfig) -> Worker:
+def worker_here(cluster: ClusterConfig, runtime: RuntimeConfig = RUNTIME) -> Worker:
     """Return what this process is without Ray: one of torchrun's, or the only one."""
     if cluster.use_gpu and not torch.cuda.is_available():
         raise ConfigError("cluster.use_gpu is true but this process sees no GPU; choose cluster=local for the CPU")
     return replace(
         worker_from_environment(),
         threads=cluster.threads_per_worker,
-        step_timeout_s=cluster.step_timeout_s if "TORCHELASTIC_RUN_ID" in os.environ else 0,
-        collective_timeout_s=cluster.collective_timeout_s,
+        step_timeout_s=runtime.step_timeout_s if "TORCHELASTIC_RUN_ID" in os.environ else 0,
+        collective_timeout_s=runtime.collective_timeout_s,
     )
 
 
@@ -76,7 +78,8 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
                 placement_strategy="SPREAD" if cluster.num_nodes > 1 else "PACK",
             ),
             torch_config=TorchConfig(
-                backend="cpu:gloo,cuda:nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.collective_timeout_s
+                backend="cpu:gloo,cuda:nccl" if cluster.use_gpu else "gloo",
+                timeout_s=config.runtime.collective_timeout_s,
             ),
             run_config=RunConfig(
                 name=place.name,
@@ -132,7 +135,7 @@ def _validator(job: TrainJob) -> Iterator[Validate | None]:
         .remote(job, worker)
     )
     try:
-        yield partial(_validate, actor, cluster.validation_timeout_s)
+        yield partial(_validate, actor, job.config.runtime.validation_timeout_s)
     finally:
         ray.kill(actor)
 
@@ -150,7 +153,7 @@ def _validate(actor: Any, timeout_s: float, step: int) -> dict[str, float]:
         # What a task raised is of our class too, but says the whole traceback.
         reason = reason_of(error.cause if isinstance(error, RayTaskError) else error)
         if isinstance(error, GetTimeoutError):
-            reason = f"it took longer than cluster.validation_timeout_s={timeout_s:g}; raise that, or lower validation.num_rows"
+            reason = f"it took longer than runtime.validation_timeout_s={timeout_s:g}; raise that, or lower validation.num_rows"
         print(f"  step {step} is not validated, training goes on: {reason}", flush=True)
         if isinstance(error, GetTimeoutError):
             ray.kill(actor, no_restart=False)  # for the next checkpoint, which would wait behind this one
@@ -203,8 +206,8 @@ def _describe_worker(job: TrainJob, validate: Validate | None, state: Any) -> Wo
         stream=stream,
         validate=validate,
         is_interrupted=is_interrupted,
-        collective_timeout_s=cluster.collective_timeout_s,
-        step_timeout_s=cluster.step_timeout_s,
+        collective_timeout_s=job.config.runtime.collective_timeout_s,
+        step_timeout_s=job.config.runtime.step_timeout_s,
     )
 
 

@@ -12,6 +12,9 @@ from lisan.core.identity import NOT_IDENTITY
 from lisan.model.config import LoraConfig
 from lisan.train.spike_guard import GuardConfig
 
+MAX_VALIDATION_S = 1500
+"Workers wait half an hour for a checkpoint; the rest of that time is for writing it."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
@@ -205,4 +208,36 @@ class ValidationConfig:
             raise ConfigError(
                 f"validation.every={self.every} has no effect with asynchronous=true, which validates every checkpoint; set it to "
                 "0 and loop.checkpoint_every to what you want"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeConfig:
+    """Timeouts of a training run and the denominator of its MFU."""
+
+    collective_timeout_s: int = 600
+    "Timeout in s of a collective during set-up; then the run restarts."
+    step_timeout_s: int = 300
+    """Timeout in s of a training step, of its collectives and of the rest; it grows to five times the slowest step.
+    Has an effect where workers are restarted: Ray Train, torchrun."""
+    validation_timeout_s: int = 1200
+    "Timeout in s of asynchronous validation; on timeout the checkpoint has no loss."
+    peak_tflops: float | None = None
+    """Peak TFLOP/s of a training worker's device, the denominator of MFU; null takes the data sheet of a known GPU, or else
+    measures for less than a second; 0 leaves MFU out."""
+
+    def __post_init__(self) -> None:
+        if self.step_timeout_s < 1 or self.collective_timeout_s < 1:
+            raise ConfigError(
+                "runtime needs step_timeout_s >= 1 and collective_timeout_s >= 1, got "
+                f"{self.step_timeout_s} and {self.collective_timeout_s}"
+            )
+        if not 1 <= self.validation_timeout_s <= MAX_VALIDATION_S:
+            raise ConfigError(
+                f"runtime.validation_timeout_s must be in 1..{MAX_VALIDATION_S}, because the other workers wait for half an hour, "
+                f"got {self.validation_timeout_s}; lower validation.num_rows where it takes longer"
+            )
+        if self.peak_tflops is not None and not 0 <= self.peak_tflops < math.inf:
+            raise ConfigError(
+                f"runtime.peak_tflops must be > 0, 0 for no MFU or null to find out, got {self.peak_tflops}"
             )

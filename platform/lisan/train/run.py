@@ -77,7 +77,7 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     check_rows(config.loop, worker.world_size, config.sharding.tensor_workers)
     check_compiler(config.sharding, worker.device)
     worker = replace(worker, tensor_workers=config.sharding.tensor_workers)
-    with worker.doing("meeting the other workers"), ProcessGroup(worker, config.cluster.collective_timeout_s):
+    with worker.doing("meeting the other workers"), ProcessGroup(worker, config.runtime.collective_timeout_s):
         resolved = agree_on_precision(config.precision, worker)
         worker = replace(worker, precision=resolved.precision)
         if worker.is_first:
@@ -124,7 +124,7 @@ def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
         count = objectives.count_pairs
         if config.loss is PreferenceLoss.kto:
             anchor = make_anchor(job, scorer, worker)
-    gauge = make_gauge(scorer, worker, config.cluster.peak_tflops, extra_forwards=bool(anchor))
+    gauge = make_gauge(scorer, worker, config.runtime.peak_tflops, extra_forwards=bool(anchor))
     history = None
     if worker.is_first:
         history = History(

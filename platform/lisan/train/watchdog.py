@@ -67,7 +67,7 @@ class Watchdog:
             self._slowest_s = max(self._slowest_s, now - self._last)
         self._step, self._last = step, now
         if self.least_s and (limit_s := max(self.least_s, SLOWER * self._slowest_s)) > self._limit_s:
-            # Set-up had the longer `cluster.collective_timeout_s`.
+            # Set-up had the longer `runtime.collective_timeout_s`.
             _set_pg_timeout(timedelta(seconds=limit_s))
             self._limit_s = limit_s
 
@@ -91,6 +91,6 @@ class Watchdog:
             if looked - self._last > self._limit_s:
                 self.end(
                     f"rank {self.worker.rank} finished no step for {looked - self._last:.0f} s after step {self._step}, and "
-                    f"cluster.step_timeout_s is {self.least_s}; its stacks follow, and the run goes on from its last checkpoint "
-                    "where cluster.max_failures allows; raise cluster.step_timeout_s if a step may take so long"
+                    f"runtime.step_timeout_s is {self.least_s}; its stacks follow, and the run goes on from its last checkpoint "
+                    "where cluster.max_failures allows; raise runtime.step_timeout_s if a step may take so long"
                 )

@@ -71,7 +71,7 @@ def find_peak(device: str, dtype: torch.dtype, given: float | None = None) -> Pe
     """Return what is given, or else what the data sheet says of a GPU in bf16, or else what a product of matrices reaches."""
     kind = _name(dtype)
     if given:
-        return _said(given, f"{kind}, as cluster.peak_tflops says")
+        return _said(given, f"{kind}, as runtime.peak_tflops says")
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
     known = look_up(name) if dtype is torch.bfloat16 else None
     if known is not None:

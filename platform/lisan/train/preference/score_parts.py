@@ -79,7 +79,7 @@ class ReferenceModel:
             else worker_here(cluster).threads
         )
         self.worker = Worker(device=find_device(cluster), precision=job.precision, threads=threads)
-        self.group = ProcessGroup(self.worker, cluster.collective_timeout_s)
+        self.group = ProcessGroup(self.worker)
 
     @cached_property
     def scorer(self) -> Scorer:
