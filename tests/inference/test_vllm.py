@@ -1,13 +1,16 @@
 """Engine arguments and environment of vLLM."""
 
 import json
+import platform
+from pathlib import Path
 
 import pytest
+import torch
 
 from lisan.cluster.config import Precision
 from lisan.cluster.precision import Resolved
 from lisan.inference.config import Dtype, EngineConfig
-from lisan.inference.vllm import choose_dtype, engine_arguments, engine_environment
+from lisan.inference.vllm import choose_dtype, engine_arguments, engine_environment, multiplies_int8, warn_of_int8
 
 
 def test_without_gpu_the_cache_is_sized_in_bytes_and_compilation_is_skipped():
@@ -56,3 +59,19 @@ def test_compute_threads_override_the_setting_of_ray(monkeypatch):
 def test_a_log_level_of_the_environment_stays(monkeypatch):
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
     assert engine_environment(EngineConfig(), use_gpu=False)["VLLM_LOGGING_LEVEL"] == "DEBUG"
+
+
+@pytest.mark.parametrize(
+    ("num_bits", "isa", "warns"), [(8, "AVX2", True), (4, "AVX2", False), (8, "", False), (None, "AVX2", False)]
+)
+def test_int8_weights_on_a_cpu_without_vnni_are_warned_of(
+    num_bits: int | None, isa: str, warns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    groups = {"config_groups": {"group_0": {"weights": {"num_bits": num_bits}}}}
+    config = {"quantization_config": groups} if num_bits else {}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert multiplies_int8() is (isa != "AVX2")
+    assert (warn_of_int8(tmp_path) is not None) is warns

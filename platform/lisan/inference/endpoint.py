@@ -21,7 +21,7 @@ from lisan.core.stage import ClusterConfig
 from lisan.inference.config import EndpointConfig, ServeConfig
 from lisan.inference.engine_errors import last_reason
 from lisan.inference.served_model import ServedModel, check_weights, find_served_model
-from lisan.inference.vllm import Replica
+from lisan.inference.vllm import Replica, warn_of_int8
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -87,6 +87,8 @@ def build_model_app(config: ServeConfig, model: ServedModel) -> "Application":
     from ray import serve
 
     use_gpu = has_gpu() if config.use_gpu is None else config.use_gpu
+    if not use_gpu and model.folder.is_local and (warning := warn_of_int8(fetch_folder(model.folder))):
+        print(f"{model.source}: {warning}", flush=True)
     deployment = serve.deployment(serve.ingress()(Replica), **deployment_options(config, use_gpu))
     return deployment.bind(model, config.engine, use_gpu)
 

@@ -5,6 +5,7 @@ Neither Ray nor vLLM is imported before a replica is made, so that drivers stay 
 
 import json
 import os
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,32 @@ def choose_dtype(engine: EngineConfig, folder: Path, use_gpu: bool) -> Dtype:
 
     is_slow = find_precision("cpu").precision is Precision.float32
     return Dtype.float32 if is_slow else Dtype.auto
+
+
+def warn_of_int8(folder: Path) -> str | None:
+    """Return a warning when int8 weights are served on an x86 CPU without VNNI, else None.
+
+    Without it oneDNN adds pairs of 8-bit products in 16 bits, which saturate: log-probabilities of a small model move by 0.18
+    (mean), of 4-bit weights by 0.37.
+    """
+    config = json.loads((folder / "config.json").read_bytes()).get("quantization_config") or {}
+    bits = {group["weights"]["num_bits"] for group in config.get("config_groups", {}).values() if group.get("weights")}
+    if 8 not in bits or multiplies_int8():
+        return None
+    return (
+        "int8 products saturate on this CPU, which has no VNNI instructions, and replies lose quality; serve the hf format of "
+        "the model, or use a CPU with AVX-VNNI, AVX512-VNNI or AMX"
+    )
+
+
+def multiplies_int8() -> bool:
+    """Return whether oneDNN multiplies int8 exactly on this CPU: every CPU but x86 without VNNI."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    is_limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+    has_vnni = any(able.get(name) for name in ("avx_vnni", "avx512_vnni", "amx_int8"))
+    return platform.machine() not in ("x86_64", "AMD64") or (has_vnni and not is_limited)
 
 
 def engine_arguments(engine: EngineConfig, use_gpu: bool) -> dict[str, Any]:
