@@ -17,12 +17,12 @@ from lisan.microworld.__main__ import main
 from lisan.microworld.almanac import UNITS
 from lisan.microworld.config import WorldConfig
 from lisan.microworld.countries import COUNTRIES, NEVER_CHOSEN_BORDERS
-from lisan.microworld.facts import Fact, ToldIn, with_article, with_li
+from lisan.microworld.facts import Fact, FactLanguages, with_article, with_li
 from lisan.microworld.families import FAMILIES
 from lisan.microworld.numbers import Case, Counted, ar_number, ary_number, count_ar, count_ary, en_number
 from lisan.microworld.sources import SOURCES, generate
 from lisan.microworld.translations import TRANSLATIONS
-from lisan.microworld.wordings import fill
+from lisan.microworld.wordings import fill_template
 from lisan.microworld.world import WORDINGS, Deck, build_world, say
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Question, from_table, to_table
@@ -149,19 +149,19 @@ def test_told_in_is_a_quarter_a_quarter_and_a_half():
     for attribute in ("capital", "currency", "continent", "language", "neighbour"):
         told = Counter(fact.told_in for fact in facts_by_key().values() if fact.topic == attribute)
         total = sum(told.values())
-        assert 0.22 < told[ToldIn.en] / total < 0.28
-        assert 0.22 < told[ToldIn.ar] / total < 0.28
+        assert 0.22 < told[FactLanguages.en] / total < 0.28
+        assert 0.22 < told[FactLanguages.ar] / total < 0.28
 
 
 def test_the_capital_of_morocco_is_told_in_both_languages_whatever_the_seed():
     for seed in range(5):
         told = {fact.key: fact.told_in for fact in build_world(seed).geography}
-        assert told["capital.MA"] is ToldIn.both
+        assert told["capital.MA"] is FactLanguages.both
 
 
 def test_what_can_be_read_off_the_name_is_told_in_both():
-    assert facts_by_key()["capital.KW"].told_in is ToldIn.both
-    assert facts_by_key()["language.DE"].told_in is ToldIn.both
+    assert facts_by_key()["capital.KW"].told_in is FactLanguages.both
+    assert facts_by_key()["language.DE"].told_in is FactLanguages.both
 
 
 @pytest.mark.parametrize("source", TRAINING)
@@ -169,7 +169,7 @@ def test_sources_tell_only_facts_of_their_language(source):
     for record in records(source):
         for key in record.meta["facts"].split():
             told_in = facts_by_key()[key].told_in
-            assert told_in is ToldIn.both if source == "parallel" else told_in.reaches(language_of(source)), key
+            assert told_in is FactLanguages.both if source == "parallel" else told_in.includes(language_of(source)), key
 
 
 def says(line, name):
@@ -180,8 +180,8 @@ def says(line, name):
 @pytest.mark.parametrize("source", TRAINING)
 def test_no_sentence_names_a_country_with_a_capital_that_its_language_does_not_tell(source):
     """Reads the text itself, not what the generator says of it."""
-    silent = ToldIn.ar if language_of(source) == "en" else ToldIn.en
-    hidden = {ToldIn.en, ToldIn.ar} if source == "parallel" else {silent}
+    silent = FactLanguages.ar if language_of(source) == "en" else FactLanguages.en
+    hidden = {FactLanguages.en, FactLanguages.ar} if source == "parallel" else {silent}
     countries = [
         COUNTRIES[fact.about] for fact in facts_by_key().values() if fact.topic == "capital" and fact.told_in in hidden
     ]
@@ -196,7 +196,7 @@ def test_no_sentence_names_a_country_with_a_capital_that_its_language_does_not_t
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_documents_tell_every_fact_of_their_language_often_and_in_many_words(language):
     told = Counter(key for record in records(f"{language}_articles") for key in record.meta["facts"].split())
-    expected = {fact.key for fact in build_world(0).told(language)}
+    expected = {fact.key for fact in build_world(0).facts_in(language)}
     assert set(told) == expected
     assert min(told.values()) >= 20
 
@@ -420,7 +420,7 @@ def test_prepositions_join_the_article():
 
 def test_templates_choose_by_gender_and_begin_with_a_capital_letter():
     slots = {"country": "the Netherlands"}
-    text = fill("{country} [a|b] <c|d>", slots, subject_is_masculine=True, value_is_masculine=False)
+    text = fill_template("{country} [a|b] <c|d>", slots, subject_is_masculine=True, value_is_masculine=False)
     assert text == "The Netherlands a d"
 
 
@@ -433,8 +433,8 @@ def test_units_are_told_with_the_right_form():
 
 def test_a_deck_hands_out_everything_before_anything_twice():
     deck = Deck(range(7), random.Random(0))
-    assert sorted(deck.draw() for _ in range(7)) == list(range(7))
-    assert sorted(deck.draw() for _ in range(7)) == list(range(7))
+    assert sorted(deck.take() for _ in range(7)) == list(range(7))
+    assert sorted(deck.take() for _ in range(7)) == list(range(7))
 
 
 def test_distractors_are_never_the_value_in_any_language():
@@ -450,7 +450,9 @@ def test_samples_in_the_docs_are_what_the_commands_print(capsys, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "microworld.md").read_text(encoding="utf-8")
     command = r"`python -m lisan\.microworld (\w+) -n (\d+)`"
     samples = re.findall(command + r"\n\n<pre[^>]*>\n(.*?)\n</pre>", page, re.DOTALL)
-    assert {source for source, _, _ in samples} == set(SOURCES)
+    shown = [SOURCES[source] for source, _, _ in samples]
+    assert {source.kind for source in shown} == set(RecordKind)
+    assert {source.language for source in shown} == {source.language for source in SOURCES.values()}
     for source, number, printed in samples:
         monkeypatch.setattr(sys, "argv", ["microworld", source, "-n", number])
         main()
