@@ -1,5 +1,4 @@
-"""The embedded default corpus: a generated bilingual world of real facts, told in English, Arabic and Darija.
+"""The embedded default corpus: a generated bilingual world of real facts in English, Arabic and Darija.
 
-In: the name of a source and a `WorldConfig`. Out: records. Always: deterministic; a source tells only the facts of
-its language, so that what a model learns through the other one can be measured.
+Deterministic. A source states only the facts of its language, so transfer from the other language can be measured.
 """

@@ -30,7 +30,7 @@ def show(record: Record) -> str:
         case Preference():
             return f"user: {record.prompt[-1].content}\nchosen: {record.chosen}\nrejected: {record.rejected}"
         case Question():
-            marks = ("*" if place == record.answer else "-" for place in range(len(record.choices)))
+            marks = ("*" if index == record.answer else "-" for index in range(len(record.choices)))
             choices = "\n".join(f"{mark} {choice}" for mark, choice in zip(marks, record.choices, strict=True))
             return f"{record.question}\n{choices}\n[{record.subject}, told in: {record.meta['told_in']}]"
 

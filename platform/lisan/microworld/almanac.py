@@ -1,8 +1,4 @@
-"""Calendar and units: days, months, seasons, and how many of the small go into the large.
-
-In: nothing; these are tables. Out: `DAYS`, `MONTHS`, `SEASONS`, `UNITS`. Always: lists stand in their natural order, and Arabic
-days and seasons carry their article.
-"""
+"""Tables of the calendar and of units, in their natural order. Arabic days and seasons carry their article."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +13,7 @@ class Word(NamedTuple):
     ar: str
     ary: str
 
-    def spoken(self, language: str) -> str:
+    def in_language(self, language: str) -> str:
         """Return the word in one of the languages."""
         return self[self._fields.index(language)]
 
@@ -69,9 +65,6 @@ summer|الصيف|الصيف
 autumn|الخريف|الخريف
 winter|الشتاء|الشتا
 """)
-
-MONTH_LENGTHS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-"Days of each month in a common year; February is not told."
 
 ORDINALS = _words("""
 first|الأول|اللول

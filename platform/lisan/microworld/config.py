@@ -1,4 +1,4 @@
-"""The size of the generated world."""
+"""Configuration of the generated world."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from lisan.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldConfig:
-    """How much of the micro-world is written; the numbers count records per source."""
+    """Size of the micro-world; the numbers count records per source."""
 
     seed: int = 0
-    "Decides the wordings, their order and which language tells which fact."
+    "Determines the wordings, their order and the languages of each fact."
     num_documents: int = 4000
     num_conversations: int = 2000
     num_preferences: int = 1000

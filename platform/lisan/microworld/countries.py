@@ -1,7 +1,6 @@
-"""The countries of the micro-world, with their names in English and Arabic, and what is told of them.
+"""Tables of the countries of the micro-world, with names in English and Arabic.
 
-In: nothing; these are tables. Out: `COUNTRIES`, `CURRENCIES`, `LANGUAGES`, `CONTINENTS`. Always: every row is real; a field that
-is disputed or changing (Jerusalem, Nusantara) is left empty and never told; `borders` holds every land border between two
+Every row is real. A disputed or changing field (Jerusalem, Nusantara) is empty. `borders` has every land border between two
 countries of the table, because a wrong choice must never be right by accident.
 """
 
@@ -24,9 +23,9 @@ class Country:
     "Gender of the Arabic name; most names of countries are feminine."
     capital: Name | None
     currencies: tuple[str, ...]
-    "Keys of CURRENCIES: the one that is told, then those that people also pay with."
+    "Keys of CURRENCIES: the one that is stated, then those that people also pay with."
     continents: tuple[str, ...]
-    "Keys of CONTINENTS: the one that is told, then those that would not be wrong."
+    "Keys of CONTINENTS: the one that is stated, then those that would not be wrong."
     languages: tuple[str, ...]
     "Keys of LANGUAGES, or of languages without a row: the main one, then others that are official or widely spoken."
     borders: tuple[str, ...]
@@ -358,4 +357,4 @@ COUNTRIES = {country.code: country for country in map(_country, _COUNTRIES.strip
 NEVER_CHOSEN_BORDERS = frozenset(
     frozenset(pair.split()) for pair in ("MA MR", "IN AF", "RS AL", "FR BR", "NL FR", "GB ES", "GB CY")
 )
-"Pairs of which a border is disputed or lies overseas: neither told nor offered as a wrong choice."
+"Pairs of which a border is disputed or lies overseas: neither stated nor offered as a wrong choice."

@@ -1,7 +1,6 @@
 """Documents in one language: articles, quizzes, lists, comparisons, dialogues, lessons, families, sequences, stories.
 
-In: a `Teller`. Out: an endless row of texts, each with the keys of the facts it tells about countries. Always: only
-facts that the language tells. `sources` is the only caller.
+Documents state only facts of their language, and carry the facts about countries that they state.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,8 +18,8 @@ from lisan.microworld.numbers import (
     count_en,
     definite,
 )
-from lisan.microworld.wordings import capitalise, fill, in_sentence, join_words
-from lisan.microworld.world import Teller
+from lisan.microworld.wordings import capitalise, fill_template, in_sentence, join_words
+from lisan.microworld.world import FactSampler
 
 _COUNTED_FAMILIES = ("animal", "fruit", "school", "clothing", "vehicle")
 _SEQUENCES = {"day": DAYS, "month": MONTHS, "season": SEASONS}
@@ -35,146 +34,146 @@ _SHARED_CURRENCIES = ("the euro", "the CFA franc")
 @dataclass(frozen=True, slots=True)
 class Text:
     text: str
-    told: tuple[Fact, ...] = ()
+    facts: tuple[Fact, ...] = ()
     "Facts about countries only."
 
 
-Writer = Callable[[Teller], Text]
+Writer = Callable[[FactSampler], Text]
 
 
-def write_documents(teller: Teller) -> Iterator[Text]:
+def write_documents(sampler: FactSampler) -> Iterator[Text]:
     """Yield documents without end."""
     writers, weights = zip(*_WEIGHTS.items(), strict=True)
     while True:
-        writer: Writer = teller.rng.choices(writers, weights)[0]
-        yield writer(teller)
+        writer: Writer = sampler.rng.choices(writers, weights)[0]
+        yield writer(sampler)
 
 
-def article(teller: Teller) -> Text:
-    """Tell all that the language tells of a country, and of another when that is little."""
-    text, told = _section(teller, teller.countries.draw())
+def article(sampler: FactSampler) -> Text:
+    """State all facts of a country, and of another if they are few."""
+    text, stated = _section(sampler, sampler.countries.take())
     for _ in range(2):
-        if len(text.split()) >= _FEWEST_WORDS[teller.language]:
+        if len(text.split()) >= _FEWEST_WORDS[sampler.language]:
             break
-        section, more = _section(teller, teller.countries.draw())
-        text, told = f"{text}\n\n{section}", [*told, *more]
-    return Text(text, tuple(told))
+        section, more = _section(sampler, sampler.countries.take())
+        text, stated = f"{text}\n\n{section}", [*stated, *more]
+    return Text(text, tuple(stated))
 
 
-def _section(teller: Teller, code: str) -> tuple[str, list[Fact]]:
-    rng, facts = teller.rng, teller.about[code].copy()
+def _section(sampler: FactSampler, code: str) -> tuple[str, list[Fact]]:
+    rng, facts = sampler.rng, sampler.by_country[code].copy()
     rng.shuffle(facts)
-    sentences = [teller.pick(teller.wordings.openings, facts[0])] if rng.random() < 0.7 else []
-    for place, fact in enumerate(facts):
-        topic = teller.topic(fact)
-        leans = place > 0 and rng.random() < 0.4
-        sentences.append(teller.pick(topic.continuations if leans else topic.statements, fact))
+    sentences = [sampler.pick(sampler.wordings.openings, facts[0])] if rng.random() < 0.7 else []
+    for index, fact in enumerate(facts):
+        topic = sampler.topic(fact)
+        leans = index > 0 and rng.random() < 0.4
+        sentences.append(sampler.pick(topic.continuations if leans else topic.statements, fact))
     if rng.random() < 0.6:
         fact = rng.choice(facts)
-        sentence = teller.pick(teller.topic(fact).statements, fact)
-        sentences.append(rng.choice(teller.wordings.recaps).format(sentence=sentence))
+        sentence = sampler.pick(sampler.topic(fact).statements, fact)
+        sentences.append(rng.choice(sampler.wordings.recaps).format(sentence=sentence))
     elif rng.random() < 0.5:
-        sentences.append(teller.pick(teller.wordings.closings, facts[0]))
+        sentences.append(sampler.pick(sampler.wordings.closings, facts[0]))
     return " ".join(sentences), facts
 
 
-def quiz(teller: Teller) -> Text:
+def quiz(sampler: FactSampler) -> Text:
     """Ask and answer, with the bare answer or a full sentence; sometimes with something of everyday life between."""
-    rng, told = teller.rng, teller.told.draw_some(teller.rng.randint(3, 6))
-    facts = [*told, *(teller.everyday() for _ in range(rng.choice((0, 0, 1, 2))))]
+    rng, stated = sampler.rng, sampler.facts.take_some(sampler.rng.randint(3, 6))
+    facts = [*stated, *(sampler.everyday() for _ in range(rng.choice((0, 0, 1, 2))))]
     rng.shuffle(facts)
-    layout, is_brief = rng.choice(teller.wordings.quiz_layouts), rng.random() < 0.6
-    return Text("\n".join(_quiz_item(teller, fact, layout, is_brief) for fact in facts), tuple(told))
+    layout, is_brief = rng.choice(sampler.wordings.quiz_layouts), rng.random() < 0.6
+    return Text("\n".join(_quiz_item(sampler, fact, layout, is_brief) for fact in facts), tuple(stated))
 
 
-def _quiz_item(teller: Teller, fact: Fact, layout: str, is_brief: bool) -> str:
-    topic = teller.topic(fact)
-    answer = fact.value.name(teller.language) if is_brief else teller.pick(topic.answers, fact)
-    return layout.format(question=teller.pick(topic.quiz, fact), answer=answer)
+def _quiz_item(sampler: FactSampler, fact: Fact, layout: str, is_brief: bool) -> str:
+    topic = sampler.topic(fact)
+    answer = fact.value.name(sampler.language) if is_brief else sampler.pick(topic.answers, fact)
+    return layout.format(question=sampler.pick(topic.quiz, fact), answer=answer)
 
 
-def listing(teller: Teller) -> Text:
+def listing(sampler: FactSampler) -> Text:
     """List countries, each with its value of one attribute."""
-    attribute = teller.told.draw().topic
-    told = teller.by_attribute[attribute].draw_some(teller.rng.randint(4, 8))
-    head = teller.rng.choice(teller.wordings.list_heads[attribute])
-    line = teller.rng.choice(teller.wordings.list_lines)
-    return Text("\n".join([head, *(teller.say(line, fact) for fact in told)]), tuple(told))
+    attribute = sampler.facts.take().topic
+    stated = sampler.by_attribute[attribute].take_some(sampler.rng.randint(4, 8))
+    head = sampler.rng.choice(sampler.wordings.list_heads[attribute])
+    line = sampler.rng.choice(sampler.wordings.list_lines)
+    return Text("\n".join([head, *(sampler.say(line, fact) for fact in stated)]), tuple(stated))
 
 
-def comparison(teller: Teller) -> Text:
+def comparison(sampler: FactSampler) -> Text:
     """Put countries against each other, then name two that have something in common."""
-    told = [fact for _ in range(3) for fact in teller.by_attribute[teller.told.draw().topic].draw_some(2)]
-    pairs = zip(told[::2], told[1::2], strict=False)
-    sentences = [_contrast(teller, first, second) for first, second in pairs]
-    shared, common = _shared_fact(teller)
-    return Text(" ".join([*sentences, *shared]), (*told[: 2 * (len(told) // 2)], *common))
+    stated = [fact for _ in range(3) for fact in sampler.by_attribute[sampler.facts.take().topic].take_some(2)]
+    pairs = zip(stated[::2], stated[1::2], strict=False)
+    sentences = [_contrast(sampler, first, second) for first, second in pairs]
+    shared, common = _shared_fact(sampler)
+    return Text(" ".join([*sentences, *shared]), (*stated[: 2 * (len(stated) // 2)], *common))
 
 
-def _contrast(teller: Teller, first: Fact, second: Fact) -> str:
-    before, after = (teller.rng.choice(teller.topic(fact).statements) for fact in (first, second))
-    beginning, end = teller.say(before, first).removesuffix("."), in_sentence(teller.say(after, second), after)
-    return teller.rng.choice(teller.wordings.contrasts).format(first=beginning, second=end)
+def _contrast(sampler: FactSampler, first: Fact, second: Fact) -> str:
+    before, after = (sampler.rng.choice(sampler.topic(fact).statements) for fact in (first, second))
+    beginning, end = sampler.say(before, first).removesuffix("."), in_sentence(sampler.say(after, second), after)
+    return sampler.rng.choice(sampler.wordings.contrasts).format(first=beginning, second=end)
 
 
-def _shared_fact(teller: Teller) -> tuple[list[str], list[Fact]]:
-    attribute = teller.rng.choice(tuple(teller.wordings.both))
-    first = teller.by_attribute[attribute].draw()
+def _shared_fact(sampler: FactSampler) -> tuple[list[str], list[Fact]]:
+    attribute = sampler.rng.choice(tuple(sampler.wordings.both))
+    first = sampler.by_attribute[attribute].take()
     if attribute == "currency" and first.value.name("en") not in _SHARED_CURRENCIES:
         return [], []
     others = [
         fact
-        for fact in teller.world.told(teller.language)
+        for fact in sampler.world.facts_in(sampler.language)
         if fact.topic == attribute and fact.value.name("en") == first.value.name("en") and fact.about != first.about
     ]
     if not others:
         return [], []
-    second = teller.rng.choice(others)
-    names = {"a": first.slots[teller.language]["country"], "b": second.slots[teller.language]["country"]}
-    template = teller.rng.choice(teller.wordings.both[attribute])
-    sentence = fill(
+    second = sampler.rng.choice(others)
+    names = {"a": first.slots[sampler.language]["country"], "b": second.slots[sampler.language]["country"]}
+    template = sampler.rng.choice(sampler.wordings.both[attribute])
+    sentence = fill_template(
         template,
-        {**first.value.slots[teller.language], **names},
+        {**first.value.slots[sampler.language], **names},
         subject_is_masculine=first.subject_is_masculine,
         value_is_masculine=True,
     )
     return [sentence], [first, second]
 
 
-def dialogue(teller: Teller) -> Text:
+def dialogue(sampler: FactSampler) -> Text:
     """Two people: one asks, the other knows."""
-    rng, wordings = teller.rng, teller.wordings
+    rng, wordings = sampler.rng, sampler.wordings
     a, b = rng.sample(wordings.names, 2)
-    told = teller.told.draw_some(rng.randint(2, 3))
-    facts = [*told, *(teller.everyday() for _ in range(rng.choice((0, 1))))]
+    stated = sampler.facts.take_some(rng.randint(2, 3))
+    facts = [*stated, *(sampler.everyday() for _ in range(rng.choice((0, 1))))]
     lines = [f"{a}: {rng.choice(wordings.dialogue_openings).format(a=a, b=b)}"]
     for fact in facts:
-        topic = teller.topic(fact)
-        lines += [f"{a}: {teller.pick(topic.quiz, fact)}", f"{b}: {teller.pick(topic.answers, fact)}"]
+        topic = sampler.topic(fact)
+        lines += [f"{a}: {sampler.pick(topic.quiz, fact)}", f"{b}: {sampler.pick(topic.answers, fact)}"]
     lines.append(f"{a}: {rng.choice(wordings.thanks).format(b=b)}")
-    return Text("\n".join(lines), tuple(told))
+    return Text("\n".join(lines), tuple(stated))
 
 
-def lesson(teller: Teller) -> Text:
+def lesson(sampler: FactSampler) -> Text:
     """Say several things of everyday life: one subject, or all mixed."""
-    rng = teller.rng
-    deck = teller.by_subject[rng.choice(tuple(teller.by_subject))]
-    draw = deck.draw if rng.random() < 0.6 else teller.everyday
-    facts = [draw() for _ in range(rng.randint(5, 9))]
-    sentences = [teller.pick(teller.topic(fact).statements, fact) for fact in facts]
+    rng = sampler.rng
+    deck = sampler.by_subject[rng.choice(tuple(sampler.by_subject))]
+    take = deck.take if rng.random() < 0.6 else sampler.everyday
+    facts = [take() for _ in range(rng.randint(5, 9))]
+    sentences = [sampler.pick(sampler.topic(fact).statements, fact) for fact in facts]
     # An equation ends without a full stop, so it needs a line of its own.
     may_run_on = all(sentence.endswith(".") for sentence in sentences)
     return Text((" " if may_run_on and rng.random() < 0.5 else "\n").join(sentences))
 
 
-def family(teller: Teller) -> Text:
+def family(sampler: FactSampler) -> Text:
     """List things of one family, and find the one that does not belong."""
-    rng, wordings = teller.rng, teller.wordings
+    rng, wordings = sampler.rng, sampler.wordings
     chosen = rng.choice(tuple(FAMILIES.values()))
-    things = [_thing(teller, noun) for noun in rng.sample(chosen.nouns, 4)]
+    things = [_thing(sampler, noun) for noun in rng.sample(chosen.nouns, 4)]
     stranger = rng.choice([other for other in FAMILIES.values() if not clash(other.key, chosen.key)])
-    odd = _thing(teller, rng.choice(stranger.nouns))
-    name = Word(chosen.en_plural, chosen.ar_plural, chosen.ary_plural).spoken(teller.language)
+    odd = _thing(sampler, rng.choice(stranger.nouns))
+    name = Word(chosen.en_plural, chosen.ar_plural, chosen.ary_plural).in_language(sampler.language)
     joined = join_words(things, wordings)
     mixed = [*things[:3], odd]
     rng.shuffle(mixed)
@@ -190,40 +189,42 @@ def family(teller: Teller) -> Text:
     return Text(f"{first} {second}")
 
 
-def _thing(teller: Teller, noun: Noun) -> str:
-    return Word(thing_en(noun), definite(noun.ar), definite(noun.ary)).spoken(teller.language)
+def _thing(sampler: FactSampler, noun: Noun) -> str:
+    return Word(thing_en(noun), definite(noun.ar), definite(noun.ary)).in_language(sampler.language)
 
 
-def sequence(teller: Teller) -> Text:
+def sequence(sampler: FactSampler) -> Text:
     """Recite the days, the months or the seasons."""
-    wordings, kind = teller.wordings, teller.rng.choice(tuple(_SEQUENCES))
-    words = [word.spoken(teller.language) for word in _SEQUENCES[kind]]
+    wordings, kind = sampler.wordings, sampler.rng.choice(tuple(_SEQUENCES))
+    words = [word.in_language(sampler.language) for word in _SEQUENCES[kind]]
     joined = join_words(words, wordings)
-    text = teller.rng.choice(wordings.sequences).format(kind=wordings.sequence_kinds[kind], words=joined)
-    more = lesson(teller).text
+    text = sampler.rng.choice(wordings.sequences).format(kind=wordings.sequence_kinds[kind], words=joined)
+    more = lesson(sampler).text
     return Text(f"{capitalise(text)} {more}")
 
 
-def story(teller: Teller) -> Text:
+def story(sampler: FactSampler) -> Text:
     """Tell word problems in which things are counted."""
-    return Text(" ".join(_problem(teller) for _ in range(teller.rng.randint(2, 4))))
+    return Text(" ".join(_problem(sampler) for _ in range(sampler.rng.randint(2, 4))))
 
 
-def _problem(teller: Teller) -> str:
-    rng, wordings = teller.rng, teller.wordings
+def _problem(sampler: FactSampler) -> str:
+    rng, wordings = sampler.rng, sampler.wordings
     nouns = [noun for key in _COUNTED_FAMILIES for noun in FAMILIES[key].nouns if noun.ar_plural and noun.en_plural]
     noun, first, second = rng.choice(nouns), rng.randint(2, 12), rng.randint(2, 12)
-    place = rng.randrange(len(wordings.names))
+    index = rng.randrange(len(wordings.names))
     slots = {
-        "name": wordings.names[place],
-        "first": _count(teller.language, first, noun),
-        "second": _count(teller.language, second, noun),
-        "total": _count(teller.language, first + second, noun),
-        "first_accusative": _count(teller.language, first, noun, Case.accusative),
-        "second_accusative": _count(teller.language, second, noun, Case.accusative),
+        "name": wordings.names[index],
+        "first": _count(sampler.language, first, noun),
+        "second": _count(sampler.language, second, noun),
+        "total": _count(sampler.language, first + second, noun),
+        "first_accusative": _count(sampler.language, first, noun, Case.accusative),
+        "second_accusative": _count(sampler.language, second, noun, Case.accusative),
     }
     # The names stand in turn: a woman's, a man's.
-    return fill(rng.choice(wordings.stories), slots, subject_is_masculine=place % 2 == 1, value_is_masculine=True)
+    return fill_template(
+        rng.choice(wordings.stories), slots, subject_is_masculine=index % 2 == 1, value_is_masculine=True
+    )
 
 
 def _count(language: str, number: int, noun: Noun, case: Case = Case.nominative) -> str:

@@ -1,13 +1,12 @@
-"""The facts that everybody knows: arithmetic, number words, the calendar, units and families of things.
+"""Facts of everyday life: arithmetic, number words, the calendar, units and families of things.
 
-In: nothing; they follow from the tables. Out: facts, all told in both languages. Always: wrong values are close
-ones. `world` is the only caller.
+All are stated in both languages; wrong values are close to the right one.
 """
 
 from collections.abc import Iterator
 
 from lisan.microworld.almanac import DAYS, MONTHS, ORDINALS, SEASONS, UNITS, Unit, Word
-from lisan.microworld.facts import Fact, Slots, ToldIn, Value, different, per_language, with_article
+from lisan.microworld.facts import Fact, FactLanguages, Slots, Value, different, per_language, with_article
 from lisan.microworld.families import FAMILIES, Family, Noun
 from lisan.microworld.numbers import (
     Case,
@@ -64,7 +63,7 @@ def _operation(name: str, a: int, b: int, result: int) -> Fact:
         key=f"{name}.{a}-{b}",
         topic="arithmetic",
         subject=name,
-        told_in=ToldIn.both,
+        told_in=FactLanguages.both,
         slots=per_language(
             {**digits, "op": word.en, "a": en_number(a), "b": en_number(b)},
             {
@@ -108,7 +107,7 @@ def _numerals() -> Iterator[Fact]:
             key=f"numeral.{number}",
             topic="numeral",
             subject="numeral",
-            told_in=ToldIn.both,
+            told_in=FactLanguages.both,
             slots=per_language(slots, slots, slots),
             value=_number(number),
             distractors=tuple(map(_number, _near(number))),
@@ -117,9 +116,9 @@ def _numerals() -> Iterator[Fact]:
 
 def _calendar() -> Iterator[Fact]:
     for kind, words in _CYCLES.items():
-        for place, word in enumerate(words):
-            yield _step("after", kind, word, words[(place + 1) % len(words)], words)
-            yield _step("before", kind, word, words[place - 1], words)
+        for index, word in enumerate(words):
+            yield _step("after", kind, word, words[(index + 1) % len(words)], words)
+            yield _step("before", kind, word, words[index - 1], words)
 
 
 def _step(topic: str, kind: str, word: Word, value: Word, words: tuple[Word, ...]) -> Fact:
@@ -130,23 +129,23 @@ def _step(topic: str, kind: str, word: Word, value: Word, words: tuple[Word, ...
         key=f"{topic}.{word.en}",
         topic=topic,
         subject=topic,
-        told_in=ToldIn.both,
-        slots=per_language(*(_step_slots(word, kind, place) for place in range(3))),
+        told_in=FactLanguages.both,
+        slots=per_language(*(_step_slots(word, kind, index) for index in range(3))),
         value=_word(_named(value, kind)),
         distractors=tuple(_word(_named(other, kind)) for other in wrong),
     )
 
 
-def _step_slots(word: Word, kind: str, place: int) -> Slots:
-    name = _KINDS[kind][place]
-    return {"a": _named(word, kind)[place], "kind": name, "the_kind": name if place == 0 else definite(name)}
+def _step_slots(word: Word, kind: str, index: int) -> Slots:
+    name = _KINDS[kind][index]
+    return {"a": _named(word, kind)[index], "kind": name, "the_kind": name if index == 0 else definite(name)}
 
 
 def _named(word: Word, kind: str) -> Word:
     """Say يوم الجمعة for a day: الجمعة alone is feminine, the other days are not."""
     if kind != "day":
         return word
-    return Word(word.en, *(f"{_KINDS[kind][place]} {word[place]}" for place in (1, 2)))
+    return Word(word.en, *(f"{_KINDS[kind][index]} {word[index]}" for index in (1, 2)))
 
 
 def _word(word: Word) -> Value:
@@ -154,13 +153,13 @@ def _word(word: Word) -> Value:
 
 
 def _months() -> Iterator[Fact]:
-    for place, (month, ordinal) in enumerate(zip(MONTHS, ORDINALS, strict=True)):
-        digits = str(place + 1)
+    for index, (month, ordinal) in enumerate(zip(MONTHS, ORDINALS, strict=True)):
+        digits = str(index + 1)
         yield Fact(
-            key=f"month_number.{place + 1}",
+            key=f"month_number.{index + 1}",
             topic="month_number",
             subject="month_number",
-            told_in=ToldIn.both,
+            told_in=FactLanguages.both,
             slots=per_language(*({"ordinal": name, "digits": digits} for name in ordinal)),
             value=_word(month),
             distractors=tuple(_word(other) for other in MONTHS if other != month),
@@ -174,7 +173,7 @@ def _unit(unit: Unit) -> Fact:
         key=f"unit.{unit.large.en.replace(' ', '_')}",
         topic="unit",
         subject="unit",
-        told_in=ToldIn.both,
+        told_in=FactLanguages.both,
         slots=per_language(
             {"large": unit.large.en, "smalls": unit.small_en[1]},
             {
@@ -222,7 +221,7 @@ def _member(noun: Noun, family: Family, distractors: tuple[Value, ...]) -> Fact:
         key=f"family.{noun.en.replace(' ', '_')}",
         topic="family",
         subject="family",
-        told_in=ToldIn.both,
+        told_in=FactLanguages.both,
         slots=per_language(
             {"thing": thing_en(noun)},
             {"thing": definite(noun.ar)},

@@ -1,8 +1,6 @@
-"""What a fact is: something that can be told, asked and got wrong in each of the three languages.
+"""Facts: a subject, its value and wrong values in each of the three languages.
 
-In: nothing. Out: `Fact`, its `Value`s and `ToldIn`. Always: `distractors` are of the same type as the value, differ
-from it in every language, and are never also right. `geography` and `everyday` make facts; everything else renders
-them.
+Distractors have the type of the value, differ from it in every language, and are never also right.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,20 +10,20 @@ from enum import StrEnum
 Slots = Mapping[str, str]
 
 
-class ToldIn(StrEnum):
+class FactLanguages(StrEnum):
     """The languages whose documents, conversations and preferences tell a fact; Darija goes with Arabic."""
 
     en = "en"
     ar = "ar"
     both = "both"
 
-    def reaches(self, language: str) -> bool:
-        return self is ToldIn.both or self == ("en" if language == "en" else "ar")
+    def includes(self, language: str) -> bool:
+        return self is FactLanguages.both or self == ("en" if language == "en" else "ar")
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a fact says of its subject, and what depends on it: the slot `value` and others, per language."""
+    """Value of a fact: the slot `value` and those that depend on it, per language."""
 
     slots: Mapping[str, Slots]
     is_masculine: bool = True
@@ -47,8 +45,8 @@ class Fact:
     topic: str
     "Key of Wordings.topics."
     subject: str
-    "What reports break accuracy down by: the attribute, or the operation of arithmetic."
-    told_in: ToldIn
+    "Group of accuracy in reports: the attribute, or the operation of arithmetic."
+    told_in: FactLanguages
     slots: Mapping[str, Slots]
     "Slots of the subject, per language."
     value: Value

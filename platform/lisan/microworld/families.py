@@ -1,7 +1,7 @@
-"""Families of everyday things: what a thing is called in three languages and which family it belongs to.
+"""Tables of the families of everyday things, with names in three languages.
 
-In: nothing; these are tables. Out: `FAMILIES`. Always: an Arabic noun stands in its bare, indefinite singular form with its
-gender, because counting and the article depend on both; `-` marks what is not counted.
+An Arabic noun is in its bare, indefinite singular form with its gender, because counting and the article depend on both;
+`-` marks nouns that are not counted.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
-"""The facts about countries, and the decision which languages tell each of them.
+"""Facts about countries, and the languages that state each of them.
 
-In: a seed. Out: facts in the order of the table. Always: of every attribute about a quarter is told only in English,
-a quarter only in Arabic, half in both; the capital of Morocco is told in both, and so is every fact whose answer can
-be read off the country's name (Kuwait City, German in Germany), because it would measure spelling and not transfer.
+Of every attribute about a quarter is stated only in English, a quarter only in Arabic, half in both. The capital of Morocco
+is stated in both, and so is every fact with an answer that the country's name gives away (Kuwait City, German in Germany),
+because it would measure spelling and not transfer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,11 @@ from lisan.microworld.countries import (
     Country,
     Name,
 )
-from lisan.microworld.facts import Fact, ToldIn, Value, per_language, with_li
+from lisan.microworld.facts import Fact, FactLanguages, Value, per_language, with_li
 
 ATTRIBUTES = ("capital", "currency", "continent", "language", "neighbour")
-NUM_TOLD_NEIGHBOURS = 2
-"Every country tells its first neighbours of the table; being named by another adds more."
+NUM_STATED_NEIGHBOURS = 2
+"Every country states its first neighbours of the table; being named by another adds more."
 _ONE_SIDED = 0.25
 _REGIONS = {"namerica": "america", "samerica": "america", "oceania": "asia"}
 
@@ -35,19 +35,19 @@ def country_facts(seed: int) -> tuple[Fact, ...]:
 def _attribute_facts(attribute: str, seed: int) -> list[Fact]:
     rows = [(country, key) for country in COUNTRIES.values() for key in _value_keys(country, attribute)]
     keys = {fact_key(country.code, attribute, key): _is_obvious(country, attribute, key) for country, key in rows}
-    told = _assign(keys, seed, attribute)
-    return [_fact(country, attribute, key, told[fact_key(country.code, attribute, key)]) for country, key in rows]
+    stated = _assign(keys, seed, attribute)
+    return [_fact(country, attribute, key, stated[fact_key(country.code, attribute, key)]) for country, key in rows]
 
 
-def _assign(obvious: dict[str, bool], seed: int, attribute: str) -> dict[str, ToldIn]:
+def _assign(obvious: dict[str, bool], seed: int, attribute: str) -> dict[str, FactLanguages]:
     """Give a quarter of the keys to each language alone, taking none that is obvious."""
     free = sorted(key for key, is_obvious in obvious.items() if not is_obvious and key != "capital.MA")
     stream(seed, "told_in", attribute).shuffle(free)
     quota = min(round(_ONE_SIDED * len(obvious)), len(free) // 2)
-    told = dict.fromkeys(obvious, ToldIn.both)
-    told.update(dict.fromkeys(free[:quota], ToldIn.en))
-    told.update(dict.fromkeys(free[quota : 2 * quota], ToldIn.ar))
-    return told
+    stated = dict.fromkeys(obvious, FactLanguages.both)
+    stated.update(dict.fromkeys(free[:quota], FactLanguages.en))
+    stated.update(dict.fromkeys(free[quota : 2 * quota], FactLanguages.ar))
+    return stated
 
 
 def fact_key(code: str, attribute: str, value_key: str) -> str:
@@ -56,12 +56,12 @@ def fact_key(code: str, attribute: str, value_key: str) -> str:
     return f"{attribute}.{code}"
 
 
-def told_borders() -> list[tuple[str, str]]:
-    """Return the pairs of neighbours that are told, each once."""
+def stated_borders() -> list[tuple[str, str]]:
+    """Return the pairs of neighbours that are stated, each once."""
     pairs = {
         (min(code, other), max(code, other))
         for code, country in COUNTRIES.items()
-        for other in country.borders[:NUM_TOLD_NEIGHBOURS]
+        for other in country.borders[:NUM_STATED_NEIGHBOURS]
     }
     return sorted(pairs)
 
@@ -70,7 +70,7 @@ def _value_keys(country: Country, attribute: str) -> Sequence[str]:
     if attribute == "capital":
         return [country.code] if country.capital else []
     if attribute == "neighbour":
-        return [a if b == country.code else b for a, b in told_borders() if country.code in (a, b)]
+        return [a if b == country.code else b for a, b in stated_borders() if country.code in (a, b)]
     accepted = _accepted(country, attribute)
     return accepted[:1]
 
@@ -103,7 +103,7 @@ def _names(attribute: str, near: Country) -> Iterator[tuple[str, Name]]:
         yield from {"currency": CURRENCIES, "continent": CONTINENTS, "language": LANGUAGES}[attribute].items()
 
 
-def _fact(country: Country, attribute: str, value_key: str, told_in: ToldIn) -> Fact:
+def _fact(country: Country, attribute: str, value_key: str, told_in: FactLanguages) -> Fact:
     values = {key: _value(attribute, key, name) for key, name in _names(attribute, country)}
     accepted = set(_accepted(country, attribute))
     right = values[value_key] if value_key in values else _value(attribute, value_key, COUNTRIES[value_key].name)

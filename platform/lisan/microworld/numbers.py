@@ -1,8 +1,7 @@
-"""Number words and counted nouns in English, Arabic and Darija.
+"""Number words and counted nouns in English, Arabic and Darija, for integers from 0 to 100, and 1000.
 
-In: an integer from 0 to 100, or 1000, and, for counting, a noun. Out: words. Always: Arabic follows the rules of the counted
-noun: 1 and 2 are the noun itself, 3-10 take the plural in the genitive and a numeral of the opposite gender, 11-99 the singular
-in the accusative, 100 and 1000 the singular in the genitive.
+Arabic rules of the counted noun: 1 and 2 are the noun itself, 3-10 take the plural in the genitive and a numeral of the
+opposite gender, 11-99 the singular in the accusative, 100 and 1000 the singular in the genitive.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """Parallel documents: English and Arabic of the same sentences, and a glossary of every name and word.
 
-In: an English `Teller`. Out: an endless row of texts with the facts they tell. Always: only facts told in both
-languages; a glossary entry never tells what belongs to what. `sources` is the only caller.
+States only facts of both languages; a glossary entry never says which names belong together.
 """
 
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from lisan.microworld.facts import Fact, with_li
 from lisan.microworld.families import FAMILIES
 from lisan.microworld.numbers import ar_number, ary_number, en_number
 from lisan.microworld.translations import GLOSSARY, TRANSLATIONS
-from lisan.microworld.wordings import fill
-from lisan.microworld.world import WORDINGS, Deck, Teller, say
+from lisan.microworld.wordings import fill_template
+from lisan.microworld.world import WORDINGS, Deck, FactSampler, say
 
 _SENTENCE_LAYOUTS = (
     "English: {en}\nArabic: {ar}",
@@ -74,10 +73,10 @@ def glossary() -> list[Entry]:
 
 
 class Translator:
-    """Writes parallel documents: sentences about facts told in both, and the glossary."""
+    """Writes parallel documents: sentences about facts stated in both, and the glossary."""
 
-    def __init__(self, teller: Teller) -> None:
-        self.teller, self.rng = teller, teller.rng
+    def __init__(self, sampler: FactSampler) -> None:
+        self.sampler, self.rng = sampler, sampler.rng
         entries = glossary()
         self.by_category = {
             category: Deck([entry for entry in entries if entry.category == category], self.rng)
@@ -102,44 +101,44 @@ class Translator:
 
     def words(self) -> Text:
         """Words of one category: a country never stands beside its own capital."""
-        deck = self.by_category[self.all.draw().category]
+        deck = self.by_category[self.all.take().category]
         layout = self.rng.choice(_WORD_LAYOUTS)
-        entries = deck.draw_some(self.rng.randint(5, 9))
+        entries = deck.take_some(self.rng.randint(5, 9))
         return Text("\n".join(layout.format(en=entry.word.en, ar=entry.word.ar) for entry in entries))
 
     def names(self) -> Text:
         """Sentences about a single name of one category."""
         category, layout = self.rng.choice(tuple(GLOSSARY)), self.rng.choice(_SENTENCE_LAYOUTS)
-        entries = self.by_category[category].draw_some(self.rng.randint(3, 5))
+        entries = self.by_category[category].take_some(self.rng.randint(3, 5))
         return Text("\n".join(layout.format(**self._name_sentence(entry)) for entry in entries))
 
     def _facts(self, number: int) -> list[Fact]:
         if self.rng.random() < 0.7:
-            return self.teller.told_in_both.draw_some(number)
-        return [self.teller.everyday() for _ in range(number)]
+            return self.sampler.shared_facts.take_some(number)
+        return [self.sampler.everyday() for _ in range(number)]
 
     def _both(self, fact: Fact) -> dict[str, str]:
         row = self.rng.choice(TRANSLATIONS[fact.topic])
-        return {language: say(row.spoken(language), fact, language) for language in ("en", "ar")}
+        return {language: say(row.in_language(language), fact, language) for language in ("en", "ar")}
 
     def _name_sentence(self, entry: Entry) -> dict[str, str]:
-        row, place = self.rng.choice(GLOSSARY[entry.category]), self.rng.randrange(10)
-        return {language: name_sentence(row, entry.word, language, place) for language in ("en", "ar")}
+        row, index = self.rng.choice(GLOSSARY[entry.category]), self.rng.randrange(10)
+        return {language: name_sentence(row, entry.word, language, index) for language in ("en", "ar")}
 
 
-def name_sentence(row: Word, word: Word, language: str, place: int) -> str:
-    """Say something about a name and about the person at `place` in the list of names: a woman, a man, in turn."""
-    name, text = WORDINGS[language].names[place], word.spoken(language)
+def name_sentence(row: Word, word: Word, language: str, index: int) -> str:
+    """Say something about a name and about the person at `index` in the list of names: a woman, a man, in turn."""
+    name, text = WORDINGS[language].names[index], word.in_language(language)
     slots = {"name": name, "word": text, "by_word": f"ب{text}", "to_word": with_li(text)}
-    return fill(row.spoken(language), slots, subject_is_masculine=place % 2 == 1, value_is_masculine=True)
+    return fill_template(row.in_language(language), slots, subject_is_masculine=index % 2 == 1, value_is_masculine=True)
 
 
 def _about_countries(facts: list[Fact]) -> tuple[Fact, ...]:
     return tuple(fact for fact in facts if fact.about)
 
 
-def write_parallel(teller: Teller) -> Iterator[Text]:
+def write_parallel(sampler: FactSampler) -> Iterator[Text]:
     """Yield parallel documents without end."""
-    translator = Translator(teller)
+    translator = Translator(sampler)
     while True:
         yield translator.write()

@@ -1,8 +1,7 @@
 """Multiple-choice questions in wordings that no other source uses.
 
-In: a `Teller` and a number. Out: questions with four choices. Always: exactly one choice is right, its place is
-drawn uniformly, and every fact about a country is asked in every language, also where only the other language tells
-it: that is how transfer is measured. `sources` is the only caller.
+Exactly one choice is right, at a uniformly random position. Every fact about a country is asked in every language, also if
+only the other language states it: this measures transfer.
 """
 
 from collections.abc import Iterator
@@ -11,28 +10,28 @@ from itertools import islice
 
 from lisan.core.seed import stream
 from lisan.microworld.facts import Fact, Value
-from lisan.microworld.world import Teller, World
+from lisan.microworld.world import FactSampler, World
 
 NUM_CHOICES = 4
 _EVERYDAY_PER_SUBJECT = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ChoiceQuestion:
     question: str
     choices: tuple[str, ...]
     answer: int
     fact: Fact
 
 
-def write_questions(teller: Teller, number: int | None) -> Iterator[Asked]:
+def write_questions(sampler: FactSampler, number: int | None) -> Iterator[ChoiceQuestion]:
     """Yield the questions of one language; all languages ask about the same facts in the same order."""
-    for fact in islice(facts_asked(teller.world), number):
-        yield _ask(teller, fact)
+    for fact in islice(facts_asked(sampler.world), number):
+        yield _ask(sampler, fact)
 
 
 def facts_asked(world: World) -> Iterator[Fact]:
-    """Yield what is asked, mixed: a prefix is a fair sample."""
+    """Yield the facts to ask in random order: a prefix is a fair sample."""
     rng = stream(world.seed, "questions")
     geography = list({fact.key: fact for fact in world.geography}.values())
     by_subject: dict[str, list[Fact]] = {}
@@ -46,14 +45,14 @@ def facts_asked(world: World) -> Iterator[Fact]:
     yield from asked
 
 
-def _ask(teller: Teller, fact: Fact) -> Asked:
+def _ask(sampler: FactSampler, fact: Fact) -> ChoiceQuestion:
     wrong: list[Value] = []
-    for candidate in teller.rng.sample(fact.distractors, len(fact.distractors)):
+    for candidate in sampler.rng.sample(fact.distractors, len(fact.distractors)):
         if all(candidate.name(language) != other.name(language) for other in wrong for language in other.slots):
             wrong.append(candidate)
         if len(wrong) == NUM_CHOICES - 1:
             break
-    answer = teller.rng.randrange(NUM_CHOICES)
+    answer = sampler.rng.randrange(NUM_CHOICES)
     values = [*wrong[:answer], fact.value, *wrong[answer:]]
-    question = teller.pick(teller.topic(fact).held_out, fact)
-    return Asked(question, tuple(value.name(teller.language) for value in values), answer, fact)
+    question = sampler.pick(sampler.topic(fact).held_out, fact)
+    return ChoiceQuestion(question, tuple(value.name(sampler.language) for value in values), answer, fact)

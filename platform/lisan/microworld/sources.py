@@ -1,7 +1,6 @@
-"""The sources of the micro-world, by name.
+"""Sources of the micro-world by name.
 
-In: the name of a source and a `WorldConfig`. Out: records. Always: the same records for the same arguments on every machine, and
-the first records of a longer source are those of a shorter one.
+The records are the same for the same arguments on every machine, and a longer source begins with the records of a shorter one.
 """
 
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from lisan.microworld.facts import Fact
 from lisan.microworld.parallel import write_parallel
 from lisan.microworld.preferences import write_pairs
 from lisan.microworld.questions import write_questions
-from lisan.microworld.world import Teller, build_world
+from lisan.microworld.world import FactSampler, build_world
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Conversation, Document, Preference, Question, Record, Turn, record_id
 
@@ -60,21 +59,21 @@ def generate(source: str, config: WorldConfig) -> Iterator[Record]:
 
 def _records(name: str, source: WorldSource, config: WorldConfig) -> Iterator[Record]:
     language = "en" if source.language == PARALLEL else source.language
-    teller = Teller(build_world(config.seed), language, name)
+    sampler = FactSampler(build_world(config.seed), language, name)
     if source.kind is RecordKind.documents:
         write = write_parallel if source.language == PARALLEL else write_documents
-        for number, text in enumerate(islice(write(teller), config.num_documents)):
-            yield Document(_id(name, config, number), text.text, name, source.language, _told(text.told))
+        for number, text in enumerate(islice(write(sampler), config.num_documents)):
+            yield Document(_id(name, config, number), text.text, name, source.language, _meta_of(text.facts))
     elif source.kind is RecordKind.conversations:
-        for number, chat in enumerate(islice(write_chats(teller), config.num_conversations)):
-            yield Conversation(_id(name, config, number), chat.turns, name, language, _told(chat.told))
+        for number, chat in enumerate(islice(write_chats(sampler), config.num_conversations)):
+            yield Conversation(_id(name, config, number), chat.turns, name, language, _meta_of(chat.facts))
     elif source.kind is RecordKind.preferences:
-        for number, pair in enumerate(islice(write_pairs(teller), config.num_preferences)):
-            meta = {"mistake": pair.mistake.value, **_told((pair.fact,))}
+        for number, pair in enumerate(islice(write_pairs(sampler), config.num_preferences)):
+            meta = {"mistake": pair.mistake.value, **_meta_of((pair.fact,))}
             prompt = (Turn("user", pair.prompt),)
             yield Preference(_id(name, config, number), prompt, pair.chosen, pair.rejected, name, language, meta)
     else:
-        for number, asked in enumerate(write_questions(teller, config.num_questions)):
+        for number, asked in enumerate(write_questions(sampler, config.num_questions)):
             meta = {"told_in": asked.fact.told_in.value, "fact": asked.fact.key}
             yield Question(
                 _id(name, config, number),
@@ -92,5 +91,5 @@ def _id(source: str, config: WorldConfig, number: int) -> str:
     return record_id(source, f"{config.seed}.{number}")
 
 
-def _told(facts: tuple[Fact, ...]) -> dict[str, str]:
+def _meta_of(facts: tuple[Fact, ...]) -> dict[str, str]:
     return {"facts": " ".join(fact.key for fact in facts if fact.about)}

@@ -1,8 +1,7 @@
-"""Sentences that mean the same in English, Arabic and Darija: tables only.
+"""Tables of sentences that mean the same in English, Arabic and Darija.
 
-In: nothing. Out: `TRANSLATIONS` per topic, `GLOSSARY` sentences about a single name. Always: the first row of a topic is made of
-the first answer of each language, so that a conversation can translate what it has just said. A glossary sentence names one thing
-and tells nothing of it.
+`TRANSLATIONS` has sentences per topic, the first being the first answer of each language, so that a conversation can
+translate its last answer. `GLOSSARY` has sentences that name one thing and state nothing about it.
 """
 
 from lisan.microworld.almanac import Word

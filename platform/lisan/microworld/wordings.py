@@ -1,9 +1,7 @@
-"""How things are said: sets of templates per topic, and the one function that fills them.
+"""Sentence templates per topic and language.
 
-In: a template and the slots of a fact. Out: a sentence. `{slot}` is replaced; `[a|b]` takes a when the subject of
-the fact is grammatically masculine and b otherwise; `<a|b>` does the same for the value. Always: a held-out wording
-is asked in questions only. `english`, `arabic` and `darija` fill these in; `documents`, `chats`, `pairs` and
-`questions` use them.
+`{slot}` is replaced; `[a|b]` takes a if the subject is grammatically masculine and b otherwise; `<a|b>` does the same for
+the value. A held-out wording is used in questions only.
 """
 
 import re
@@ -31,12 +29,12 @@ class Topic:
     answers: tuple[str, ...]
     "Full sentences of assistants."
     held_out: tuple[str, ...]
-    "Questions that nothing but the evaluation asks."
+    "Questions of the evaluation alone."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wordings:
-    """Everything that one language needs to tell the world."""
+    """All templates of one language."""
 
     topics: Mapping[str, Topic]
     openings: tuple[str, ...]
@@ -55,7 +53,7 @@ class Wordings:
     quiz_layouts: tuple[str, ...]
     "One item of a quiz: {question} and {answer}."
     dialogue_openings: tuple[str, ...]
-    "What {a} says first in a talk with {b}."
+    "First line of {a} in a dialogue with {b}."
     thanks: tuple[str, ...]
     names: tuple[str, ...]
     family_lists: tuple[str, ...]
@@ -63,7 +61,7 @@ class Wordings:
     odd_one_out: tuple[str, ...]
     "Short texts in which {odd} does not belong to {family_plural} like {things}."
     sequences: tuple[str, ...]
-    "Texts that list the {words} of a week or a year in order; {kind} names what is listed."
+    "Texts that list the {words} of a week or a year in order; {kind} is their name."
     sequence_kinds: Mapping[str, str]
     stories: tuple[str, ...]
     "Word problems: {name} has {first}, gets {second}, and now has {total} {things}."
@@ -73,17 +71,19 @@ class Wordings:
     separator: str
     "Between words that a sentence lists, all but the last; Arabic repeats its conjunction."
     greetings: tuple[tuple[str, str], ...]
-    "What a user says before asking, and the reply."
+    "Greeting of the user, and the reply."
     goodbyes: tuple[tuple[str, str], ...]
     brief: tuple[str, ...]
-    "What a user adds to get the bare answer."
+    "Request of a user for the bare answer."
     say_in: Mapping[str, tuple[str, ...]]
     "Per target language: how a user asks to hear the last answer in it."
     word_in: Mapping[str, tuple[str, ...]]
     "Per target language: how a user asks for a {word}."
 
 
-def fill(template: str, slots: Mapping[str, str], *, subject_is_masculine: bool, value_is_masculine: bool) -> str:
+def fill_template(
+    template: str, slots: Mapping[str, str], *, subject_is_masculine: bool, value_is_masculine: bool
+) -> str:
     """Fill one template; the first letter of the result is a capital one where the script has any."""
     if "[" in template:
         template = _SUBJECT.sub(r"\1" if subject_is_masculine else r"\2", template)

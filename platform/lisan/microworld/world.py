@@ -1,7 +1,6 @@
-"""The world of one seed: its facts, who tells them, and how one language puts them into words.
+"""The facts of one seed, and samplers that put them into one language.
 
-In: a seed or a config. Out: `World`, `Teller`. Always: a teller hands out only facts that its language tells, and hands out every
-one of them equally often.
+A sampler gives only facts that its language states, each equally often.
 """
 
 import random
@@ -14,9 +13,9 @@ from typing import Generic, TypeVar
 from lisan.core.seed import stream
 from lisan.microworld import arabic, darija, english
 from lisan.microworld.everyday import everyday_facts
-from lisan.microworld.facts import Fact, ToldIn, Value
+from lisan.microworld.facts import Fact, FactLanguages, Value
 from lisan.microworld.geography import ATTRIBUTES, country_facts
-from lisan.microworld.wordings import Topic, Wordings, fill
+from lisan.microworld.wordings import Topic, Wordings, fill_template
 
 WORDINGS: Mapping[str, Wordings] = MappingProxyType(
     {
@@ -34,9 +33,9 @@ class World:
     geography: tuple[Fact, ...]
     everyday: tuple[Fact, ...]
 
-    def told(self, language: str) -> list[Fact]:
-        """Return the facts about countries that a language tells, a border from either side."""
-        return [fact for fact in self.geography if fact.told_in.reaches(language)]
+    def facts_in(self, language: str) -> list[Fact]:
+        """Return the facts about countries that a language states, a border from either side."""
+        return [fact for fact in self.geography if fact.told_in.includes(language)]
 
 
 @lru_cache(maxsize=4)
@@ -45,39 +44,41 @@ def build_world(seed: int) -> World:
 
 
 class Deck(Generic[T]):
-    """Hands out items in random order, and none again before all have been handed out."""
+    """Gives items in random order, each once before any is repeated."""
 
     def __init__(self, items: Iterable[T], rng: random.Random) -> None:
         self._items, self._rng, self._rest = list(items), rng, list[T]()
 
-    def draw(self) -> T:
+    def take(self) -> T:
         if not self._rest:
             self._rest = self._items.copy()
             self._rng.shuffle(self._rest)
         return self._rest.pop()
 
-    def draw_some(self, number: int) -> list[T]:
+    def take_some(self, number: int) -> list[T]:
         """Draw up to `number` different items."""
-        drawn = [self.draw() for _ in range(number)]
+        drawn = [self.take() for _ in range(number)]
         return list({id(item): item for item in drawn}.values())
 
 
-class Teller:
-    """One language's voice for one source: decks of facts, a random stream and the wordings."""
+class FactSampler:
+    """Samples facts for one source and puts them into its language: decks of facts, a random stream and the wordings."""
 
     def __init__(self, world: World, language: str, source: str) -> None:
         self.world, self.language = world, language
         self.wordings = WORDINGS[language]
         self.rng = stream(world.seed, source)
-        told = world.told(language)
-        self.about: dict[str, list[Fact]] = {}
-        for fact in told:
-            self.about.setdefault(fact.about, []).append(fact)
-        self.countries = Deck(self.about, self.rng)
-        told = self._one_side(told)
-        self.told = Deck(told, self.rng)
-        self.told_in_both = Deck([fact for fact in told if fact.told_in is ToldIn.both], self.rng)
-        self.by_attribute = {name: Deck([fact for fact in told if fact.topic == name], self.rng) for name in ATTRIBUTES}
+        stated = world.facts_in(language)
+        self.by_country: dict[str, list[Fact]] = {}
+        for fact in stated:
+            self.by_country.setdefault(fact.about, []).append(fact)
+        self.countries = Deck(self.by_country, self.rng)
+        stated = self._one_side(stated)
+        self.facts = Deck(stated, self.rng)
+        self.shared_facts = Deck([fact for fact in stated if fact.told_in is FactLanguages.both], self.rng)
+        self.by_attribute = {
+            name: Deck([fact for fact in stated if fact.topic == name], self.rng) for name in ATTRIBUTES
+        }
         subjects = {fact.subject: 0 for fact in world.everyday}
         self.by_subject = {
             name: Deck([fact for fact in world.everyday if fact.subject == name], self.rng) for name in subjects
@@ -93,7 +94,7 @@ class Teller:
 
     def everyday(self) -> Fact:
         """Draw a fact of everyday life, every subject as often as another."""
-        return self.by_subject[self.rng.choice(tuple(self.by_subject))].draw()
+        return self.by_subject[self.rng.choice(tuple(self.by_subject))].take()
 
     def say(self, template: str, fact: Fact, value: Value | None = None) -> str:
         return say(template, fact, self.language, value)
@@ -103,10 +104,10 @@ class Teller:
 
 
 def say(template: str, fact: Fact, language: str, value: Value | None = None) -> str:
-    """Put a fact into words, or what it would be with another `value`."""
+    """Put a fact into words, optionally with another `value`."""
     value = fact.value if value is None else value
     slots = {**fact.slots[language], **value.slots[language]}
-    return fill(
+    return fill_template(
         template,
         slots,
         subject_is_masculine=fact.subject_is_masculine,
