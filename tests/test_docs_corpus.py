@@ -11,10 +11,10 @@ import yaml
 from lisan.core.artifact import Store
 from lisan.core.config import load
 from lisan.core.storage import Location
-from lisan.corpus.chain import read_piece
+from lisan.corpus.chain import run_read_task
 from lisan.corpus.config import CorpusConfig, Layout, SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.config_checks import check
-from lisan.corpus.sources.find import plan_pieces
+from lisan.corpus.sources.read_tasks import plan_read_tasks
 
 PAGE = (Path(__file__).parents[1] / "docs/corpus.md").read_text(encoding="utf-8")
 FILE = re.compile(r"`([^`\n]+)`:\n```text\n(.*?)```\n", re.DOTALL)
@@ -48,8 +48,8 @@ def test_an_example_is_read_as_the_page_says(example: Example, tmp_path: Path, m
     config = load(CorpusConfig, {"name": "x", "sources": {example.name: example.source}})
     check(config, Store(str(tmp_path)))
     source = config.sources[example.name]
-    [piece] = plan_pieces(example.name, source)
-    facts = read_piece(piece, config, Location(str(tmp_path / "staging")))
+    [task] = plan_read_tasks(example.name, source)
+    facts = run_read_task(task, config, Location(str(tmp_path / "staging")))
     assert example.outcome.startswith(f"{facts['records']} {source.kind}"), facts
     assert not facts.get("quarantined")
     assert not facts["dropped"]

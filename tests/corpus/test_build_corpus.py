@@ -11,7 +11,7 @@ from lisan.core.errors import ArtifactError, DataError
 from lisan.corpus import build_corpus as stage
 from lisan.corpus.config import DedupConfig, Layout, SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.reader import list_splits, read_records
-from lisan.corpus.sources import find as cutting
+from lisan.corpus.sources import read_tasks as cutting
 from lisan.microworld.config import WorldConfig
 from lisan.records.kinds import RecordKind
 
@@ -97,7 +97,7 @@ def test_line_numbers_and_content_do_not_depend_on_how_files_are_cut(
     lines = [json.dumps({"text": f"text {n % 70}"}) if n % 9 else "{broken" for n in range(200)]
     source = text_source(write("a.jsonl", "\n".join(lines)))
     whole = build({"a": source})
-    monkeypatch.setattr(cutting.plan_pieces, "__defaults__", (300,))
+    monkeypatch.setattr(cutting.plan_read_tasks, "__defaults__", (300,))
     cut = build({"a": source}, root="cut")
     faults = [json.loads(line)["line"] for line in (cut.location / "quarantine/a.jsonl").read_bytes().splitlines()]
     assert faults == [n + 1 for n in range(200) if n % 9 == 0]
@@ -148,9 +148,9 @@ def test_heavy_losses_are_said_aloud(build: Build, write: Write, capsys: pytest.
     assert "warning: 67% of a's documents are duplicates" in capsys.readouterr().out
 
 
-def test_parts_are_bounded(build: Build, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting.plan_pieces, "__defaults__", (200,))
-    monkeypatch.setattr(stage, "PART_BYTES", 100)
+def test_shards_are_bounded(build: Build, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting.plan_read_tasks, "__defaults__", (200,))
+    monkeypatch.setattr(stage, "SHARD_BYTES", 100)
     artifact = build({"a": text_source(write("a.jsonl", [{"text": f"number {n:04d}"} for n in range(60)]))})
     assert len([path for path in artifact.manifest["files"] if "part-" in path]) > 3
     assert [record.text for record in read_records(artifact, RecordKind.documents)] == [

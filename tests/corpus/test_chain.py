@@ -9,9 +9,9 @@ import pytest
 
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
-from lisan.corpus.chain import read_piece, replace_texts, split_of, texts_of
+from lisan.corpus.chain import replace_texts, run_read_task, split_of, texts_of
 from lisan.corpus.config import CorpusConfig, Layout, NormaliseConfig, SourceConfig, SourceFormat
-from lisan.corpus.sources.find import plan_pieces
+from lisan.corpus.sources.read_tasks import plan_read_tasks
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Conversation, Document, Preference, Question, Record, Turn
 
@@ -29,8 +29,8 @@ def config(source: SourceConfig, **options: Any) -> CorpusConfig:
 
 
 def read(source: SourceConfig, folder: Path, **options: Any) -> dict[str, Any]:
-    (piece,) = plan_pieces("s", source)
-    return read_piece(piece, config(source, **options), Location(str(folder / "staging")))
+    (task,) = plan_read_tasks("s", source)
+    return run_read_task(task, config(source, **options), Location(str(folder / "staging")))
 
 
 @pytest.mark.parametrize("record", RECORDS)

@@ -7,7 +7,7 @@ from lisan.corpus.dedup.exact import KEYS, document_key, find_removals, keep_sur
 
 def table(*documents: tuple[int, int, str]) -> pa.Table:
     rows = [
-        {"key_high": 7, "key_low": key, "length": length, "id": identity, "piece": 0, "row": row}
+        {"key_high": 7, "key_low": key, "length": length, "id": identity, "task": 0, "row": row}
         for row, (key, length, identity) in enumerate(documents)
     ]
     return pa.Table.from_pylist(rows, schema=KEYS)

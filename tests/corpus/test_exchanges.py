@@ -4,10 +4,9 @@ from typing import Any
 import pytest
 
 from lisan.corpus.config import Layout, SourceConfig
-from lisan.corpus.layouts.fields import BadRowError, DroppedRowError
 from lisan.corpus.layouts.layouts import LAYOUTS, make_records
 from lisan.corpus.layouts.messages import unused_fields
-from lisan.corpus.sources.lines import Row
+from lisan.corpus.sources.lines import BadRowError, DroppedRowError, Row
 from lisan.records.records import Turn
 
 TEMPLATE = "Below is an instruction that describes a task. Write a response.\n\n"

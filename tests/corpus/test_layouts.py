@@ -3,9 +3,8 @@ from typing import Any
 import pytest
 
 from lisan.corpus.config import Layout, SourceConfig
-from lisan.corpus.layouts.fields import BadRowError, DroppedRowError
 from lisan.corpus.layouts.layouts import LAYOUTS, contrast, make_records
-from lisan.corpus.sources.lines import Row
+from lisan.corpus.sources.lines import BadRowError, DroppedRowError, Row
 from lisan.records.records import Conversation, Document, Turn
 
 

@@ -7,7 +7,7 @@ import pytest
 from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig
 from lisan.corpus.sources.files import describe_folders, find_files, shared_folder
-from lisan.corpus.sources.find import plan_pieces
+from lisan.corpus.sources.read_tasks import plan_read_tasks
 
 Write = Callable[..., str]
 
@@ -20,8 +20,8 @@ def test_a_file_of_the_very_name_is_taken_before_patterns(name: str, scheme: str
     path = scheme + write(name, "x")
     write("web1.jsonl", "x")
     assert find_files("k", (path,), "jsonl") == [path]
-    (piece,) = plan_pieces("s", SourceConfig(path=(path,)))
-    assert [span.path for span in piece.spans] == [path]
+    (task,) = plan_read_tasks("s", SourceConfig(path=(path,)))
+    assert [file_range.path for file_range in task.ranges] == [path]
 
 
 def test_the_users_folder_is_a_tilde(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

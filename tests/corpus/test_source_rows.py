@@ -13,19 +13,18 @@ import pytest
 
 from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
-from lisan.corpus.layouts.fields import BadRowError
 from lisan.corpus.sources import csv_rows
-from lisan.corpus.sources.find import Span
-from lisan.corpus.sources.lines import Fault, Row, SpanEnd
-from lisan.corpus.sources.read_rows import read_span
+from lisan.corpus.sources.lines import BadRowError, Fault, RangeEnd, Row
+from lisan.corpus.sources.read_rows import read_range
+from lisan.corpus.sources.read_tasks import FileRange
 
 Write = Callable[..., str]
 
 
 def read(path: str, format: SourceFormat, start: int = 0, end: int | None = None, **options: Any) -> list[Any]:
     source = SourceConfig(format=format, path=(path,), **options)
-    items = list(read_span(Span(path, "f", start, end, options.get("pair_path", ("",))[0]), source))
-    return [item for item in items if not isinstance(item, SpanEnd)]
+    items = list(read_range(FileRange(path, "f", start, end, options.get("pair_path", ("",))[0]), source))
+    return [item for item in items if not isinstance(item, RangeEnd)]
 
 
 def values(items: list[Any]) -> list[Any]:
@@ -260,5 +259,5 @@ def test_a_block_before_damage_is_kept(write: Write) -> None:
 
 def test_the_end_of_a_span_tells_its_lines(write: Write) -> None:
     path = write("f", "a\n\nb\n")
-    *_, end = read_span(Span(path, "f"), SourceConfig(format=SourceFormat.text, path=(path,)))
-    assert end == SpanEnd(3)
+    *_, end = read_range(FileRange(path, "f"), SourceConfig(format=SourceFormat.text, path=(path,)))
+    assert end == RangeEnd(3)

@@ -4,7 +4,7 @@ import pytest
 
 from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
-from lisan.corpus.sources.find import plan_pieces
+from lisan.corpus.sources.read_tasks import plan_read_tasks
 
 Write = Callable[..., str]
 
@@ -14,8 +14,8 @@ def test_small_files_share_a_piece_and_large_ones_are_cut(write: Write) -> None:
         write(f"{name}.jsonl", "x" * 40)
     big = write("d.jsonl", "y" * 250)
     source = SourceConfig(path=(big.replace("d.jsonl", "*.jsonl"),))
-    pieces = plan_pieces("s", source, piece_bytes=100)
-    assert [[(span.name, span.start, span.end) for span in piece.spans] for piece in pieces] == [
+    tasks = plan_read_tasks("s", source, task_bytes=100)
+    assert [[(file_range.name, file_range.start, file_range.end) for file_range in task.ranges] for task in tasks] == [
         [("a.jsonl", 0, None), ("b.jsonl", 0, None)],
         [("c.jsonl", 0, None)],
         [("d.jsonl", 0, 100)],
@@ -35,8 +35,8 @@ def test_small_files_share_a_piece_and_large_ones_are_cut(write: Write) -> None:
 def test_what_cannot_be_cut_at_a_line_stays_whole(source: SourceConfig, write: Write) -> None:
     path = write("f", "z" * 500)
     config = SourceConfig(format=source.format, unit=source.unit, max_records=source.max_records, path=(path,))
-    (piece,) = plan_pieces("s", config, piece_bytes=100)
-    assert [(span.start, span.end) for span in piece.spans] == [(0, None)]
+    (task,) = plan_read_tasks("s", config, task_bytes=100)
+    assert [(file_range.start, file_range.end) for file_range in task.ranges] == [(0, None)]
 
 
 def test_names_do_not_depend_on_where_the_data_lies(write: Write) -> None:
@@ -47,8 +47,8 @@ def test_names_do_not_depend_on_where_the_data_lies(write: Write) -> None:
     names = []
     for root in roots:
         pattern = root.replace("mark", "*/1.csv")
-        (piece,) = plan_pieces("s", SourceConfig(format=SourceFormat.csv, path=(pattern,)))
-        names.append([span.name for span in piece.spans])
+        (task,) = plan_read_tasks("s", SourceConfig(format=SourceFormat.csv, path=(pattern,)))
+        names.append([file_range.name for file_range in task.ranges])
     assert names == [["x/1.csv", "y/1.csv"]] * 2
 
 
@@ -56,4 +56,4 @@ def test_pairs_must_have_counterparts(write: Write) -> None:
     one, two = write("1.en", "a"), write("2.en", "b")
     source = SourceConfig(format=SourceFormat.aligned, path=(one, two), pair_path=(one,))
     with pytest.raises(DataError, match="path matches 2 files and pair_path 1"):
-        plan_pieces("s", source)
+        plan_read_tasks("s", source)

@@ -1,9 +1,8 @@
 """The `build_corpus` stage: sources to a corpus, on Ray Data or in this process.
 
-In: files or the micro-world. Out: parquet by kind, source and split, quarantine, and counts for every source. Always:
-the same files for any number of workers; nothing read is lost without a count; an empty source stops the stage. Three
-passes: pieces are read and staged, duplicates are found by key, parts are written. The only file of this room that
-knows Ray; `lisan.recipes.jobs` names its `CORPUS`.
+Reads files or the micro-world in read tasks, stages their records, finds exact duplicates by key, and writes shards by kind,
+source and split, with quarantine and counts for every source. The files are the same for any number of workers, every
+row is counted, and an empty source stops the stage.
 """
 
 import time
@@ -21,24 +20,24 @@ from lisan.core.artifact import Draft, Kind, Ref
 from lisan.core.errors import LisanError
 from lisan.core.stage import ClusterConfig, Run, Stage
 from lisan.core.storage import Location
-from lisan.corpus.chain import read_piece
+from lisan.corpus.chain import run_read_task
 from lisan.corpus.config import CorpusConfig
 from lisan.corpus.config_checks import check
 from lisan.corpus.dedup.exact import KEYS, REMOVALS, find_removals, keep_survivors
-from lisan.corpus.row_counts import Facts, report, sum_read, write_quarantine
+from lisan.corpus.row_counts import Counts, report, sum_read, write_quarantine
 from lisan.corpus.sources.files import describe_folders, find_files
-from lisan.corpus.sources.find import Piece, plan_pieces
-from lisan.corpus.write_shards import Part, read_keys, write_part
+from lisan.corpus.sources.read_tasks import ReadTask, plan_read_tasks
+from lisan.corpus.write_shards import Shard, read_keys, write_shard
 from lisan.records.kinds import RecordKind
 
 __all__ = ["CORPUS", "CorpusConfig", "build_corpus", "check"]
 
-PART_BYTES = 256 << 20
-"Of text, before compression; one file of the corpus is about a third of it."
+SHARD_BYTES = 256 << 20
+"Text bytes per shard before compression; the file is about a third of it."
 KEYS_PER_PARTITION = 300_000
-"""Some 20 MB: Ray Data cuts larger blocks in two, and a key must not be on both sides of a cut. Up to one partition is
-compared in this process (0.1 s); a shuffle costs 5 s and more."""
-SAY_EVERY_S = 5.0
+"""About 20 MB: Ray Data cuts larger blocks in two, which would separate equal keys. One partition or less is compared
+in this process (0.1 s); a shuffle costs 5 s and more."""
+PROGRESS_INTERVAL_S = 5.0
 
 
 def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
@@ -47,13 +46,15 @@ def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, A
     for name, source in config.sources.items():
         for sentence in describe_folders((*source.path, *source.pair_path), source.format):
             print(f"  {name}: {sentence}", flush=True)
-    pieces = [piece for name, source in config.sources.items() for piece in plan_pieces(name, source)]
-    read = _watch(map_items(partial(read_piece, config=config, staging=staging), pieces, config.cluster), pieces)
+    tasks = [task for name, source in config.sources.items() for task in plan_read_tasks(name, source)]
+    read = _collect_counts(
+        map_items(partial(run_read_task, config=config, staging=staging), tasks, config.cluster), tasks
+    )
     facts = sum_read(config.sources, read)
-    removed = _find_duplicates(config, pieces, read, staging)
-    parts = _plan_parts(config, pieces, read, removed)
-    write = partial(write_part, dedup=config.dedup.exact, staging=staging, target=draft.location)
-    for written in map_items(write, parts, config.cluster):
+    removed = _find_duplicates(config, tasks, read, staging)
+    shards = _plan_shards(config, tasks, read, removed)
+    write = partial(write_shard, dedup=config.dedup.exact, staging=staging, target=draft.location)
+    for written in map_items(write, shards, config.cluster):
         _add_written(facts[written["source"]], written)
     write_quarantine(read, staging, draft.location)
     staging.delete()
@@ -65,69 +66,69 @@ def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, A
     return {"sources": facts, "records": totals.pop("kept"), **totals}
 
 
-def _watch(results: Iterator[Facts], pieces: Sequence[Piece]) -> list[Facts]:
-    """Collect the counts of pieces, saying how far they are every few seconds; return them in the pieces' order."""
-    done: list[Facts] = []
-    said = time.monotonic()
+def _collect_counts(results: Iterator[Counts], tasks: Sequence[ReadTask]) -> list[Counts]:
+    """Return the counts of read tasks in task order; print progress every `PROGRESS_INTERVAL_S`."""
+    done: list[Counts] = []
+    printed = time.monotonic()
     for facts in results:
         done.append(facts)
-        if time.monotonic() - said > SAY_EVERY_S:
-            said = time.monotonic()
-            records = sum(piece.get("records", 0) for piece in done)
-            print(f"  read {len(done)}/{len(pieces)} pieces, {records:,} records", flush=True)
-    place = {(piece.source, piece.index): number for number, piece in enumerate(pieces)}
-    return sorted(done, key=lambda facts: place[facts["source"], facts["index"]])
+        if time.monotonic() - printed > PROGRESS_INTERVAL_S:
+            printed = time.monotonic()
+            records = sum(task.get("records", 0) for task in done)
+            print(f"  read {len(done)}/{len(tasks)} tasks, {records:,} records", flush=True)
+    order = {(task.source, task.index): number for number, task in enumerate(tasks)}
+    return sorted(done, key=lambda facts: order[facts["source"], facts["index"]])
 
 
 def _find_duplicates(
-    config: CorpusConfig, pieces: Sequence[Piece], read: Sequence[Facts], staging: Location
+    config: CorpusConfig, tasks: Sequence[ReadTask], read: Sequence[Counts], staging: Location
 ) -> dict[int, np.ndarray]:
-    """Return the rows to remove, by the number of their piece."""
-    kinds = [config.sources[piece.source].kind for piece in pieces]
+    """Return the row numbers to remove by task number."""
+    kinds = [config.sources[task.source].kind for task in tasks]
     documents = [number for number, kind in enumerate(kinds) if kind is RecordKind.documents]
     if not config.dedup.exact or not documents:
         return {}
-    keys_of = partial(_surviving_keys, pieces=pieces, staging=staging)
+    keys_of = partial(_surviving_keys, tasks=tasks, staging=staging)
     num_keys = sum(read[number].get("records", 0) for number in documents)
     if config.cluster.num_workers and num_keys > KEYS_PER_PARTITION:
         removals = _remove_on_ray(keys_of, documents, 1 + num_keys // KEYS_PER_PARTITION, config.cluster)
     else:
         removals = find_removals(pa.concat_tables([keys_of(number) for number in documents]))
     number, row = (removals[name].to_numpy() for name in REMOVALS.names)
-    return {int(piece): np.sort(row[number == piece]) for piece in np.unique(number)}
+    return {int(task): np.sort(row[number == task]) for task in np.unique(number)}
 
 
-def _surviving_keys(number: int, pieces: Sequence[Piece], staging: Location) -> pa.Table:
-    return keep_survivors(read_keys(staging, pieces[number].source, pieces[number].index, number))
+def _surviving_keys(number: int, tasks: Sequence[ReadTask], staging: Location) -> pa.Table:
+    return keep_survivors(read_keys(staging, tasks[number].source, tasks[number].index, number))
 
 
-def _plan_parts(
-    config: CorpusConfig, pieces: Sequence[Piece], read: Sequence[Facts], removed: Mapping[int, np.ndarray]
-) -> list[Part]:
-    """Group neighbouring pieces of a source into parts of about `PART_BYTES`."""
+def _plan_shards(
+    config: CorpusConfig, tasks: Sequence[ReadTask], read: Sequence[Counts], removed: Mapping[int, np.ndarray]
+) -> list[Shard]:
+    """Group adjacent read tasks of a source into shards of about `SHARD_BYTES`."""
     groups: dict[str, list[list[int]]] = defaultdict(list)
     room = 0
-    for number, piece in enumerate(pieces):
+    for number, task in enumerate(tasks):
         size = read[number].get("bytes", 0)
-        if not groups[piece.source] or room < size:
-            groups[piece.source].append([])
-            room = PART_BYTES
-        groups[piece.source][-1].append(number)
+        if not groups[task.source] or room < size:
+            groups[task.source].append([])
+            room = SHARD_BYTES
+        groups[task.source][-1].append(number)
         room -= size
     return [
-        Part(
+        Shard(
             name,
             config.sources[name].kind,
             index,
-            tuple(pieces[number].index for number in numbers),
-            {pieces[number].index: removed[number] for number in numbers if number in removed},
+            tuple(tasks[number].index for number in numbers),
+            {tasks[number].index: removed[number] for number in numbers if number in removed},
         )
         for name, numbered in groups.items()
         for index, numbers in enumerate(numbered)
     ]
 
 
-def _add_written(facts: Facts, written: Facts) -> None:
+def _add_written(facts: Counts, written: Counts) -> None:
     facts["duplicates"] += written["duplicates"]
     for split, counts in written["splits"].items():
         total = facts["splits"].setdefault(split, {"records": 0, "bytes": 0, "words": 0})
@@ -144,8 +145,8 @@ def _remove_on_ray(
 
     from lisan.cluster.ray import in_one_sentence, task_options
 
-    pieces = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
-    keys = pieces.map_batches(
+    tasks = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
+    keys = tasks.map_batches(
         _read_keys, fn_kwargs={"keys_of": keys_of}, batch_format="pyarrow", **task_options(cluster, len(numbers))
     )
     together = keys.repartition(num_partitions, keys=["key_low"])
@@ -166,7 +167,7 @@ def _parents(config: CorpusConfig) -> tuple[Ref, ...]:  # noqa: ARG001  the sign
 
 
 def _inputs(config: CorpusConfig) -> Iterator[str]:
-    """Yield the files of all sources; `check` refuses those that are not there, where a corpus is to be built."""
+    """Yield the existing files of all sources; `check` refuses missing ones."""
     for source in config.sources.values():
         for pattern in (*source.path, *source.pair_path):
             with suppress(LisanError, OSError):

@@ -1,8 +1,7 @@
-"""The chain from rows to records on one piece of a source: lay out, normalise, verify, split.
+"""Rows of a read task to staged records: parse by layout, normalise, check the script, split.
 
-In: a `Piece` and the corpus config. Out: a staged table and its counts. Always: the same bytes whoever runs it and in
-whatever order, and every row read becomes records, is dropped for a reason or quarantined with file and line. `build`
-runs it, in this process or as Ray tasks.
+The bytes depend on the task and the config alone, not on the worker or the order. Every row becomes records, is
+dropped for a counted reason, or is quarantined with file and line.
 """
 
 import json
@@ -21,12 +20,11 @@ from lisan.corpus.clean.language import fits_script
 from lisan.corpus.clean.normalise import normalise, strip_diacritics
 from lisan.corpus.config import CorpusConfig, SourceConfig, SourceFormat
 from lisan.corpus.dedup.exact import document_key
-from lisan.corpus.layouts.fields import BadRowError, DroppedRowError
 from lisan.corpus.layouts.layouts import contrast, make_records
 from lisan.corpus.layouts.messages import unused_fields
-from lisan.corpus.sources.find import Piece, Span
-from lisan.corpus.sources.lines import Fault, Row, SpanEnd, excerpt
-from lisan.corpus.sources.read_rows import read_span
+from lisan.corpus.sources.lines import BadRowError, DroppedRowError, Fault, RangeEnd, Row, excerpt
+from lisan.corpus.sources.read_rows import read_range
+from lisan.corpus.sources.read_tasks import FileRange, ReadTask
 from lisan.corpus.write_shards import EXTRA, open_writer
 from lisan.microworld.sources import SOURCES, generate
 from lisan.records.kinds import RecordKind
@@ -36,8 +34,8 @@ BLOCK_RECORDS = 1024
 CHUNK_CHARS = 8 << 20
 
 
-class Tally:
-    """Counts of one piece."""
+class ReadStats:
+    """Counts and faults of one read task."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -45,87 +43,87 @@ class Tally:
         self.notes: Counter[str] = Counter()
         self.unused: Counter[str] = Counter()
         self.faults: list[dict[str, Any]] = []
-        self.spans: list[tuple[str, int, int]] = []
+        self.ranges: list[tuple[str, int, int]] = []
         self.damaged: list[str] = []
 
-    def add_fault(self, span: Span, fault: Fault) -> None:
+    def add_fault(self, file_range: FileRange, fault: Fault) -> None:
         self.counts["quarantined"] += 1
-        place = {"file": span.path, "start": span.start, "line": fault.line}
-        self.faults.append({**place, "reason": fault.reason, "text": fault.text})
+        position = {"file": file_range.path, "start": file_range.start, "line": fault.line}
+        self.faults.append({**position, "reason": fault.reason, "text": fault.text})
         if fault.is_damage:
-            self.damaged.append(f"{span.path}: {fault.reason}")
+            self.damaged.append(f"{file_range.path}: {fault.reason}")
 
 
-def read_piece(piece: Piece, config: CorpusConfig, staging: Location) -> dict[str, Any]:
-    """Read, lay out, normalise and split one piece; write it to staging and return its counts."""
-    tally, name = Tally(), f"{piece.index:05d}"
-    source, folder = config.sources[piece.source], (staging / piece.source).make()
+def run_read_task(task: ReadTask, config: CorpusConfig, staging: Location) -> dict[str, Any]:
+    """Read, parse, normalise and split the rows of one task; write them to staging and return their counts."""
+    stats, name = ReadStats(), f"{task.index:05d}"
+    source, folder = config.sources[task.source], (staging / task.source).make()
     schema, labels = pa.schema([*SCHEMAS[source.kind], *EXTRA]), labels_of(source)
     with open_writer(folder / f"{name}.parquet", schema) as writer:
-        for chunk in _chunks(_records(piece, config, tally)):
-            made = _contrast(chunk, config.seed, tally) if source.contrast else chunk
+        for chunk in _chunks(_records(task, config, stats)):
+            made = _contrast(chunk, config.seed, stats) if source.contrast else chunk
             records = [
-                record for record in (_clean(record, labels, config, tally) for record in made) if record is not None
+                record for record in (_clean(record, labels, config, stats) for record in made) if record is not None
             ]
             if records:
                 table = _stage_records(records, source, config)
-                tally.counts["bytes"] += pc.sum(table["_bytes"]).as_py()
-                tally.counts["records"] += table.num_rows
+                stats.counts["bytes"] += pc.sum(table["_bytes"]).as_py()
+                stats.counts["records"] += table.num_rows
                 writer.write_table(table)
-    if tally.faults:
-        lines = [json.dumps(fault, ensure_ascii=False) for fault in tally.faults]
+    if stats.faults:
+        lines = [json.dumps(fault, ensure_ascii=False) for fault in stats.faults]
         (folder / f"{name}.faults.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
     return {
-        "source": piece.source,
-        "index": piece.index,
-        "dropped": dict(+tally.dropped),
-        "notes": dict(tally.notes),
-        "unused": dict(tally.unused),
-        "spans": tally.spans,
-        "faults": tally.faults[:1],
-        "damaged": tally.damaged,
-        **tally.counts,
+        "source": task.source,
+        "index": task.index,
+        "dropped": dict(+stats.dropped),
+        "notes": dict(stats.notes),
+        "unused": dict(stats.unused),
+        "ranges": stats.ranges,
+        "faults": stats.faults[:1],
+        "damaged": stats.damaged,
+        **stats.counts,
     }
 
 
-def _records(piece: Piece, config: CorpusConfig, tally: Tally) -> Iterator[Record]:
-    source = config.sources[piece.source]
+def _records(task: ReadTask, config: CorpusConfig, stats: ReadStats) -> Iterator[Record]:
+    source = config.sources[task.source]
     if source.format is SourceFormat.microworld:
         for record in islice(generate(source.world, config.microworld), source.max_records):
-            tally.counts["read"] += 1
-            yield replace(record, source=piece.source)
+            stats.counts["read"] += 1
+            yield replace(record, source=task.source)
         return
-    for span in piece.spans:
-        for item in read_span(span, source):
-            if isinstance(item, SpanEnd):
-                tally.spans.append((span.path, span.start, item.num_lines))
+    for file_range in task.ranges:
+        for item in read_range(file_range, source):
+            if isinstance(item, RangeEnd):
+                stats.ranges.append((file_range.path, file_range.start, item.num_lines))
                 continue
-            if tally.counts["read"] == source.max_records:
+            if stats.counts["read"] == source.max_records:
                 return
-            tally.counts["read"] += 1
+            stats.counts["read"] += 1
             if isinstance(item, Fault):
-                tally.add_fault(span, item)
+                stats.add_fault(file_range, item)
             else:
-                yield from _lay_out(item, span, piece.source, source, tally)
+                yield from _parse_row(item, file_range, task.source, source, stats)
 
 
-def _contrast(chunk: list[Record], seed: int, tally: Tally) -> list[Record]:
+def _contrast(chunk: list[Record], seed: int, stats: ReadStats) -> list[Record]:
     made = contrast([record for record in chunk if isinstance(record, Conversation)], seed)
-    tally.dropped["no other answer"] += len(chunk) - len(made)
+    stats.dropped["no other answer"] += len(chunk) - len(made)
     return list(made)
 
 
-def _lay_out(row: Row, span: Span, name: str, source: SourceConfig, tally: Tally) -> Iterator[Record]:
+def _parse_row(row: Row, file_range: FileRange, name: str, source: SourceConfig, stats: ReadStats) -> Iterator[Record]:
     try:
-        records = list(make_records(row, name, source, tally.notes))
+        records = list(make_records(row, name, source, stats.notes))
         unused = list(unused_fields(row.value, source))
     except BadRowError as error:
         value = row.value if isinstance(row.value, str) else json.dumps(row.value, ensure_ascii=False, default=str)
-        tally.add_fault(span, Fault(row.line, str(error), excerpt(value)))
+        stats.add_fault(file_range, Fault(row.line, str(error), excerpt(value)))
     except DroppedRowError as error:
-        tally.dropped[str(error)] += 1
+        stats.dropped[str(error)] += 1
     else:
-        tally.unused.update(unused)
+        stats.unused.update(unused)
         yield from records
 
 
@@ -155,17 +153,17 @@ def texts_of(record: Record) -> list[str]:
 
 
 def replace_texts(record: Record, texts: list[str]) -> Record:
-    """Put texts back where `texts_of` took them from."""
+    """Return the record with its texts, in the order of `texts_of`, replaced."""
     if isinstance(record, Document):
         return replace(record, text=texts[0])
     if isinstance(record, Conversation):
-        return replace(record, turns=_say(record.turns, texts))
+        return replace(record, turns=_replace_turns(record.turns, texts))
     if isinstance(record, Preference):
-        return replace(record, prompt=_say(record.prompt, texts[:-2]), chosen=texts[-2], rejected=texts[-1])
+        return replace(record, prompt=_replace_turns(record.prompt, texts[:-2]), chosen=texts[-2], rejected=texts[-1])
     return replace(record, question=texts[0], choices=tuple(texts[1:]))
 
 
-def _say(turns: tuple[Turn, ...], texts: list[str]) -> tuple[Turn, ...]:
+def _replace_turns(turns: tuple[Turn, ...], texts: list[str]) -> tuple[Turn, ...]:
     return tuple(replace(turn, content=text) for turn, text in zip(turns, texts, strict=True))
 
 
@@ -176,7 +174,7 @@ def labels_of(source: SourceConfig) -> tuple[str, ...]:
     return (source.language, source.pair_language) if source.pair_language else (source.language,)
 
 
-def _clean(record: Record, labels: Sequence[str], config: CorpusConfig, tally: Tally) -> Record | None:
+def _clean(record: Record, labels: Sequence[str], config: CorpusConfig, stats: ReadStats) -> Record | None:
     """Normalise every text; a record whose texts are blank afterwards is dropped."""
     if config.normalise.enabled:
         before = texts_of(record)
@@ -184,15 +182,15 @@ def _clean(record: Record, labels: Sequence[str], config: CorpusConfig, tally: T
         if config.normalise.strip_diacritics:
             texts = [strip_diacritics(text) for text in texts]
         if texts != before:
-            tally.counts["changed"] += 1
+            stats.counts["changed"] += 1
             record = replace_texts(record, texts)
     texts = texts_of(record)
     needed = texts[-2:] if isinstance(record, Preference) else texts
     if not all(text.strip() for text in needed):
-        tally.dropped["empty after normalisation"] += 1
+        stats.dropped["empty after normalisation"] += 1
         return None
     if isinstance(record, Document) and not fits_script(record.text, *labels):
-        tally.counts["flagged"] += 1
+        stats.counts["flagged"] += 1
         record = replace(record, meta={**record.meta, "flag": "script"})
     return record
 
@@ -221,5 +219,5 @@ def split_of(record: Record, source: SourceConfig, config: CorpusConfig) -> str:
         return source.split
     if source.kind is RecordKind.questions:
         return "validation"
-    draw = derive_seed(config.seed, "split", record.meta.get("pair", record.id)) / 2**63
-    return "validation" if draw < config.validation_ratio else "train"
+    point = derive_seed(config.seed, "split", record.meta.get("pair", record.id)) / 2**63
+    return "validation" if point < config.validation_ratio else "train"

@@ -1,4 +1,4 @@
-"""What a corpus is built from: its sources, how their text is made regular, and the size of the generated world."""
+"""Configuration of a corpus: its sources, normalisation, deduplication and the size of the generated world."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,7 +23,7 @@ class SourceFormat(StrEnum):
 
 
 class TextUnit(StrEnum):
-    """What one row of a text file is."""
+    """The unit that becomes one row of a text file."""
 
     line = "line"
     block = "block"
@@ -31,7 +31,7 @@ class TextUnit(StrEnum):
 
 
 class Layout(StrEnum):
-    """How a row becomes records; `lisan.corpus.layouts.layouts` has one function for each."""
+    """The form of a row; `lisan.corpus.layouts.layouts` has one function for each."""
 
     text = "text"
     markdown = "markdown"
@@ -62,36 +62,36 @@ class SourceConfig:
     "The same number of files in `pair_language`, line for line (format aligned)."
     kind: RecordKind = RecordKind.documents
     layout: Layout = Layout.text
-    "How a row becomes records."
+    "Form of the rows."
     fields: dict[str, str] = field(default_factory=dict)
     "Names that the layout's fields have in these files, where they differ: {text: body}."
     columns: tuple[str, ...] = ()
     "Column names of a csv or tsv file without a header; empty: the first line has them."
     unit: TextUnit = TextUnit.line
-    "What one document of a text file is: a line, a block, the whole file."
+    "One document of a text file: a line, a block or the whole file."
     separator: str = ""
     "The line that stands between two blocks; empty: a blank line."
     language: str = ""
-    "BCP 47-like label of what is inside: en, ar, ary, arz, ary-Latn; of `first` in layout parallel."
+    "BCP 47-like label of the text: en, ar, ary, arz, ary-Latn; of `first` in layout parallel."
     pair_language: str = ""
     "Label of `second` in layout parallel."
     contrast: bool = False
     "Make preferences of conversations: chosen is the real answer, rejected the answer of another conversation."
     world: str = ""
-    "Which source of the micro-world (format microworld)."
+    "Source of the micro-world (format microworld)."
     encoding: str = "utf-8"
     split: str | None = None
     "Put every record in this split; null: train or validation by hash, and validation for questions."
     max_records: int | None = None
-    "Stop after so many rows."
+    "Stop after this many rows."
     licence: str = ""
-    "Under which the text may be used; kept in the manifest."
+    "Licence of the text; kept in the manifest."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NormaliseConfig:
     enabled: bool = True
-    "Make Unicode regular (T0); off keeps every text as it came."
+    "Normalise Unicode (T0); false keeps every text unchanged."
     strip_diacritics: bool = False
     "Also drop Arabic short vowels; a model trained so can neither read nor write them."
 
@@ -107,7 +107,7 @@ class CorpusConfig(StageConfig):
     """From raw files to `corpus/<name>@<version>`."""
 
     sources: dict[str, SourceConfig]
-    "What the corpus is made of; a name is a folder of the artifact and what mixes refer to."
+    "Sources by name; the name is a folder of the artifact and is used in mixes."
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)
     microworld: WorldConfig = field(default_factory=WorldConfig)

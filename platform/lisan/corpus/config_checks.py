@@ -1,7 +1,6 @@
-"""Everything about a corpus config that can be known to be wrong before anything is read.
+"""Checks of a corpus config before anything is written.
 
-In: a `CorpusConfig`. Out: nothing, or one ConfigError or DataError sentence naming the key. Always: nothing is written.
-`build` hands `check` to the stage, which calls it before a machine is taken.
+Raises one ConfigError or DataError that names the key.
 """
 
 import re
@@ -9,16 +8,18 @@ import re
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError, LisanError
 from lisan.corpus.config import CorpusConfig, Layout, SourceConfig, SourceFormat
+from lisan.corpus.first_rows import try_first_rows
 from lisan.corpus.layouts.layouts import LAYOUTS
 from lisan.corpus.sources.encoding import check_encoding
-from lisan.corpus.sources.first_rows import try_first_rows
 from lisan.microworld.sources import SOURCES
 from lisan.records.kinds import RecordKind
 
 
 def check(config: CorpusConfig, store: Store) -> None:  # noqa: ARG001  the signature of every stage
-    """Refuse what cannot work before anything is read: options without effect, missing files, other encodings,
-    rows of another shape. All sources are looked at before the first fault is said."""
+    """Refuse options without effect, missing files, wrong encodings and rows that do not fit the layout.
+
+    All sources are checked before any error is raised.
+    """
     if not config.sources:
         raise ConfigError("sources is empty; choose corpus=world, corpus=real, or set sources.NAME.path")
     faults = [fault for name, source in config.sources.items() if (fault := _find_fault(name, source)) is not None]
@@ -30,7 +31,7 @@ def check(config: CorpusConfig, store: Store) -> None:  # noqa: ARG001  the sign
 
 
 def _find_fault(name: str, source: SourceConfig) -> LisanError | None:
-    """Return what is wrong with a source, as far as its options, names of files and first rows tell."""
+    """Return the first error in a source's options, file names and first rows."""
     try:
         _check_options(name, source)
         if source.format is not SourceFormat.microworld:

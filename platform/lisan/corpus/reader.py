@@ -1,8 +1,7 @@
-"""Reading a corpus back.
+"""Reads a corpus: records, Arrow tables or the paths of its shards by kind, source and split.
 
-In: a `corpus` artifact, a kind and a split. Out: records, Arrow tables or the paths of files, source by source in the
-order asked for and in each in the order of its rows. Always: a source or split that the corpus does not have is a
-DataError that lists what it has. Every later room reads a corpus through this.
+Sources come in the order requested, rows in the order of their source. A source or split that is not in the corpus is a
+DataError that lists the existing ones.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,4 @@
-"""What became of the rows of each source: counts for the manifest, sentences for the terminal, rows for quarantine.
-
-In: the facts of read pieces (`chain.read_piece`). Out: facts by source. Always: a row that is not in the corpus is counted.
-"""
+"""Counts rows of each source for the manifest, prints them, and writes quarantine. Every row that is not kept is counted."""
 
 import json
 from collections import Counter, defaultdict
@@ -18,17 +15,17 @@ DUPLICATES_LIMIT, FAULTS_LIMIT = 0.5, 0.1
 PAGE_LINE_WORDS = 15
 "A line of a printed page has about ten words."
 READ_COUNTS = ("read", "quarantined", "changed", "flagged", "records")
-Facts = dict[str, Any]
+Counts = dict[str, Any]
 
 
-def sum_read(sources: Mapping[str, SourceConfig], read: Sequence[Facts]) -> dict[str, Facts]:
-    """Add the counts of pieces up by source; DataError when a source has nothing left."""
-    facts: dict[str, Facts] = {}
+def sum_read(sources: Mapping[str, SourceConfig], read: Sequence[Counts]) -> dict[str, Counts]:
+    """Add up the counts of read tasks by source; DataError if a source has no records left."""
+    facts: dict[str, Counts] = {}
     for name, source in sources.items():
-        mine = [piece for piece in read if piece["source"] == name]
-        counts = {key: sum(piece.get(key, 0) for piece in mine) for key in READ_COUNTS}
+        mine = [task for task in read if task["source"] == name]
+        counts = {key: sum(task.get(key, 0) for task in mine) for key in READ_COUNTS}
         dropped, notes, unused = (
-            dict(sum((Counter(piece[key]) for piece in mine), Counter[str]())) for key in ("dropped", "notes", "unused")
+            dict(sum((Counter(task[key]) for task in mine), Counter[str]())) for key in ("dropped", "notes", "unused")
         )
         first = _first_fault(mine)
         if not counts.pop("records"):
@@ -36,8 +33,8 @@ def sum_read(sources: Mapping[str, SourceConfig], read: Sequence[Facts]) -> dict
                 f"sources.{name} has 0 records left of {counts['read']} rows: {counts['quarantined']} quarantined, "
                 f"dropped {dropped}{first}; correct the source, or leave it out with ~sources.{name}"
             )
-        damaged = [sentence for piece in mine for sentence in piece["damaged"]]
-        _say_faults(name, counts["quarantined"], first, damaged)
+        damaged = [sentence for task in mine for sentence in task["damaged"]]
+        _print_faults(name, counts["quarantined"], first, damaged)
         facts[name] = {
             "kind": source.kind.value,
             "language": _language_of(source),
@@ -62,49 +59,49 @@ def _language_of(source: SourceConfig) -> str:
     return f"{source.language}-{source.pair_language}" if source.pair_language else source.language
 
 
-def _first_fault(read: Sequence[Facts]) -> str:
-    """Return the end of a sentence that shows the first fault of a source's pieces, or nothing."""
-    for fault in (fault for piece in read for fault in piece["faults"]):
-        line = fault["line"] + _lines_before(fault, _num_lines(read))
+def _first_fault(read: Sequence[Counts]) -> str:
+    """Return a clause about the first fault of a source, or ''."""
+    for fault in (fault for task in read for fault in task["faults"]):
+        line = fault["line"] + _num_lines_before(fault, _num_lines(read))
         return f"; first: {fault['file']} line {line}: {fault['reason']}"
     return ""
 
 
-def _num_lines(read: Sequence[Facts]) -> dict[tuple[str, int], int]:
-    """Return the number of lines of each span by its file and start."""
-    return {(path, start): num for piece in read for path, start, num in piece["spans"]}
+def _num_lines(read: Sequence[Counts]) -> dict[tuple[str, int], int]:
+    """Return the number of lines of each file_range by its file and start."""
+    return {(path, start): num for task in read for path, start, num in task["ranges"]}
 
 
-def _lines_before(fault: Facts, num_lines: Mapping[tuple[str, int], int]) -> int:
-    """Return how many lines of the fault's file lie in earlier spans, from whose end its line is counted."""
+def _num_lines_before(fault: Counts, num_lines: Mapping[tuple[str, int], int]) -> int:
+    """Return the number of lines of the fault's file in earlier ranges; the line of a fault counts from its range."""
     return sum(num for (path, start), num in num_lines.items() if path == fault["file"] and start < fault["start"])
 
 
-def _say_faults(name: str, num_faults: int, first: str, damaged: Sequence[str]) -> None:
+def _print_faults(name: str, num_faults: int, first: str, damaged: Sequence[str]) -> None:
     for sentence in damaged:
         print(f"  warning: {name} has lost the rest of {sentence}; fetch the file again", flush=True)
     if num_faults > len(damaged):
         print(f"  {name}: {num_faults:,} rows are in quarantine/{name}.jsonl{first}", flush=True)
 
 
-def write_quarantine(read: Sequence[Facts], staging: Location, target: Location) -> None:
+def write_quarantine(read: Sequence[Counts], staging: Location, target: Location) -> None:
     """Write `quarantine/<source>.jsonl`, line numbers counted from the start of each file."""
     lines_of: dict[str, list[str]] = defaultdict(list)
     num_lines = _num_lines(read)
-    for piece in read:
-        place = staging / piece["source"] / f"{piece['index']:05d}.faults.jsonl"
-        if not piece["faults"]:
+    for task in read:
+        path = staging / task["source"] / f"{task['index']:05d}.faults.jsonl"
+        if not task["faults"]:
             continue
-        for fault in map(json.loads, place.read_bytes().splitlines()):
-            fault["line"] += _lines_before(fault, num_lines)
+        for fault in map(json.loads, path.read_bytes().splitlines()):
+            fault["line"] += _num_lines_before(fault, num_lines)
             del fault["start"]
-            lines_of[piece["source"]].append(json.dumps(fault, ensure_ascii=False) + "\n")
+            lines_of[task["source"]].append(json.dumps(fault, ensure_ascii=False) + "\n")
     for name, lines in lines_of.items():
         (target / "quarantine" / f"{name}.jsonl").write_bytes("".join(lines).encode())
 
 
-def report(name: str, source: SourceConfig, counts: Facts) -> None:
-    """Say what became of a source in a line, and warn of heavy losses; DataError when nothing is left."""
+def report(name: str, source: SourceConfig, counts: Counts) -> None:
+    """Print the counts of a source, and warn of heavy losses; DataError if no record is left."""
     if not counts["kept"]:
         raise DataError(
             f"sources.{name} has 0 records left: each of its {counts['duplicates']} documents is in another source "
@@ -123,7 +120,7 @@ def report(name: str, source: SourceConfig, counts: Facts) -> None:
     _advise(name, source, counts)
 
 
-def _warn(name: str, counts: Facts) -> None:
+def _warn(name: str, counts: Counts) -> None:
     made = counts["kept"] + counts["duplicates"]
     for ratio, limit, what in (
         (counts["duplicates"] / made, DUPLICATES_LIMIT, "documents are duplicates"),
@@ -134,8 +131,8 @@ def _warn(name: str, counts: Facts) -> None:
             print(f"  warning: {ratio:.0%} of {name}'s {what}; look at them before training", flush=True)
 
 
-def _advise(name: str, source: SourceConfig, counts: Facts) -> None:
-    """Say that a file of text was read line by line where its lines are those of a page, not texts of their own."""
+def _advise(name: str, source: SourceConfig, counts: Counts) -> None:
+    """Suggest another `unit` if the lines of a text file are lines of a printed page."""
     words = counts["words"] / counts["kept"]
     if source.format is SourceFormat.text and source.unit is TextUnit.line and words < PAGE_LINE_WORDS:
         print(

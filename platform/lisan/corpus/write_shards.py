@@ -1,8 +1,6 @@
-"""From read pieces to the finished files of a corpus.
+"""Writes the shards of a corpus: staged tables without duplicates, to parquet under `<kind>/<source>/<split>/`.
 
-In: staged tables and the rows that duplicate another document. Out: parquet under `<kind>/<source>/<split>/` and counts
-by split. Always: rows keep the order of their source, row groups stay small enough to stream, and what a part holds
-depends on the data alone. `chain` stages with `open_writer`, `build` runs `write_part` in this process or as Ray tasks.
+Rows keep the order of their source, row groups stay small enough to stream, and a shard depends on the data alone.
 """
 
 from collections import Counter
@@ -32,25 +30,25 @@ EXTRA = [
     ("_key_high", pa.uint64()),
     ("_key_low", pa.uint64()),
 ]
-"Columns that read pieces have beside their schema, until parts are written."
+"Columns of staged tables beside their schema."
 
 
-def open_writer(place: Location, schema: pa.Schema) -> pq.ParquetWriter:
+def open_writer(location: Location, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(
-        place.full_path,
+        location.full_path,
         schema,
-        filesystem=place.file_system,
+        filesystem=location.file_system,
         compression="zstd",
         use_dictionary=["source", "language"] if "source" in schema.names else False,
     )
 
 
 def read_keys(staging: Location, source: str, index: int, number: int) -> pa.Table:
-    """Return the keys of a read piece; `number` is what the piece is called among all pieces."""
-    place = staging / source / f"{index:05d}.parquet"
+    """Return the keys of a read task; `number` is its number among all tasks."""
+    location = staging / source / f"{index:05d}.parquet"
     table = pq.read_table(
-        place.full_path,
-        filesystem=place.file_system,
+        location.full_path,
+        filesystem=location.file_system,
         use_threads=False,
         columns=["_key_high", "_key_low", "_length", "id"],
     )
@@ -60,56 +58,60 @@ def read_keys(staging: Location, source: str, index: int, number: int) -> pa.Tab
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One file a split of the finished corpus, made of pieces that stand next to each other."""
+class Shard:
+    """One file per split, made of adjacent read tasks of a source."""
 
     source: str
     kind: RecordKind
     index: int
-    pieces: tuple[int, ...]
+    tasks: tuple[int, ...]
     removed: Mapping[int, np.ndarray]
-    "Rows of each piece that another document of the corpus duplicates."
+    "Rows of each task that another document of the corpus duplicates."
 
 
-def write_part(part: Part, dedup: bool, staging: Location, target: Location) -> dict[str, Any]:
-    """Write what is left of some pieces to `<kind>/<source>/<split>/part-<index>.parquet`; return its counts."""
-    schema = SCHEMAS[part.kind]
+def write_shard(shard: Shard, dedup: bool, staging: Location, target: Location) -> dict[str, Any]:
+    """Write the surviving rows of some read tasks to `<kind>/<source>/<split>/part-<index>.parquet`; return its counts."""
+    schema = SCHEMAS[shard.kind]
     counts: dict[str, Counter[str]] = {}
-    writers: dict[str, PartWriter] = {}
+    writers: dict[str, ShardWriter] = {}
     duplicates = 0
-    for index in part.pieces:
-        kept, lost = _keep_rows(part, index, dedup, staging)
+    for index in shard.tasks:
+        kept, lost = _keep_rows(shard, index, dedup, staging)
         duplicates += lost
         for split in sorted(set(kept["_split"].to_pylist())):
             table = kept.filter(pc.equal(kept["_split"], split))
-            place = target / part.kind / part.source / split / f"part-{part.index:05d}.parquet"
+            location = target / shard.kind / shard.source / split / f"part-{shard.index:05d}.parquet"
             if split not in writers:
-                writers[split] = PartWriter(place, schema)
+                writers[split] = ShardWriter(location, schema)
             writers[split].write(table.select(schema.names))
             counts.setdefault(split, Counter()).update(
                 records=table.num_rows, bytes=pc.sum(table["_bytes"]).as_py(), words=pc.sum(table["_words"]).as_py()
             )
     for writer in writers.values():
         writer.close()
-    return {"source": part.source, "duplicates": duplicates, "splits": {split: dict(counts[split]) for split in counts}}
+    return {
+        "source": shard.source,
+        "duplicates": duplicates,
+        "splits": {split: dict(counts[split]) for split in counts},
+    }
 
 
-def _keep_rows(part: Part, index: int, dedup: bool, staging: Location) -> tuple[pa.Table, int]:
-    place = staging / part.source / f"{index:05d}.parquet"
-    table = pq.read_table(place.full_path, filesystem=place.file_system, use_threads=False)
+def _keep_rows(shard: Shard, index: int, dedup: bool, staging: Location) -> tuple[pa.Table, int]:
+    location = staging / shard.source / f"{index:05d}.parquet"
+    table = pq.read_table(location.full_path, filesystem=location.file_system, use_threads=False)
     keep = np.ones(table.num_rows, bool)
-    if dedup and part.kind is RecordKind.documents:
-        keep[find_removals(read_keys(staging, part.source, index, 0))["row"].to_numpy()] = False
-        keep[part.removed.get(index, np.zeros(0, np.int64))] = False
+    if dedup and shard.kind is RecordKind.documents:
+        keep[find_removals(read_keys(staging, shard.source, index, 0))["row"].to_numpy()] = False
+        keep[shard.removed.get(index, np.zeros(0, np.int64))] = False
     return table.filter(pa.array(keep)), int((~keep).sum())
 
 
-class PartWriter:
+class ShardWriter:
     """Gathers tables into row groups of `ROW_GROUP_BYTES`."""
 
-    def __init__(self, place: Location, schema: pa.Schema) -> None:
-        place.parent.make()
-        self.writer = open_writer(place, schema)
+    def __init__(self, location: Location, schema: pa.Schema) -> None:
+        location.parent.make()
+        self.writer = open_writer(location, schema)
         self.waiting: list[pa.Table] = []
         self.num_bytes = 0
 

@@ -10,7 +10,7 @@ from typing import Any
 from lisan.core.artifact import Draft
 from lisan.core.errors import DataError
 from lisan.core.parts import part_path
-from lisan.corpus.write_shards import PartWriter
+from lisan.corpus.write_shards import ShardWriter
 from lisan.evaluate.metrics import mean
 from lisan.inference.answers import AnsweredPrompt, read_answers
 from lisan.records.kinds import RecordKind
@@ -81,7 +81,7 @@ class PairCounts:
 
 def write_pairs(draft: Draft, num_parts: int, split: str, min_gap: float) -> dict[str, Any]:
     """Write the preferences of every source and copy the judged answers; return the counts."""
-    writers: dict[str, PartWriter] = {}
+    writers: dict[str, ShardWriter] = {}
     counts = PairCounts()
     for index in range(num_parts):
         judged = draft.parts / "judged" / part_path(index)
@@ -95,7 +95,7 @@ def write_pairs(draft: Draft, num_parts: int, split: str, min_gap: float) -> dic
         for source, pairs in found.items():
             if source not in writers:
                 file = draft.location / RecordKind.preferences / source / split / part_path(0)
-                writers[source] = PartWriter(file, SCHEMAS[RecordKind.preferences])
+                writers[source] = ShardWriter(file, SCHEMAS[RecordKind.preferences])
             writers[source].write(to_table(pairs, RecordKind.preferences))
     for writer in writers.values():
         writer.close()

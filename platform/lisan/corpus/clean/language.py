@@ -1,7 +1,6 @@
-"""Which script and language a text is in, by counting letters and a few telling words.
+"""Script and language of a text, by counting letters and a few typical words.
 
-In: text. Out: the share of a script and a BCP 47-like label. Used to verify the label a source claims, never to drop: a
-text that disagrees is flagged and counted.
+A text that does not fit its source's label is flagged and counted, never dropped.
 """
 
 import re
@@ -15,7 +14,7 @@ _MOROCCAN = re.compile("(?<!\\w)(?:ديال\\w*|غادي|واش|بزاف|كيف�
 _EGYPTIAN = re.compile("(?<!\\w)(?:ده|دى|دي|اللى|بتاع\\w*|عشان|ازاي|علشان|كمان|مش|بيعتبر|التانى|برضه)(?!\\w)")
 _ARABIZI = re.compile("(?<!\\w)(?=[A-Za-z]*[235789][A-Za-z])[A-Za-z235789]{2,}(?!\\w)")
 SAMPLE_CHARS = 4000
-"How much of a text is looked at; scripts do not change often enough to read a book for them."
+"Characters examined per text; scripts rarely change within one."
 MOST, SOME = 0.5, 0.1
 "Share of letters that a text's script needs, and that each of the two scripts of a pair needs."
 
@@ -47,8 +46,8 @@ def guess_language(text: str) -> str:
 def fits_script(text: str, *labels: str) -> bool:
     """Tell whether most letters are of the scripts of the labels' languages.
 
-    A text of two labels needs some letters of each script. A text without letters fits, and so does one whose label has no
-    known script: what is not known is not judged.
+    A text of two labels needs some letters of each script. A text without letters fits, and so does one
+    with a label of unknown script.
     """
     wanted = {scripts for scripts in map(scripts_of, labels) if scripts}
     least = MOST if len(wanted) == 1 and all(map(scripts_of, labels)) else SOME

@@ -1,8 +1,7 @@
-"""Unicode made regular without losing what a writer meant (T0), and the key under which two texts are the same (T2).
+"""Normalises Unicode without loss of meaning (T0), and computes the key for exact duplicates (T2).
 
-In: text and its language labels. Out: text. Always: `normalise(normalise(x)) == normalise(x)`, diacritics, hamza
-forms, digits and Arabic punctuation stay, and nothing but Unicode's spelling changes. `chain` calls it for every text
-of a record; `match_key` is what exact duplicates are compared by.
+`normalise(normalise(x)) == normalise(x)`. Diacritics, hamza forms, digits and Arabic punctuation stay; only the Unicode
+spelling changes.
 """
 
 import re
@@ -112,7 +111,7 @@ _WORD_END = re.compile("(?<=\\S)[.,:;!?]+(?=[\"']*(?:\\s|\\Z))")
 
 
 def match_key(text: str) -> str:
-    """Return T2: what is left of a text when case, vowel marks of Arabic and Hebrew, punctuation and spacing do not count.
+    """Return T2: the text without case, vowel marks of Arabic and Hebrew, punctuation and spacing.
 
     Numbers, signs and the marks of other scripts stay: `a + b` is not `a - b`, nor `pêché` `péché`.
     """

@@ -1,7 +1,7 @@
-"""The language and the script that a label names, and the scripts that languages are written in.
+"""Languages and scripts of labels, and the scripts of each language.
 
 A label is BCP 47-like: `ar`, `fa-IR`, `pes_Arab`, `ary-Latn`. Its first subtag is an ISO 639 code of two or three letters;
-a later subtag of four letters is an ISO 15924 code. Neither case nor the choice of '-' or '_' counts.
+a later subtag of four letters is an ISO 15924 code. Case and the choice of '-' or '_' do not count.
 """
 
 import re

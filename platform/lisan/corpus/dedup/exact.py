@@ -1,8 +1,7 @@
-"""Exact duplicates: which of the documents with one match key stays.
+"""Finds exact duplicates among documents by match key.
 
-In: a table of (key, id, length) for any set of documents. Out: the rows to remove. Always: of every key the longest
-document stays, of equally long ones the lowest id; the rule gives the same answer applied to parts first and then to
-what is left, so that it can run on hash partitions. `build` runs it, on Ray Data or in this process.
+The longest document of a key stays, of equally long ones that with the lowest id. The rule can be applied to subsets first and
+then to the survivors with the same result, so it can run on hash partitions.
 """
 
 import numpy as np
@@ -18,12 +17,12 @@ KEYS = pa.schema(
         ("key_low", pa.uint64()),
         ("length", pa.int64()),
         ("id", pa.string()),
-        ("piece", pa.int32()),
+        ("task", pa.int32()),
         ("row", pa.int64()),
     ]
 )
-"One row a document: all that travels between machines to find duplicates."
-REMOVALS = pa.schema([("piece", pa.int32()), ("row", pa.int64())])
+"One row per document: all that is exchanged between machines to find duplicates."
+REMOVALS = pa.schema([("task", pa.int32()), ("row", pa.int64())])
 
 
 def document_key(text: str) -> tuple[int, int]:
@@ -48,12 +47,12 @@ def _removed(keys: pa.Table) -> tuple[pa.Array, np.ndarray]:
 
 
 def find_removals(keys: pa.Table) -> pa.Table:
-    """Return (piece, row) of every document to remove."""
+    """Return (task, row) of every document to remove."""
     order, removed = _removed(keys)
     return keys.select(REMOVALS.names).take(order.filter(pa.array(removed)))
 
 
 def keep_survivors(keys: pa.Table) -> pa.Table:
-    """Return the rows that stay; doing this within pieces first bounds a key's rows by the number of pieces."""
+    """Return the rows that stay; doing this within tasks first bounds a key's rows by the number of tasks."""
     order, removed = _removed(keys)
     return keys.take(order.filter(pa.array(~removed)))

@@ -1,7 +1,7 @@
-"""Layouts of conversations, preferences and questions: somebody asks, somebody answers.
+"""Layouts of conversations, preferences and questions.
 
-In: a row's value and the source's config. Out: the fields of its records. Always: a conversation ends with an answer, a
-preference's prompt ends with the user, a question's answer is one of its choices. `layouts` lists them.
+A conversation ends with an answer, the prompt of a preference with the user's turn, and the answer of a question is one of
+its choices.
 """
 
 import json
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lisan.corpus.config import SourceConfig
-from lisan.corpus.layouts.fields import BadRowError, DroppedRowError, Fields, field_of, filled, text_of
+from lisan.corpus.layouts.fields import Fields, field_of, filled, text_of
 from lisan.corpus.layouts.messages import add_system, begin_with_user, is_invisible, join_turns, read_turns
+from lisan.corpus.sources.lines import BadRowError, DroppedRowError
 from lisan.records.records import Turn
 
 
@@ -45,7 +46,7 @@ _ALPACA_TEMPLATE = re.compile(
 )
 
 
-def lay_prompt(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_prompt(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """One prompt and one response; an Alpaca template around the prompt is taken off."""
     prompt, response = filled(row, source, "prompt", "response")
     template = _ALPACA_TEMPLATE.match(prompt)
@@ -54,23 +55,23 @@ def lay_prompt(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return _exchange(row, source, prompt, response)
 
 
-def lay_alpaca(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_alpaca(row: Any, source: SourceConfig) -> Iterable[Fields]:
     instruction, output = filled(row, source, "instruction", "output")
     extra = text_of(row, source, "input", optional=True).strip()
     return _exchange(row, source, f"{instruction}\n\n{extra}" if extra else instruction, output)
 
 
-def lay_seed_task(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_seed_task(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """Self-Instruct seed tasks: an instruction and the first of its instances."""
     (instruction,) = filled(row, source, "instruction")
     instances = row.get("instances")
     if not isinstance(instances, list) or not instances:
         raise BadRowError("no list in field instances")
-    return lay_alpaca({**instances[0], "instruction": instruction}, source)
+    return parse_alpaca({**instances[0], "instruction": instruction}, source)
 
 
-def lay_messages(row: Any, source: SourceConfig) -> Iterable[Fields]:
-    """A list of messages in field `messages`, cut to what lies between the first question and the last trained answer."""
+def parse_messages(row: Any, source: SourceConfig) -> Iterable[Fields]:
+    """A list of messages in field `messages`, from the first question to the last trained answer."""
     name, notes = source.fields.get("messages", "messages"), list[str]()
     turns = begin_with_user(read_turns(field_of(row, source, "messages"), name, notes), notes)
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant" and turn.content]
@@ -82,7 +83,7 @@ def lay_messages(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return [{"turns": turns, "notes": notes}]
 
 
-def lay_tree(row: Any, source: SourceConfig) -> Iterable[Fields]:  # noqa: ARG001  the signature of every layout
+def parse_tree(row: Any, source: SourceConfig) -> Iterable[Fields]:  # noqa: ARG001  the signature of every layout
     """OpenAssistant trees: follow the best-ranked reply down from the prompt, and end with an answer."""
     message = row.get("prompt") if isinstance(row, Mapping) else None
     path = []
@@ -90,10 +91,10 @@ def lay_tree(row: Any, source: SourceConfig) -> Iterable[Fields]:  # noqa: ARG00
         path.append({"role": message.get("role"), "content": message.get("text")})
         replies = [reply for reply in message.get("replies") or [] if not reply.get("deleted")]
         message = min(replies, key=lambda reply: reply.get("rank") or 0, default=None)
-    return lay_messages({"messages": path}, SourceConfig())
+    return parse_messages({"messages": path}, SourceConfig())
 
 
-def lay_squad(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_squad(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """SQuAD: an article with paragraphs, or one flat question; the context and the question, then the first answer."""
     paragraphs = field_of(row, source, "paragraphs", optional=True)
     asked = [(row, row)] if paragraphs is None else [(part, item) for part in paragraphs for item in _questions(part)]
@@ -133,7 +134,7 @@ def _preference(prompt: tuple[Turn, ...], chosen: str, rejected: str, notes: Seq
     return [{"prompt": prompt, "chosen": chosen.strip(), "rejected": rejected.strip(), "notes": notes}]
 
 
-def lay_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """`prompt`, `chosen` and `rejected`, each a text or messages; chosen and rejected may hold the prompt too (UltraFeedback)."""
     notes = list[str]()
     prompt = _said(row, source, "prompt", "user", notes)
@@ -167,7 +168,7 @@ def _dialogue(text: str) -> tuple[Turn, ...]:
     return join_turns(Turn("user" if speaker == "Human" else "assistant", said.strip()) for speaker, said in pairs)
 
 
-def lay_dialogue_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_dialogue_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """Two whole dialogues (HH-RLHF) that differ in the last answer only."""
     chosen, rejected = (_dialogue(text_of(row, source, side)) for side in ("chosen", "rejected"))
     if not chosen or not rejected or chosen[:-1] != rejected[:-1]:
@@ -195,13 +196,13 @@ def _letter(text: str) -> int:
     return LETTERS.index(letter)
 
 
-def lay_letters(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_letters(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """MMLU: question, one column for each of A, B, C, D, and the letter of the answer."""
     question, *choices, answer = filled(row, source, "question", "A", "B", "C", "D", "answer")
     return _question(question, [choice.strip() for choice in choices], _letter(answer))
 
 
-def lay_arabicmmlu(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_arabicmmlu(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """ArabicMMLU: up to five options, some empty, and a context that goes above the question."""
     question, answer, subject = filled(row, source, "Question", "Answer Key", "Subject")
     options = [text_of(row, source, f"Option {number}", optional=True).strip() for number in range(1, 6)]
@@ -215,7 +216,7 @@ def lay_arabicmmlu(row: Any, source: SourceConfig) -> Iterable[Fields]:
 TRUE_FALSE = ("صح", "خطأ")
 
 
-def lay_true_false(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_true_false(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """ACVA: a statement that is right (صح) or wrong (خطأ); its topic stands in the id, before the dash."""
     question, answer = filled(row, source, "question", "answer")
     if answer.strip() not in TRUE_FALSE:
@@ -224,7 +225,7 @@ def lay_true_false(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return _question(question, TRUE_FALSE, TRUE_FALSE.index(answer.strip()), topic)
 
 
-def lay_choices(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_choices(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """A query, a list of choices and the index of the right one."""
     (question,) = filled(row, source, "query")
     choices, gold = field_of(row, source, "choices"), field_of(row, source, "gold")
@@ -235,7 +236,7 @@ def lay_choices(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return _question(question.removeprefix("Question: "), choices, gold)
 
 
-def lay_belebele(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_belebele(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """Belebele: a passage above its question, four choices and the number of the right one, counted from 1."""
     passage, question, *choices = filled(
         row, source, "flores_passage", "question", *(f"mc_answer{n}" for n in range(1, 5))

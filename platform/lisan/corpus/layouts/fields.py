@@ -1,17 +1,17 @@
-"""What layouts share: getting text out of a row, and the two ways in which a row is of no use.
+"""Fields of raw rows as text, for all layouts.
 
-In: a row's value. Out: its fields as text. Always: a row without the field is a `BadRowError` (quarantined), a row with
-nothing to learn from is a `DroppedRowError` (counted). Used by `layouts` and `exchanges` only.
+A row without a required field is a `BadRowError` (quarantined), a row with nothing to learn from a `DroppedRowError` (counted).
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lisan.corpus.config import Layout, SourceConfig
+from lisan.corpus.sources.lines import BadRowError, DroppedRowError
 
 Fields = dict[str, Any]
 "Constructor arguments of a record, without id and source."
-Lay = Callable[[Any, SourceConfig], Iterable[Fields]]
+RowParser = Callable[[Any, SourceConfig], Iterable[Fields]]
 
 FIELDS: dict[Layout, tuple[str, ...]] = {
     Layout.text: ("text",),
@@ -39,14 +39,6 @@ FIELDS: dict[Layout, tuple[str, ...]] = {
 def columns_of(source: SourceConfig) -> tuple[str, ...]:
     """Return the names, in the source's files, of all fields that its layout reads."""
     return tuple(source.fields.get(name, name) for name in FIELDS[source.layout])
-
-
-class BadRowError(Exception):
-    """A row that is not what its layout expects; the message is the reason in quarantine."""
-
-
-class DroppedRowError(Exception):
-    """A row that is well formed and of no use; the message is the reason counted in the manifest."""
 
 
 SHAPES = {

@@ -1,8 +1,6 @@
-"""How a row becomes records: one small function for each layout that real data sets have.
+"""Turns a row into records: one function for each layout. Layouts other than documents are in `exchanges`.
 
-In: a `Row`'s value and the source's config. Out: the fields of one or several records of the layout's kind. Always: ids
-depend on the file and the place in it alone. Layouts of documents are here, the others in `exchanges`; `make_records`
-gives the records their ids and is what `chain` calls.
+Ids depend only on the file and the position in it.
 """
 
 import re
@@ -13,24 +11,24 @@ from typing import Any
 from lisan.core.seed import stream
 from lisan.corpus.config import Layout, SourceConfig
 from lisan.corpus.layouts import exchanges
-from lisan.corpus.layouts.fields import BadRowError, DroppedRowError, Fields, Lay, filled, plain
-from lisan.corpus.sources.lines import Row
+from lisan.corpus.layouts.fields import Fields, RowParser, filled, plain
+from lisan.corpus.sources.lines import BadRowError, DroppedRowError, Row
 from lisan.records.kinds import RecordKind
 from lisan.records.records import CLASSES, Conversation, Preference, Record, record_id
 
 
 def make_records(row: Row, name: str, source: SourceConfig, notes: Counter[str] | None = None) -> Iterator[Record]:
-    """Yield the records of a row; `notes` counts what of it was left out.
+    """Yield the records of a row; `notes` counts omissions.
 
     Several of one row share `meta["pair"]`, and so fall in one split. So do a conversation and the preference that
     another source makes of it (`contrast`), or sources that read two columns of one file: none validates on the other.
     """
-    kind, lay = LAYOUTS[source.layout]
+    kind, parse = LAYOUTS[source.layout]
     first = record_id(name, row.key)
-    laid = list(lay(row.value, source))
+    parsed = list(parse(row.value, source))
     if notes is not None:
-        notes.update(note for fields in laid for note in fields.get("notes", ()))
-    found = [{key: fields[key] for key in fields if key != "notes"} for fields in laid if fields.keys() != {"notes"}]
+        notes.update(note for fields in parsed for note in fields.get("notes", ()))
+    found = [{key: fields[key] for key in fields if key != "notes"} for fields in parsed if fields.keys() != {"notes"}]
     if not found:
         raise DroppedRowError("no answer")
     for index, fields in enumerate(found):
@@ -73,7 +71,7 @@ def contrast(conversations: Sequence[Conversation], seed: int) -> list[Preferenc
     return made
 
 
-def lay_text(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_text(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return [{"text": plain(row, source)}]
 
 
@@ -81,7 +79,7 @@ _FRONT_MATTER = re.compile(r"\A\s*---\n(.*?)\n---\s*\n", re.DOTALL)
 _TITLE = re.compile(r"^title:\s*\"?(.*?)\"?\s*$", re.MULTILINE)
 
 
-def lay_markdown(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_markdown(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """Take YAML front matter off; its title goes to meta, without emphasis marks."""
     text = plain(row, source)
     matter = _FRONT_MATTER.match(text)
@@ -98,8 +96,8 @@ _GUTENBERG_START = re.compile(r"^\s*\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBER
 _GUTENBERG_END = re.compile(r"^\s*(?:\*\*\* ?END OF TH|End of (?:the )?Project Gutenberg)", re.MULTILINE)
 
 
-def lay_gutenberg(row: Any, source: SourceConfig) -> Iterable[Fields]:
-    """Keep what stands between the START and END marks."""
+def parse_gutenberg(row: Any, source: SourceConfig) -> Iterable[Fields]:
+    """Keep the text between the START and END marks."""
     text = plain(row, source)
     start = _GUTENBERG_START.search(text)
     if start is None:
@@ -108,7 +106,7 @@ def lay_gutenberg(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return [{"text": text[start.end() : end.start() if end else len(text)].strip()}]
 
 
-def lay_headline(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_headline(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """Put the headline (or summary) above the article."""
     text, headline = filled(row, source, "text", "headline")
     return [{"text": f"{headline.strip()}\n\n{text.strip()}"}]
@@ -119,37 +117,37 @@ PAIR_FORMS = ("{a}\n{b}", "{a_name}: {a}\n{b_name}: {b}", "{a}\n\n{b_name}: {b}"
 "Ways to write a text and its translation; four, so that none of them becomes the only cue for translating."
 
 
-def lay_parallel(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_parallel(row: Any, source: SourceConfig) -> Iterable[Fields]:
     """Write both sides into one document, once in each direction, in a form drawn by the content."""
     first, second = (side.strip() for side in filled(row, source, "first", "second"))
     if first == second:
         raise DroppedRowError("same sides")
     sides = ((source.language, first), (source.pair_language, second))
-    draw = stream(0, "pair form", first, second)
+    rng = stream(0, "pair form", first, second)
     for (a_label, a), (b_label, b) in (sides, sides[::-1]):
-        form = draw.choice(PAIR_FORMS)
+        form = rng.choice(PAIR_FORMS)
         names = {"a_name": LANGUAGE_NAMES.get(a_label, a_label), "b_name": LANGUAGE_NAMES.get(b_label, b_label)}
         yield {"text": form.format(a=a, b=b, **names), "language": f"{source.language}-{source.pair_language}"}
 
 
-LAYOUTS: dict[Layout, tuple[RecordKind, Lay]] = {
-    Layout.text: (RecordKind.documents, lay_text),
-    Layout.markdown: (RecordKind.documents, lay_markdown),
-    Layout.gutenberg: (RecordKind.documents, lay_gutenberg),
-    Layout.headline: (RecordKind.documents, lay_headline),
-    Layout.parallel: (RecordKind.documents, lay_parallel),
-    Layout.prompt: (RecordKind.conversations, exchanges.lay_prompt),
-    Layout.alpaca: (RecordKind.conversations, exchanges.lay_alpaca),
-    Layout.seed_task: (RecordKind.conversations, exchanges.lay_seed_task),
-    Layout.messages: (RecordKind.conversations, exchanges.lay_messages),
-    Layout.tree: (RecordKind.conversations, exchanges.lay_tree),
-    Layout.squad: (RecordKind.conversations, exchanges.lay_squad),
-    Layout.preference: (RecordKind.preferences, exchanges.lay_preference),
-    Layout.dialogue_preference: (RecordKind.preferences, exchanges.lay_dialogue_preference),
-    Layout.letters: (RecordKind.questions, exchanges.lay_letters),
-    Layout.arabicmmlu: (RecordKind.questions, exchanges.lay_arabicmmlu),
-    Layout.true_false: (RecordKind.questions, exchanges.lay_true_false),
-    Layout.choices: (RecordKind.questions, exchanges.lay_choices),
-    Layout.belebele: (RecordKind.questions, exchanges.lay_belebele),
+LAYOUTS: dict[Layout, tuple[RecordKind, RowParser]] = {
+    Layout.text: (RecordKind.documents, parse_text),
+    Layout.markdown: (RecordKind.documents, parse_markdown),
+    Layout.gutenberg: (RecordKind.documents, parse_gutenberg),
+    Layout.headline: (RecordKind.documents, parse_headline),
+    Layout.parallel: (RecordKind.documents, parse_parallel),
+    Layout.prompt: (RecordKind.conversations, exchanges.parse_prompt),
+    Layout.alpaca: (RecordKind.conversations, exchanges.parse_alpaca),
+    Layout.seed_task: (RecordKind.conversations, exchanges.parse_seed_task),
+    Layout.messages: (RecordKind.conversations, exchanges.parse_messages),
+    Layout.tree: (RecordKind.conversations, exchanges.parse_tree),
+    Layout.squad: (RecordKind.conversations, exchanges.parse_squad),
+    Layout.preference: (RecordKind.preferences, exchanges.parse_preference),
+    Layout.dialogue_preference: (RecordKind.preferences, exchanges.parse_dialogue_preference),
+    Layout.letters: (RecordKind.questions, exchanges.parse_letters),
+    Layout.arabicmmlu: (RecordKind.questions, exchanges.parse_arabicmmlu),
+    Layout.true_false: (RecordKind.questions, exchanges.parse_true_false),
+    Layout.choices: (RecordKind.questions, exchanges.parse_choices),
+    Layout.belebele: (RecordKind.questions, exchanges.parse_belebele),
 }
-"What kind of record each layout makes, and how."
+"Kind of record and parser of each layout."

@@ -1,7 +1,6 @@
-"""Lists of messages, as chat data sets store them, to turns.
+"""Turns lists of messages, in the form of OpenAI (`role`, `content`) or ShareGPT (`from`, `value`), into turns.
 
-In: messages of OpenAI (`role`, `content`) or ShareGPT (`from`, `value`). Out: turns of the four roles. Always: no message is
-left out without a note, and two turns of one side in a row are joined, because no chat template renders them faithfully.
+Every omitted message has a note. Two turns of one side in a row are joined, because no chat template renders them faithfully.
 """
 
 import json
@@ -11,7 +10,8 @@ from itertools import groupby
 from typing import Any
 
 from lisan.corpus.config import SourceConfig
-from lisan.corpus.layouts.fields import BadRowError, columns_of
+from lisan.corpus.layouts.fields import columns_of
+from lisan.corpus.sources.lines import BadRowError
 from lisan.records.records import ROLES, Turn
 
 ROLE_NAMES = {
@@ -23,7 +23,7 @@ ROLE_NAMES = {
 }
 MESSAGE_KEYS = frozenset({"role", "from", "content", "value", "tool_calls", "function_call", "weight", "train"})
 ROLE_KEYS = frozenset({"role", "from"})
-"What is read of a message; other keys that hold something are counted as unused."
+"Keys of the role. Keys outside `MESSAGE_KEYS` with a value are counted as unused."
 
 
 def read_turns(messages: Any, field: str, notes: list[str]) -> tuple[Turn, ...]:
@@ -83,7 +83,7 @@ def is_invisible(text: str) -> bool:
 
 
 def join_turns(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """Join what the user or the assistant says in several turns in a row; trained only if every one of them is."""
+    """Join consecutive turns of the user or the assistant; the result is trained only if all of them are."""
     return tuple(
         turn for role, run in groupby(turns, key=lambda turn: turn.role) for turn in _join_run(role, list(run))
     )
@@ -98,7 +98,7 @@ def _join_run(role: str, run: list[Turn]) -> Iterator[Turn]:
 
 
 def begin_with_user(turns: Sequence[Turn], notes: list[str]) -> tuple[Turn, ...]:
-    """Leave out what the assistant says before anybody asked: a greeting replies to nothing."""
+    """Leave out the assistant's turns before the first user turn: a greeting has no prompt."""
     first = next((index for index, turn in enumerate(turns) if turn.role == "user"), len(turns))
     kept = tuple(turn for index, turn in enumerate(turns) if index > first or turn.role != "assistant")
     notes += ["a greeting before the first question left out"] * (len(kept) < len(turns))

@@ -1,6 +1,6 @@
-"""Files opened for reading, decompressed where their first bytes say so; names play no part.
+"""Opens files for reading, decompressed by their first bytes; names do not count.
 
-In: a path or URI. Out: a stream of bytes, or its lines. Always: all that can be decompressed of a damaged file is read.
+All that can be decompressed of a damaged file is read.
 """
 
 import bz2
@@ -14,7 +14,7 @@ from typing import IO, cast
 import pyarrow as pa
 
 from lisan.core.errors import DataError
-from lisan.corpus.sources.files import place_of
+from lisan.corpus.sources.files import location_of
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -28,18 +28,18 @@ _MAGIC = {
 
 def compression_of(path: str) -> str:
     """Return gzip, bz2, xz, zstd, lz4, zip or '' by the first bytes of a file."""
-    place = place_of(path)
-    with place.file_system.open_input_file(place.full_path) as stream:
+    location = location_of(path)
+    with location.file_system.open_input_file(location.full_path) as stream:
         head = stream.read(6)
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
 
 
 def open_file(path: str) -> IO[bytes]:
     """Open a local path or a URI for buffered reading, decompressed."""
-    place, compression = place_of(path), compression_of(path)
+    location, compression = location_of(path), compression_of(path)
     if compression == "zip":
         raise DataError(f"{path} is a zip archive; unpack it")
-    native = place.file_system.open_input_file(place.full_path)
+    native = location.file_system.open_input_file(location.full_path)
     if compression in ("zstd", "lz4"):
         native = pa.CompressedInputStream(native, compression)
     raw = cast(IO[bytes], io.BufferedReader(native, buffer_size=1 << 20))
@@ -53,7 +53,7 @@ def open_file(path: str) -> IO[bytes]:
 
 
 class DamageError(Exception):
-    """A compressed file ends too early or has other bytes than were written; the message is the reason."""
+    """A compressed file is truncated or corrupt; the message is the reason."""
 
 
 def read_lines(stream: IO[bytes], path: str, offset: int) -> Iterator[bytes]:
@@ -70,7 +70,7 @@ def read_lines(stream: IO[bytes], path: str, offset: int) -> Iterator[bytes]:
 
 
 def _is_network(error: Exception, path: str) -> bool:
-    """Tell whether a file could not be read, rather than not be decompressed."""
+    """Tell whether an error came from reading the file, not from decompression."""
     if not isinstance(error, OSError) or isinstance(error, gzip.BadGzipFile):
         return False
     return "://" in path or error.errno is not None or not compression_of(path)
@@ -79,7 +79,7 @@ def _is_network(error: Exception, path: str) -> bool:
 def _read_rest(path: str, offset: int) -> bytes:
     """Return the whole lines after `offset` that can be decompressed.
 
-    A decompressor that fails keeps what it had of the last read to itself, so the same place is read again in small steps.
+    A failing decompressor drops the output of its last read, so the file is read again from there in small steps.
     """
     rest = bytearray()
     try:
@@ -89,5 +89,5 @@ def _read_rest(path: str, offset: int) -> bytes:
             while chunk := stream.read1(64):  # type: ignore[attr-defined]
                 rest += chunk
     except (EOFError, OSError, zlib.error, lzma.LZMAError):
-        pass  # where the first pass failed too
+        pass  # the first pass failed here too
     return bytes(rest[: rest.rfind(b"\n") + 1])

@@ -1,8 +1,8 @@
 """Rows of csv and tsv files.
 
-A csv cell in quotes may hold line ends. A quote that opens by mistake would take all lines up to the next quote into its
-cell, so lines stay at hand until their row is whole: where it is not, its first line alone is at fault and the next ones
-are read again.
+A quoted csv cell may hold line ends. A stray opening quote would take all lines up to the next quote into its cell, so the
+reader keeps the lines of a row until it is complete. If the row is broken, only its first line becomes a fault and the
+lines after it are read again.
 """
 
 import csv
@@ -13,11 +13,11 @@ from typing import Any
 
 from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig
-from lisan.corpus.sources.find import Span
 from lisan.corpus.sources.lines import SURROGATE, Fault, Item, Lines, Row, excerpt, read_lines_as
+from lisan.corpus.sources.read_tasks import FileRange
 
 MAX_ROW_CHARS = 16 << 20
-"Of a row over several lines; a longer one is a quote that nobody closed, and looking further for its end is in vain."
+"Limit of a row over several lines; a longer one has an unclosed quote."
 MAX_ALIKE = 20
 "Lines of a cell that may all look like rows."
 _OPEN = "a quote opens a cell in this line and nothing closes it; the lines after it are read as rows"
@@ -25,7 +25,7 @@ _HEADER = "the line repeats the names in `columns`; leave `columns` out where fi
 
 
 class _RowLines:
-    """Hands lines to csv.reader and keeps those of the row that it is at."""
+    """Iterates over lines for csv.reader and keeps those of the current row."""
 
     def __init__(self, lines: Lines, encoding: str) -> None:
         self.lines, self.encoding = iter(lines), encoding
@@ -50,7 +50,7 @@ class _RowLines:
         return line
 
     def _decode(self, line: bytes) -> str:
-        """Return a line as text; undecodable bytes travel as surrogates, and condemn their row only."""
+        """Return a line as text; undecodable bytes become surrogates, and only their row is a fault."""
         try:
             return line.decode(self.encoding)
         except UnicodeDecodeError:
@@ -87,7 +87,9 @@ def read_csv(lines: Lines, source: SourceConfig) -> Iterator[Item]:
             return
         except csv.Error as error:
             if not columns:
-                raise DataError(f"{lines.span.path} has no line of column names: {error} in line {first}") from error
+                raise DataError(
+                    f"{lines.file_range.path} has no line of column names: {error} in line {first}"
+                ) from error
             yield _fault_of(taken, first, str(error))
             continue
         if _swallows_rows(cells, columns, taken.taken):
@@ -100,7 +102,7 @@ def read_csv(lines: Lines, source: SourceConfig) -> Iterator[Item]:
             yield Fault(first, f"not valid {source.encoding}", excerpt(text))
             index += 1
         elif cells:
-            yield _item_of(cells, source, columns, f"{lines.span.name}:{index}", first)
+            yield _item_of(cells, source, columns, f"{lines.file_range.name}:{index}", first)
             index += 1
 
 
@@ -148,19 +150,19 @@ def _is_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
 
 def read_tsv(lines: Lines, source: SourceConfig) -> Iterator[Item]:
     """Split at tabs and nothing else: quotes in a tsv are text."""
-    span = lines.span
-    columns = list(source.columns) or _first_line(span, source).split("\t")
+    file_range = lines.file_range
+    columns = list(source.columns) or _first_line(file_range, source).split("\t")
 
     def parse(line: bytes, number: int) -> Any:
         text = line.rstrip(b"\r\n").decode(source.encoding)
         cells = text.split("\t")
         if len(cells) != len(columns):
             return Fault(number, f"expected {len(columns)} columns, got {len(cells)}", excerpt(text))
-        if number == 1 and span.start == 0 and _is_header(cells, source.columns):
+        if number == 1 and file_range.start == 0 and _is_header(cells, source.columns):
             return Fault(number, _HEADER, excerpt(text))
         return dict(zip(columns, cells, strict=True))
 
-    header = not source.columns and span.start == 0
+    header = not source.columns and file_range.start == 0
     for item in read_lines_as(parse, lines, source):
         if header and isinstance(item, Row):
             header = False
@@ -168,7 +170,7 @@ def read_tsv(lines: Lines, source: SourceConfig) -> Iterator[Item]:
         yield item
 
 
-def _first_line(span: Span, source: SourceConfig) -> str:
-    for _, _, line in Lines(Span(span.path, span.name)):
+def _first_line(file_range: FileRange, source: SourceConfig) -> str:
+    for _, _, line in Lines(FileRange(file_range.path, file_range.name)):
         return line.rstrip(b"\r\n").decode(source.encoding, errors="replace")
     return ""

@@ -1,7 +1,7 @@
-"""Whether files are in the encoding that their source says.
+"""Checks that files have the encoding of their source's config.
 
-In: a source. Out: nothing, or a DataError with the file, the byte and the likely encoding. Always: a few undecodable lines are
-left to quarantine; a file that is mostly not text in that encoding is refused before it is read.
+Raises a DataError with the file, the byte and the likely encoding if most of a file is not text in that encoding. A few
+undecodable lines are left to quarantine.
 """
 
 import re
@@ -13,8 +13,8 @@ from lisan.core.errors import DataError
 from lisan.corpus.clean.scripts import language_of, scripts_of
 from lisan.corpus.config import SourceConfig, SourceFormat
 from lisan.corpus.sources.files import find_files
-from lisan.corpus.sources.find import Span
 from lisan.corpus.sources.lines import Lines
+from lisan.corpus.sources.read_tasks import FileRange
 
 TEXT_FORMATS = (
     SourceFormat.jsonl,
@@ -26,7 +26,7 @@ TEXT_FORMATS = (
 )
 SNIFF_BYTES = 1 << 20
 SNIFF_FILES = 200
-"Of a source with more files, so many spread over all of them are looked at."
+"Files checked of a source, evenly spaced."
 
 
 def check_encoding(name: str, source: SourceConfig) -> None:
@@ -57,7 +57,7 @@ def _remedy(name: str, likely: Sequence[str]) -> str:
 def _first_lines(path: str) -> list[bytes]:
     lines: list[bytes] = []
     num_bytes = 0
-    for _, _, line in Lines(Span(path, path)):
+    for _, _, line in Lines(FileRange(path, path)):
         lines.append(line)
         num_bytes += len(line)
         if num_bytes > SNIFF_BYTES:
@@ -115,7 +115,7 @@ _COMMON = {
     "Hang": "[이다는을의에가고하지]",
     "Hani": "[的一是不了在人有我他这這个個们們中来來上大为為和国國地到以说說时時要就出会會可也你对對生能]",
 }
-"What is frequent in a script and rare in bytes that are decoded wrongly; where none is given, any letter counts."
+"Characters frequent in a script and rare in wrongly decoded bytes; without an entry, any letter counts."
 _PUNCTUATION = r"\p{M}\p{P}\p{S}\p{Zs}ー"
 _BESIDE_ASCII = re.compile("(?<=[A-Za-z])[^\x00-\x7f]|[^\x00-\x7f](?=[A-Za-z])")
 "An accented letter; other scripts write whole words beyond ASCII."

@@ -1,7 +1,7 @@
-"""Which files the paths of a source name: a file, a folder or a glob pattern, local or on an object store.
+"""Files of a source by path: a file, a folder or a glob pattern, local or on an object store.
 
-Always: what exists under the very name is taken before it is read as a pattern; files come in the order of their names; a
-folder stands for all files below it whose names fit the format, and what it has besides can be asked for.
+A path that exists is taken literally before it is read as a pattern. Files are sorted by name. A folder stands for all
+files below it whose names fit the format.
 """
 
 import fnmatch
@@ -77,7 +77,7 @@ def describe_folders(patterns: Sequence[str], format: str) -> Iterator[str]:
             yield f"{len(match.paths)} files of format {format} in {pattern}{others}"
 
 
-def place_of(path: str) -> Location:
+def location_of(path: str) -> Location:
     """Return the location of a file; of a URI only the bucket or node is parsed, and any character may follow."""
     if "://" not in path:
         return Location(path)
@@ -87,8 +87,8 @@ def place_of(path: str) -> Location:
 
 
 def file_size(path: str) -> int:
-    place = place_of(path)
-    return int(place.file_system.get_file_info(place.full_path).size)
+    location = location_of(path)
+    return int(location.file_system.get_file_info(location.full_path).size)
 
 
 def _match(pattern: str, format: str) -> _Match:
@@ -106,10 +106,10 @@ def _match_local(path: str, format: str) -> _Match:
 
 
 def _match_uri(uri: str, format: str) -> _Match:
-    place = place_of(uri)
-    head, base = uri.removesuffix(place.path), place.full_path.removesuffix(place.path)
-    file_system, folder = place.file_system, _fixed_folder(place.full_path)
-    literal = file_system.get_file_info(place.full_path)
+    location = location_of(uri)
+    head, base = uri.removesuffix(location.path), location.full_path.removesuffix(location.path)
+    file_system, folder = location.file_system, _fixed_folder(location.full_path)
+    literal = file_system.get_file_info(location.full_path)
     if literal.type == pafs.FileType.File:
         return _Match([uri], [], posixpath.dirname(plain_path(uri)))
     is_folder = literal.type == pafs.FileType.Directory
@@ -117,7 +117,7 @@ def _match_uri(uri: str, format: str) -> _Match:
     files = [info.path for info in file_system.get_file_info(selector) if info.type == pafs.FileType.File]
     if is_folder:
         return _sort_out(plain_path(uri), [head + path.removeprefix(base) for path in files], format)
-    paths = [head + path.removeprefix(base) for path in sorted(files) if fnmatch.fnmatch(path, place.full_path)]
+    paths = [head + path.removeprefix(base) for path in sorted(files) if fnmatch.fnmatch(path, location.full_path)]
     return _Match(paths, [], _fixed_folder(plain_path(uri)))
 
 

@@ -1,6 +1,6 @@
-"""Lines of a span, and the three things that readers make of them.
+"""Lines of a file range, and the results of reading them: a row, a fault, or the end of the range.
 
-In: a `Span`. Out: lines with their number and offset. Always: a line that starts in the span is in it, whole.
+A line belongs whole to the range in which it starts.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 from lisan.corpus.config import SourceConfig
 from lisan.corpus.sources.compressed import DamageError, open_file, read_lines
-from lisan.corpus.sources.find import Span
+from lisan.corpus.sources.read_tasks import FileRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Row:
     key: str
     "Unique in the source: file and position."
     line: int
-    "From 1, counted from where the span starts."
+    "From 1, counted from the start of the range."
     value: Any
 
 
@@ -33,39 +33,47 @@ class Fault:
     "Whether it stands for an unknown number of rows that cannot be decompressed."
 
 
+class BadRowError(Exception):
+    """A row that does not fit its layout; the message is the reason in quarantine."""
+
+
+class DroppedRowError(Exception):
+    """A well-formed row without use; the message is the reason counted in the manifest."""
+
+
 @dataclass(frozen=True, slots=True)
-class SpanEnd:
-    """How many lines a span had: what a later span of the same file adds to its line numbers."""
+class RangeEnd:
+    """Number of lines of a range; later ranges of the same file add it to their line numbers."""
 
     num_lines: int
 
 
-Item = Row | Fault | SpanEnd
+Item = Row | Fault | RangeEnd
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Lines:
-    """Iterates over (number from 1, byte offset, line); a byte order mark is dropped. `damage` is set where a file ends badly."""
+    """Iterates over (number from 1, byte offset, line); drops a byte order mark; sets `damage` for a damaged file."""
 
-    def __init__(self, span: Span) -> None:
-        self.span = span
+    def __init__(self, file_range: FileRange) -> None:
+        self.file_range = file_range
         self.damage: Fault | None = None
 
     def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
-        span = self.span
-        with open_file(span.path) as stream:
+        file_range = self.file_range
+        with open_file(file_range.path) as stream:
             offset = number = 0
-            if span.start:
-                stream.seek(span.start - 1)
-                offset = span.start - 1 + len(stream.readline())
-            if span.end is not None and offset >= span.end:
+            if file_range.start:
+                stream.seek(file_range.start - 1)
+                offset = file_range.start - 1 + len(stream.readline())
+            if file_range.end is not None and offset >= file_range.end:
                 return
             try:
-                for line in read_lines(stream, span.path, offset):
+                for line in read_lines(stream, file_range.path, offset):
                     number += 1
                     yield number, offset, line.removeprefix(b"\xef\xbb\xbf") if offset == 0 else line
                     offset += len(line)
-                    if span.end is not None and offset >= span.end:
+                    if file_range.end is not None and offset >= file_range.end:
                         return
             except DamageError as error:
                 self.damage = Fault(number + 1, f"{error}; the {number:,} lines before are read", "", is_damage=True)
@@ -84,14 +92,14 @@ def _undecodable(line: bytes, encoding: str, number: int, error: UnicodeDecodeEr
 
 
 def excerpt(value: bytes | str) -> str:
-    """Return what quarantine keeps of a row: enough to find it again."""
+    """Return the first 2,000 characters of a row for quarantine."""
     text = value[:2000].decode("utf-8", errors="backslashreplace") if isinstance(value, bytes) else value[:2000]
     return SURROGATE.sub("?", text)
 
 
 def read_lines_as(parse: Callable[[bytes, int], Any], lines: Lines, source: SourceConfig) -> Iterator[Item]:
-    """Yield what `parse(line, line number)` makes of every line that is not blank: a value, or a Fault."""
-    number, name = 0, lines.span.name
+    """Yield `parse(line, line number)` of every line that is not blank: a value, or a Fault."""
+    number, name = 0, lines.file_range.name
     for number, offset, line in lines:
         if line.isspace():
             continue
@@ -100,4 +108,4 @@ def read_lines_as(parse: Callable[[bytes, int], Any], lines: Lines, source: Sour
         except UnicodeDecodeError as error:
             value = _undecodable(line, source.encoding, number, error)
         yield value if isinstance(value, Fault) else Row(f"{name}:{offset}", number, value)
-    yield SpanEnd(number)
+    yield RangeEnd(number)

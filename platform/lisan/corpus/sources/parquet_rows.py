@@ -8,18 +8,17 @@ import pyarrow.parquet as pq
 
 from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig
-from lisan.corpus.layouts.fields import BadRowError
-from lisan.corpus.sources.files import place_of
-from lisan.corpus.sources.lines import Item, Lines, Row
+from lisan.corpus.sources.files import location_of
+from lisan.corpus.sources.lines import BadRowError, Item, Lines, Row
 
 BATCH_ROWS = 1024
 
 
 def read_parquet(lines: Lines, source: SourceConfig) -> Iterator[Item]:  # noqa: ARG001  the signature of every reader
-    path, name = lines.span.path, lines.span.name
-    place = place_of(path)
+    path, name = lines.file_range.path, lines.file_range.name
+    location = location_of(path)
     try:
-        file = pq.ParquetFile(place.file_system.open_input_file(place.full_path))
+        file = pq.ParquetFile(location.file_system.open_input_file(location.full_path))
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} is not a parquet file: {error}") from error
     columns = {column: _Column(file, column) for column in file.schema_arrow.names}

@@ -1,7 +1,6 @@
-"""Rows of a piece, as its files have them: strings of text files, dicts of the others.
+"""Reads the rows of a file range in file order: strings of text files, mappings of the others.
 
-In: a `Span` and its source's config. Out: `Row`s in file order and, for every row that cannot be read, a `Fault` with
-its line. Always: a row's key depends on the file alone, not on how the file was cut.
+A row that cannot be read becomes a `Fault` with its line. Keys of rows depend on the file alone, not on its ranges.
 """
 
 import json
@@ -18,18 +17,18 @@ from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.sources.compressed import open_file
 from lisan.corpus.sources.csv_rows import read_csv, read_tsv
-from lisan.corpus.sources.find import Span
 from lisan.corpus.sources.lines import SURROGATE, Fault, Item, Lines, Row, decode, excerpt, read_lines_as
 from lisan.corpus.sources.parquet_rows import read_parquet
+from lisan.corpus.sources.read_tasks import FileRange
 
 
-def read_span(span: Span, source: SourceConfig) -> Iterator[Item]:
-    """Yield every row of a span; DataError when the file as a whole cannot be read."""
-    lines = Lines(span)
+def read_range(file_range: FileRange, source: SourceConfig) -> Iterator[Item]:
+    """Yield every row of a file_range; DataError when the file as a whole cannot be read."""
+    lines = Lines(file_range)
     try:
         yield from READERS[source.format](lines, source)
     except (EOFError, OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{span.path} cannot be read to its end: {error}; is it complete?") from error
+        raise DataError(f"{file_range.path} cannot be read to its end: {error}; is it complete?") from error
     if lines.damage:
         yield lines.damage
 
@@ -74,7 +73,7 @@ def _read_text(lines: Lines, source: SourceConfig) -> Iterator[Item]:
 def _read_blocks(lines: Lines, source: SourceConfig) -> Iterator[Item]:
     """Join lines up to a separator, or up to the end; a line that cannot be decoded is taken out of its block."""
     block: list[str] = []
-    first, start, name = 1, 0, lines.span.name
+    first, start, name = 1, 0, lines.file_range.name
     for number, offset, line in lines:
         text = decode(line, source.encoding, number)
         if isinstance(text, Fault):
@@ -94,7 +93,7 @@ def _read_blocks(lines: Lines, source: SourceConfig) -> Iterator[Item]:
 
 def _read_json(lines: Lines, source: SourceConfig) -> Iterator[Item]:
     """Read one JSON array, or the array under `data`; such a file is one unit and is refused whole when broken."""
-    path, name = lines.span.path, lines.span.name
+    path, name = lines.file_range.path, lines.file_range.name
     with open_file(path) as stream:
         data = stream.read().removeprefix(b"\xef\xbb\xbf")
     try:
@@ -119,18 +118,20 @@ def _read_json(lines: Lines, source: SourceConfig) -> Iterator[Item]:
 
 def _read_aligned(lines: Lines, source: SourceConfig) -> Iterator[Item]:
     """Read two files line by line as {first, second}; DataError when one is longer."""
-    span = lines.span
-    others = Lines(Span(span.pair_path, span.name))
+    file_range = lines.file_range
+    others = Lines(FileRange(file_range.pair_path, file_range.name))
     number, pairs = 0, zip_longest(lines, others)
     for number, (one, other) in enumerate(pairs, 1):
         if one is None or other is None:
             break
         sides = [decode(side[2], source.encoding, number) for side in (one, other)]
         fault = next((side for side in sides if isinstance(side, Fault)), None)
-        yield fault or Row(f"{span.name}:{one[1]}", number, {"first": sides[0], "second": sides[1]})
+        yield fault or Row(f"{file_range.name}:{one[1]}", number, {"first": sides[0], "second": sides[1]})
     else:
         return
-    shorter, longer = (span.path, span.pair_path) if one is None else (span.pair_path, span.path)
+    shorter, longer = (
+        (file_range.path, file_range.pair_path) if one is None else (file_range.pair_path, file_range.path)
+    )
     if not lines.damage and not others.damage:
         raise DataError(f"{longer} has more lines than {shorter} ({number - 1}); they must be aligned")
     lines.damage = lines.damage or others.damage
