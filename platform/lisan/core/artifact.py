@@ -199,7 +199,7 @@ class Store:
         return Artifact(ref, location, read_manifest(location))
 
     def find(
-        self, ref: Ref, config: Any, parents: Iterable[Artifact], inputs: Mapping[str, str] = NO_INPUTS
+        self, ref: Ref, config: object, parents: Iterable[Artifact], inputs: Mapping[str, str] = NO_INPUTS
     ) -> Artifact | None:
         """Return the artifact, or None when it does not exist; ArtifactError when config, parents or inputs differ."""
         location = self.location(ref)
@@ -221,7 +221,7 @@ class Store:
     def begin(
         self,
         ref: Ref,
-        config: Any,
+        config: object,
         parents: tuple[Artifact, ...],
         inputs: Mapping[str, str] = NO_INPUTS,
         job: str = "",
@@ -238,7 +238,7 @@ class Store:
         return draft
 
     def check_begun(
-        self, ref: Ref, config: Any, parents: tuple[Artifact, ...], inputs: Mapping[str, str] = NO_INPUTS
+        self, ref: Ref, config: object, parents: tuple[Artifact, ...], inputs: Mapping[str, str] = NO_INPUTS
     ) -> Draft:
         """Return the draft that `begin` would start, without writing; ArtifactError for checkpoints of another config."""
         plain = to_plain(config, identity_only=True)
@@ -261,7 +261,7 @@ class Store:
         return draft
 
 
-def _differing_identity(recorded: Mapping[str, Any], config: Any) -> str:
+def _differing_identity(recorded: Mapping[str, Any], config: object) -> str:
     """Name the keys in which a config differs from the recorded one; empty when there are none.
 
     Fields that an older version counted as identity, and this one does not, are left out.

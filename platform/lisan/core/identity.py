@@ -15,7 +15,7 @@ NOT_IDENTITY = types.MappingProxyType({"identity": False})
 "Metadata of a field that does not change the result, such as where a stage runs: `field(default=10, metadata=NOT_IDENTITY)`."
 
 
-def to_plain(config: Any, identity_only: bool = False) -> Any:
+def to_plain(config: object, identity_only: bool = False) -> Any:
     """Return nested dicts, lists and scalars; `identity_only` drops NOT_IDENTITY fields and credentials in URLs."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         names = [f.name for f in dataclasses.fields(config) if not identity_only or is_identity(f)]
@@ -35,7 +35,7 @@ def is_identity(field: "dataclasses.Field[Any]") -> bool:
     return bool(field.metadata.get("identity", True))
 
 
-def keep_identity(recorded: Any, config: Any) -> Any:
+def keep_identity(recorded: object, config: object) -> Any:
     """Drop from a recorded plain config the fields that are NOT_IDENTITY in `config`; an older version may have kept them."""
     if not dataclasses.is_dataclass(config) or not isinstance(recorded, Mapping):
         return recorded
@@ -47,16 +47,16 @@ def keep_identity(recorded: Any, config: Any) -> Any:
     }
 
 
-def fingerprint(config: Any) -> str:
+def fingerprint(config: object) -> str:
     """Hash the identity of a config: the same on any machine and cluster."""
     return hash_plain(to_plain(config, identity_only=True))
 
 
-def hash_plain(plain: Any) -> str:
+def hash_plain(plain: object) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(plain: object, prefix: str = "") -> dict[str, Any]:
     """Turn nested dicts into dotted keys: {"optim": {"peak_lr": 1}} -> {"optim.peak_lr": 1}."""
     if isinstance(plain, Mapping) and plain:
         parts = [flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in plain.items()]

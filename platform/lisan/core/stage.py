@@ -85,6 +85,17 @@ class StageConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=NOT_IDENTITY)
 
 
+class JobConfig(Protocol):
+    """Config that says where a job stores and tracks its results, and where it runs."""
+
+    @property
+    def storage(self) -> StorageConfig: ...
+    @property
+    def tracking(self) -> TrackingConfig: ...
+    @property
+    def cluster(self) -> ClusterConfig: ...
+
+
 class Run(Protocol):
     """Records metrics, checkpoints, files and tags of a running stage; it pickles into workers."""
 
@@ -133,7 +144,7 @@ class Stage:
 OpenRun = Callable[[Stage, Any, tuple[Artifact, ...]], AbstractContextManager[Run]]
 
 
-def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str], None] = say) -> Artifact:
+def run_stage(stage: Stage, config: StageConfig, open_run: OpenRun, say: Callable[[str], None] = say) -> Artifact:
     """Build the artifact of `config`, or return it when it exists; only the first process of torchrun does.
 
     Raises ArtifactError when the ref exists with another config or a parent is missing.
@@ -154,7 +165,7 @@ def run_stage(stage: Stage, config: Any, open_run: OpenRun, say: Callable[[str],
     return existing
 
 
-def _build(stage: Stage, config: Any, draft: Draft, open_run: OpenRun, say: Callable[[str], None]) -> Artifact:
+def _build(stage: Stage, config: StageConfig, draft: Draft, open_run: OpenRun, say: Callable[[str], None]) -> Artifact:
     say(f"{draft.ref} building (fingerprint {draft.fingerprint[:12]})")
     start = time.monotonic()
     with doing(f"building {draft.ref}"), open_run(stage, config, draft.parents) as run:
@@ -168,7 +179,7 @@ def _build(stage: Stage, config: Any, draft: Draft, open_run: OpenRun, say: Call
     return artifact
 
 
-def join_stage(stage: Stage, config: Any) -> None:
+def join_stage(stage: Stage, config: StageConfig) -> None:
     """Run another process of torchrun: make the same checks as the first, share its work, write and track nothing."""
     with first_reports():
         store, ref, sources, existing = _resolve(stage, config)
@@ -180,15 +191,15 @@ def join_stage(stage: Stage, config: Any) -> None:
 
 
 Sources = tuple[tuple[Artifact, ...], dict[str, str]]
-"The parents of an artifact and the digests of its inputs."
+"Parents of an artifact and digests of its inputs."
 
 
-def _resolve(stage: Stage, config: Any) -> tuple[Store, Ref, Sources, Artifact | None]:
+def _resolve(stage: Stage, config: StageConfig) -> tuple[Store, Ref, Sources, Artifact | None]:
     """Return store, ref, parents and input digests of an artifact, and the artifact if it exists; refuse a bad config."""
     if stage.join is None:
         check_alone(stage.job)
     check_together(config.cluster.num_workers, config.cluster.num_nodes)
-    check_reachable(config)
+    check_reachable(config.storage, config.cluster)
     check_gpus(config.cluster)
     store = Store(config.storage.root)
     ref = Ref(stage.kind, config.name, config.version)
@@ -227,11 +238,11 @@ def check_gpus(cluster: ClusterConfig) -> None:
         )
 
 
-def check_reachable(config: Any) -> None:
+def check_reachable(storage: StorageConfig, cluster: ClusterConfig) -> None:
     """Refuse a local root for several nodes, and an object store that does not answer."""
-    if config.cluster.num_nodes > 1 and "://" not in config.storage.root:
+    if cluster.num_nodes > 1 and "://" not in storage.root:
         raise ConfigError(
-            f"storage.root {config.storage.root} is a local path but cluster.num_nodes is {config.cluster.num_nodes}; "
+            f"storage.root {storage.root} is a local path but cluster.num_nodes is {cluster.num_nodes}; "
             "set it to storage that every node reaches: s3://bucket/prefix, or file:///mount for a shared file system"
         )
-    check_root(config.storage.root)
+    check_root(storage.root)

@@ -56,7 +56,7 @@ class Run:
 def show(config: ShowConfig, console: Console | None = None) -> None:
     """Print what the config asks for and count it."""
     console = console or Console(highlight=False, soft_wrap=True)
-    check_reachable(config)
+    check_reachable(config.storage, config.cluster)
     store = Store(config.storage.root)
     tokenizer, items = _open_tokens(config, store) if config.tokens else _open_corpus(config, store)
     shown = list(islice(items, config.num_examples))

@@ -100,7 +100,7 @@ def promote(config: PromoteConfig, say: Callable[[str], None] = print) -> Regist
 
     Raises ServingError, and leaves the alias, when a gate fails or the report is about another model.
     """
-    check_reachable(config)
+    check_reachable(config.storage, config.cluster)
     store = Store(config.storage.root)
     model, report = store.open(Ref.parse(config.model)), store.open(Ref.parse(config.report))
     parents = [model, report]

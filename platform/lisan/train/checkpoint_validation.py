@@ -5,6 +5,7 @@ rows, the model and the code are those of the workers; the whole model lies in t
 `launch.py` makes one an actor.
 """
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 from lisan.cluster.worker import ProcessGroup, Worker
@@ -21,7 +22,8 @@ class Validator:
     def __init__(self, job: TrainJob, worker: Worker) -> None:
         self.checkpoints = job.checkpoints
         self.measure_losses = make_validation(job, worker)
-        ProcessGroup(worker).__enter__()  # for as long as this process lasts
+        self.stack = ExitStack()
+        self.stack.enter_context(ProcessGroup(worker))  # until this process ends
         self.worker = worker
         cluster = replace(job.config.cluster, num_nodes=1)
         self.config = replace(job.config, sharding=ShardingConfig(), cluster=cluster)

@@ -5,6 +5,7 @@ digit what the workers of train_dpo would compute for themselves alone.
 """
 
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -79,12 +80,12 @@ class ReferenceModel:
             else worker_here(cluster).threads
         )
         self.worker = Worker(device=find_device(cluster), precision=job.precision, threads=threads)
-        self.group = ProcessGroup(self.worker)
+        self.group, self.stack = ProcessGroup(self.worker), ExitStack()
 
     @cached_property
     def scorer(self) -> Scorer:
         config = as_training(self.job.config)
-        self.group.__enter__()
+        self.stack.enter_context(self.group)
         _, scorer = open_scorer(config, open_places(config, self.job.parents), self.worker)
         return scorer
 
@@ -102,7 +103,7 @@ class ReferenceModel:
         return int(table.num_rows)
 
     def close(self) -> None:
-        self.group.__exit__()
+        self.stack.close()
 
 
 def find_device(cluster: ClusterConfig) -> str:
