@@ -317,3 +317,13 @@ def test_no_two_files_have_one_name() -> None:
         file.name for file in PACKAGE.rglob("*.py") if file.name not in ("config.py", "__init__.py", "__main__.py")
     ]
     assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    names = [
+        node.name
+        for file in PACKAGE.rglob("*.py")
+        for node in tree(file).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []

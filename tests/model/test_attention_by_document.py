@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lisan.model.attention import by_document
-from lisan.model.attention.by_document import Layout, attend_side_by_side, lay_side_by_side
+from lisan.model.attention.by_document import DocumentLayout, attend_side_by_side, lay_side_by_side
 
 ROWS = st.lists(st.lists(st.integers(1, 60), max_size=4), min_size=1, max_size=4)
 
@@ -41,7 +41,7 @@ def test_a_quarter_of_a_long_document_is_filled_up_at_most(size: int) -> None:
     assert bucket <= max(by_document.PADDING, 1.25 * size + 1) or size < 64
 
 
-def attend(layout: Layout, parts: list[torch.Tensor], **options: float) -> torch.Tensor:
+def attend(layout: DocumentLayout, parts: list[torch.Tensor], **options: float) -> torch.Tensor:
     found, _ = attend_side_by_side(None, *parts, None, layout, scaling=0.3, **options)
     return found
 

@@ -85,7 +85,7 @@ class StageConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=NOT_IDENTITY)
 
 
-class JobConfig(Protocol):
+class TrackedJob(Protocol):
     """Config that says where a job stores and tracks its results, and where it runs."""
 
     @property

@@ -45,7 +45,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TextSpan:
     """Text of tokens that are alike."""
 
     text: str
@@ -153,7 +153,7 @@ def _count(examples: Sequence[Example], padding: int = 0) -> str:
     return f"{tokens:,} tokens, {trained:,} trained ({trained / max(1, tokens):.1%}){filled}"
 
 
-def find_runs(tokenizer: Any, example: Example) -> list[Run]:
+def find_runs(tokenizer: Any, example: Example) -> list[TextSpan]:
     """Cut what the ids decode to where training or special tokens begin and end.
 
     A character whose bytes lie on both sides of a cut goes to the later side. Prefixes are decoded rather than parts: a
@@ -167,12 +167,12 @@ def find_runs(tokenizer: Any, example: Example) -> list[Run]:
     for (is_trained, is_special), run in groupby(kinds):
         end += len(list(run))
         stop = len(whole) if end == len(ids) else len(tokenizer.decode(ids[:end]).rstrip("\ufffd"))
-        runs.append(Run(whole[done:stop], is_trained, is_special))
+        runs.append(TextSpan(whole[done:stop], is_trained, is_special))
         done = stop
     return runs
 
 
-def paint(runs: Sequence[Run], in_colour: bool) -> Text:
+def paint(runs: Sequence[TextSpan], in_colour: bool) -> Text:
     """Colour what is trained, or put it between [[ and ]]; control characters become visible either way."""
     if in_colour:
         return Text.assemble(*((make_visible(run.text), STYLES[run.is_trained, run.is_special]) for run in runs))
@@ -182,7 +182,7 @@ def paint(runs: Sequence[Run], in_colour: bool) -> Text:
     )
 
 
-def _is_trained(run: Run) -> bool:
+def _is_trained(run: TextSpan) -> bool:
     return run.is_trained
 
 

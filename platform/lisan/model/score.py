@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
-from lisan.model.attention.by_document import Layout, lay_side_by_side
+from lisan.model.attention.by_document import DocumentLayout, lay_side_by_side
 from lisan.model.attention.packed import attention_inputs, use_attention
 from lisan.model.attention.rope import use_rope_by_document
 from lisan.model.config import Attention
@@ -49,7 +49,7 @@ class Batch:
     "[B, T]; place within the document"
     doc_numbers: torch.Tensor
     "[documents]; the numbers of real documents, row by row"
-    layout: Layout
+    layout: DocumentLayout
     "Where attention finds the documents."
 
     def to(self, device: torch.device | str) -> "Batch":

@@ -11,7 +11,7 @@ from lisan.core.artifact import Artifact, Ref, Store
 from lisan.core.credentials import hide_credentials
 from lisan.core.errors import ConfigError, Interrupted
 from lisan.core.identity import fingerprint, flatten, to_plain
-from lisan.core.stage import JobConfig, Stage, StageConfig, TrackingConfig
+from lisan.core.stage import Stage, StageConfig, TrackedJob, TrackingConfig
 from lisan.core.storage import Location
 from lisan.core.versions import code_commit
 from lisan.tracking.client import (
@@ -46,7 +46,9 @@ def open_run(stage: Stage, config: StageConfig, parents: tuple[Artifact, ...]) -
 
 
 @contextmanager
-def open_job(job: str, name: str, config: JobConfig, parents: Collection[Artifact], **tags: str) -> Iterator[MlflowRun]:
+def open_job(
+    job: str, name: str, config: TrackedJob, parents: Collection[Artifact], **tags: str
+) -> Iterator[MlflowRun]:
     """Open a run for a config with `storage`, `tracking` and `cluster`; it ends as FINISHED, FAILED or KILLED."""
     uri = tracking_uri(config.tracking, config.storage.root)
     if config.cluster.num_nodes > 1 and uri.startswith("sqlite"):
@@ -104,7 +106,7 @@ def _find_unfinished(client: "MlflowClient", experiment_id: str, tags: Mapping[s
     return None
 
 
-def _describe(client: "MlflowClient", run_id: str, config: JobConfig, tags: Mapping[str, str]) -> None:
+def _describe(client: "MlflowClient", run_id: str, config: TrackedJob, tags: Mapping[str, str]) -> None:
     """Log the identity of the config as parameters and the whole config as config.yaml."""
     from mlflow.entities import Param, RunTag
 

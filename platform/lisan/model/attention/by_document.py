@@ -1,8 +1,8 @@
 """Attention document by document: those of like length lie side by side in one tensor, and no mask is needed.
 
-In: queries, keys and values of packed rows, and a `Layout` made from the lengths of their documents. Out: what a decoder makes of
-them. Always: a document is filled up at its end only, which causal attention never sees, so its answer depends on its own tokens
-alone; work and memory grow with the squares of the documents, not with the square of the row.
+Takes queries, keys and values of packed rows, and a `DocumentLayout` of the lengths of their documents. Documents are padded at
+their end only, which causal attention never sees, so the output of a document depends on its own tokens alone. Work and memory
+grow with the squares of the documents, not with the square of the row.
 
 Shapes: B rows, T tokens, H heads, S head size, P places, L length of a bucket.
 """
@@ -25,7 +25,7 @@ PADDING = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class DocumentLayout:
     """How `sdpa` lays the documents of a batch side by side.
 
     Buckets hold documents of like length, filled up at their ends with tokens that causal attention never sees.
@@ -40,12 +40,12 @@ class Layout:
     shapes: tuple[tuple[int, int], ...]
     "Documents and length of every bucket; their products add up to P."
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Layout":
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "DocumentLayout":
         tokens, places = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.tokens, self.places))
-        return Layout(tokens, places, self.shapes)
+        return DocumentLayout(tokens, places, self.shapes)
 
 
-def lay_side_by_side(doc_lens: Sequence[Sequence[int]], length: int) -> Layout:
+def lay_side_by_side(doc_lens: Sequence[Sequence[int]], length: int) -> DocumentLayout:
     """Put the documents of rows of `length` tokens into buckets; what is left of a row behind them is padding."""
     starts, lens = [], []
     for row, sizes in enumerate(doc_lens):
@@ -64,7 +64,7 @@ def lay_side_by_side(doc_lens: Sequence[Sequence[int]], length: int) -> Layout:
     places = np.empty(len(doc_lens) * length, np.int64)
     # A document's last token fills its bucket up: its own place is the first that takes it.
     places[taken[::-1]] = np.arange(len(taken))[::-1]
-    return Layout(torch.from_numpy(taken), torch.from_numpy(places), tuple(shapes))
+    return DocumentLayout(torch.from_numpy(taken), torch.from_numpy(places), tuple(shapes))
 
 
 def _round_up(size: int, longest: int) -> int:
@@ -77,7 +77,7 @@ class _Spread(torch.autograd.Function):
     """x[tokens]: the backward pass gathers too, where that of an index adds up one by one."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, layout: DocumentLayout) -> torch.Tensor:
         ctx.places = layout.places
         return x[layout.tokens]
 
@@ -91,7 +91,7 @@ class _Collect(torch.autograd.Function):
     """y[places]: every place is taken once, or not at all where it fills a bucket up."""
 
     @staticmethod
-    def forward(ctx: Any, y: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def forward(ctx: Any, y: torch.Tensor, layout: DocumentLayout) -> torch.Tensor:
         ctx.places, ctx.num_places = layout.places, len(y)
         return y[layout.places]
 
@@ -109,7 +109,7 @@ def attend_side_by_side(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    layout: Layout | None = None,
+    layout: DocumentLayout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Answer as an attention function of transformers does: from [B, H, T, S] to [B, T, H, S], and no weights.

@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from lisan.core.errors import ConfigError
-from lisan.model.attention.by_document import Layout, attend_side_by_side
+from lisan.model.attention.by_document import DocumentLayout, attend_side_by_side
 from lisan.model.config import Attention
 
 IMPLEMENTATIONS = {
@@ -59,7 +59,7 @@ def use_attention(model: Any, attention: Attention) -> None:
     model.set_attn_implementation(IMPLEMENTATIONS[attention])
 
 
-def attention_inputs(model: Any, documents: torch.Tensor, layout: Layout) -> dict[str, Any]:
+def attention_inputs(model: Any, documents: torch.Tensor, layout: DocumentLayout) -> dict[str, Any]:
     """Return the arguments of a decoder that keep documents [B, T] apart, for the attention that the model is set to."""
     implementation = model.config._attn_implementation
     if implementation == IMPLEMENTATIONS[Attention.sdpa]:
