@@ -12,7 +12,7 @@ from lisan.core.artifact import Store
 from lisan.core.config import load
 from lisan.core.storage import Location
 from lisan.corpus.chain import run_read_task
-from lisan.corpus.config import CorpusConfig, Layout, SourceConfig, SourceFormat, TextUnit
+from lisan.corpus.config import CorpusConfig, RowLayout, SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.config_checks import check
 from lisan.corpus.sources.read_tasks import plan_read_tasks
 
@@ -59,7 +59,7 @@ def test_an_example_is_read_as_the_page_says(example: Example, tmp_path: Path, m
 
 def test_every_layout_format_unit_and_field_is_on_the_page() -> None:
     sources = [example.source for example in EXAMPLES]
-    assert {source.get("layout", "text") for source in sources} == set(Layout)
+    assert {source.get("layout", "text") for source in sources} == set(RowLayout)
     assert {source.get("unit", "line") for source in sources} == set(TextUnit)
     written = {source.get("format", "jsonl") for source in sources}
     assert written == set(SourceFormat) - {SourceFormat.parquet, SourceFormat.microworld}

@@ -9,7 +9,7 @@ import pytest
 from lisan.core.artifact import Artifact
 from lisan.core.errors import ArtifactError, DataError
 from lisan.corpus import build_corpus as stage
-from lisan.corpus.config import DedupConfig, Layout, SourceConfig, SourceFormat, TextUnit
+from lisan.corpus.config import DedupConfig, RowLayout, SourceConfig, SourceFormat, TextUnit
 from lisan.corpus.reader import list_splits, read_records
 from lisan.corpus.sources import read_tasks as cutting
 from lisan.microworld.config import WorldConfig
@@ -160,7 +160,7 @@ def test_shards_are_bounded(build: Build, write: Write, monkeypatch: pytest.Monk
 
 def test_conversations_become_preferences_by_contrast(build: Build, write: Write) -> None:
     path = write("a.jsonl", [{"instruction": f"q{n}", "output": f"a{n}"} for n in range(5)])
-    source = text_source(path, layout=Layout.alpaca, kind=RecordKind.preferences, contrast=True)
+    source = text_source(path, layout=RowLayout.alpaca, kind=RecordKind.preferences, contrast=True)
     records = list(read_records(build({"a": source}), RecordKind.preferences))
     assert [record.chosen for record in records] == [f"a{n}" for n in range(5)]
     assert all(record.rejected != record.chosen and record.meta["rejected"] for record in records)
@@ -174,8 +174,10 @@ def test_nothing_of_the_work_is_left_in_the_artifact(build: Build, write: Write)
 
 def test_sources_that_read_one_file_hold_the_same_rows_out(build: Build, write: Write) -> None:
     path = write("a.jsonl", [{"instruction": f"q{n}", "output": f"a{n}"} for n in range(200)])
-    chats = SourceConfig(path=(path,), language="en", layout=Layout.alpaca, kind=RecordKind.conversations)
-    pairs = SourceConfig(path=(path,), language="en", layout=Layout.alpaca, kind=RecordKind.preferences, contrast=True)
+    chats = SourceConfig(path=(path,), language="en", layout=RowLayout.alpaca, kind=RecordKind.conversations)
+    pairs = SourceConfig(
+        path=(path,), language="en", layout=RowLayout.alpaca, kind=RecordKind.preferences, contrast=True
+    )
     artifact = build({"chats": chats, "pairs": pairs}, validation_ratio=0.2)
     asked = [{record.turns[0].content for record in read_records(artifact, RecordKind.conversations, "validation")}]
     asked.append({record.prompt[0].content for record in read_records(artifact, RecordKind.preferences, "validation")})

@@ -10,7 +10,7 @@ import pytest
 from lisan.core.errors import ConfigError
 from lisan.core.storage import Location
 from lisan.corpus.chain import replace_texts, run_read_task, split_of, texts_of
-from lisan.corpus.config import CorpusConfig, Layout, NormaliseConfig, SourceConfig, SourceFormat
+from lisan.corpus.config import CorpusConfig, NormaliseConfig, RowLayout, SourceConfig, SourceFormat
 from lisan.corpus.sources.read_tasks import plan_read_tasks
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Conversation, Document, Preference, Question, Record, Turn
@@ -81,7 +81,7 @@ def test_the_held_out_share_is_drawn_by_id() -> None:
 
 
 def test_both_directions_of_a_pair_are_in_one_split() -> None:
-    source = SourceConfig(language="en", pair_language="ar", layout=Layout.parallel)
+    source = SourceConfig(language="en", pair_language="ar", layout=RowLayout.parallel)
     setup = config(source, validation_ratio=0.5)
     for n in range(50):
         sides = [Document(f"{n}{side}", "t", "s", "en-ar", {"pair": f"{n}"}) for side in "ab"]
@@ -113,7 +113,7 @@ def test_a_parquet_column_that_no_layout_reads_costs_nothing_and_is_said(tmp_pat
 @pytest.mark.parametrize("language", ["fa-IR", "pes_Arab"])
 def test_persian_in_a_pair_keeps_its_joiners(language: str, write: Write, tmp_path: Path) -> None:
     path = write("f.jsonl", [{"first": "I want", "second": "می\u200cخواهم"}])
-    source = SourceConfig(path=(path,), layout=Layout.parallel, language="en", pair_language=language)
+    source = SourceConfig(path=(path,), layout=RowLayout.parallel, language="en", pair_language=language)
     read(source, tmp_path)
     texts = pq.read_table(tmp_path / "staging/s/00000.parquet")["text"].to_pylist()
     assert ["می\u200cخواهم" in text for text in texts] == [True, True]

@@ -7,7 +7,7 @@ import pytest
 
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError, DataError
-from lisan.corpus.config import CorpusConfig, Layout, SourceConfig, SourceFormat
+from lisan.corpus.config import CorpusConfig, RowLayout, SourceConfig, SourceFormat
 from lisan.corpus.config_checks import check
 from lisan.records.kinds import RecordKind
 
@@ -43,10 +43,10 @@ def test_a_sound_config_passes(folder: Path) -> None:
         ({"encoding": "arabic-1"}, "sources.s.encoding 'arabic-1' is unknown"),
         ({"encoding": "utf-16"}, "sources.s.encoding utf-16 is not read line by line"),
         ({"pair_language": "ar"}, "sources.s.pair_language goes with layout=parallel"),
-        ({"layout": Layout.alpaca}, "sources.s.kind must be conversations with these options, got documents"),
+        ({"layout": RowLayout.alpaca}, "sources.s.kind must be conversations with these options, got documents"),
         ({"contrast": True}, "sources.s.contrast needs a layout that makes conversations"),
         (
-            {"contrast": True, "layout": Layout.alpaca, "kind": RecordKind.conversations},
+            {"contrast": True, "layout": RowLayout.alpaca, "kind": RecordKind.conversations},
             "sources.s.kind must be preferences",
         ),
     ],

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from lisan.corpus.config import Layout, SourceConfig
+from lisan.corpus.config import RowLayout, SourceConfig
 from lisan.corpus.layouts.layouts import LAYOUTS, make_records
 from lisan.corpus.layouts.messages import unused_fields
 from lisan.corpus.sources.lines import BadRowError, DroppedRowError, Row
@@ -14,12 +14,12 @@ TEMPLATE = "Below is an instruction that describes a task. Write a response.\n\n
 BELEBELE = {"flores_passage": "نص ", "question": "لماذا؟", **{f"mc_answer{n}": f"جواب {n}" for n in range(1, 5)}}
 
 
-def lay(layout: Layout, row: Any, **options: Any) -> dict[str, Any]:
+def lay(layout: RowLayout, row: Any, **options: Any) -> dict[str, Any]:
     (fields,) = LAYOUTS[layout][1](row, SourceConfig(layout=layout, language="en", **options))
     return {name: value for name, value in fields.items() if name != "notes"}
 
 
-def notes_of(layout: Layout, row: Any) -> Counter[str]:
+def notes_of(layout: RowLayout, row: Any) -> Counter[str]:
     source, notes = SourceConfig(layout=layout, language="en"), Counter[str]()
     list(make_records(Row("f:0", 1, row), "s", source, notes))
     return notes
@@ -32,11 +32,11 @@ def turns(*contents: str) -> tuple[Turn, ...]:
 @pytest.mark.parametrize(
     ("layout", "row", "expected"),
     [
-        (Layout.alpaca, {"instruction": "Sum", "input": "1 2", "output": "3"}, turns("Sum\n\n1 2", "3")),
-        (Layout.alpaca, {"instruction": "Hi", "input": "", "output": "Yo"}, turns("Hi", "Yo")),
-        (Layout.prompt, {"prompt": "Hi ", "response": " Yo"}, turns("Hi", "Yo")),
+        (RowLayout.alpaca, {"instruction": "Sum", "input": "1 2", "output": "3"}, turns("Sum\n\n1 2", "3")),
+        (RowLayout.alpaca, {"instruction": "Hi", "input": "", "output": "Yo"}, turns("Hi", "Yo")),
+        (RowLayout.prompt, {"prompt": "Hi ", "response": " Yo"}, turns("Hi", "Yo")),
         (
-            Layout.prompt,
+            RowLayout.prompt,
             {
                 "prompt": f"{TEMPLATE}### Instruction:\nDo\nit\n\n### Input:\nx\n\n### Response:\n",
                 "response": "Done",
@@ -44,12 +44,12 @@ def turns(*contents: str) -> tuple[Turn, ...]:
             turns("Do\nit\n\nx", "Done"),
         ),
         (
-            Layout.seed_task,
+            RowLayout.seed_task,
             {"instruction": "A", "instances": [{"input": "b", "output": "c"}, {}]},
             turns("A\n\nb", "c"),
         ),
         (
-            Layout.messages,
+            RowLayout.messages,
             {
                 "messages": [
                     {"role": "user", "content": "1"},
@@ -60,13 +60,13 @@ def turns(*contents: str) -> tuple[Turn, ...]:
             turns("1", "2"),
         ),
         (
-            Layout.messages,
+            RowLayout.messages,
             {"messages": [{"from": "human", "value": "1"}, {"from": "gpt", "value": "2"}]},
             turns("1", "2"),
         ),
     ],
 )
-def test_a_row_becomes_turns_that_end_with_an_answer(layout: Layout, row: Any, expected: tuple[Turn, ...]) -> None:
+def test_a_row_becomes_turns_that_end_with_an_answer(layout: RowLayout, row: Any, expected: tuple[Turn, ...]) -> None:
     assert lay(layout, row)["turns"] == expected
 
 
@@ -82,35 +82,35 @@ def test_a_tree_gives_its_best_ranked_path() -> None:
         reply("assistant", "gone", 0, deleted=True),
         reply("assistant", "good", 0, reply("prompter", "more?", None)),
     )
-    assert lay(Layout.tree, {"prompt": tree})["turns"] == turns("q", "good")
+    assert lay(RowLayout.tree, {"prompt": tree})["turns"] == turns("q", "good")
 
 
 @pytest.mark.parametrize(
     ("layout", "row", "error", "reason"),
     [
-        (Layout.alpaca, {"instruction": "x"}, BadRowError, "output"),
-        (Layout.alpaca, {"instruction": "x", "output": " "}, DroppedRowError, "empty output"),
-        (Layout.messages, {"messages": "x"}, BadRowError, "no list of messages"),
-        (Layout.messages, {"conversations": [], "id": 1}, BadRowError, "fields={messages: conversations}"),
-        (Layout.messages, {"messages": [{"role": "wizard", "content": "x"}]}, BadRowError, "wizard"),
-        (Layout.messages, {"messages": [{"role": "user", "content": "x"}]}, DroppedRowError, "no answer"),
+        (RowLayout.alpaca, {"instruction": "x"}, BadRowError, "output"),
+        (RowLayout.alpaca, {"instruction": "x", "output": " "}, DroppedRowError, "empty output"),
+        (RowLayout.messages, {"messages": "x"}, BadRowError, "no list of messages"),
+        (RowLayout.messages, {"conversations": [], "id": 1}, BadRowError, "fields={messages: conversations}"),
+        (RowLayout.messages, {"messages": [{"role": "wizard", "content": "x"}]}, BadRowError, "wizard"),
+        (RowLayout.messages, {"messages": [{"role": "user", "content": "x"}]}, DroppedRowError, "no answer"),
         (
-            Layout.messages,
+            RowLayout.messages,
             {"messages": [{"role": "user", "content": None}]},
             BadRowError,
             "no text, its content is null",
         ),
-        (Layout.alpaca, {"instruction": "a", "output": "b", "history": [["x"]]}, BadRowError, "list of pairs"),
-        (Layout.squad, {"paragraphs": [{"context": "c", "qas": "x"}]}, BadRowError, "qas"),
-        (Layout.squad, {"context": "c", "question": "q", "answers": "x"}, BadRowError, "answers"),
-        (Layout.squad, {"context": "c", "question": "q", "answers": {"text": []}}, DroppedRowError, "no answer"),
-        (Layout.text, {"messages": [], "id": 1}, BadRowError, "kind=conversations, layout=messages"),
-        (Layout.choices, {"query": "q", "choices": ["a", "b"], "gold": True}, BadRowError, "got true"),
-        (Layout.belebele, {**BELEBELE, "correct_answer_num": "5"}, BadRowError, "must be 1, 2, 3 or 4, got 5"),
-        (Layout.tree, {}, BadRowError, "no list of messages"),
-        (Layout.preference, {"prompt": "p", "chosen": "a", "rejected": "a "}, DroppedRowError, "same answers"),
+        (RowLayout.alpaca, {"instruction": "a", "output": "b", "history": [["x"]]}, BadRowError, "list of pairs"),
+        (RowLayout.squad, {"paragraphs": [{"context": "c", "qas": "x"}]}, BadRowError, "qas"),
+        (RowLayout.squad, {"context": "c", "question": "q", "answers": "x"}, BadRowError, "answers"),
+        (RowLayout.squad, {"context": "c", "question": "q", "answers": {"text": []}}, DroppedRowError, "no answer"),
+        (RowLayout.text, {"messages": [], "id": 1}, BadRowError, "kind=conversations, layout=messages"),
+        (RowLayout.choices, {"query": "q", "choices": ["a", "b"], "gold": True}, BadRowError, "got true"),
+        (RowLayout.belebele, {**BELEBELE, "correct_answer_num": "5"}, BadRowError, "must be 1, 2, 3 or 4, got 5"),
+        (RowLayout.tree, {}, BadRowError, "no list of messages"),
+        (RowLayout.preference, {"prompt": "p", "chosen": "a", "rejected": "a "}, DroppedRowError, "same answers"),
         (
-            Layout.preference,
+            RowLayout.preference,
             {
                 "prompt": [{"from": "gpt", "value": "x"}],
                 "chosen": {"from": "gpt", "value": "a"},
@@ -120,30 +120,30 @@ def test_a_tree_gives_its_best_ranked_path() -> None:
             "does not end with the user",
         ),
         (
-            Layout.dialogue_preference,
+            RowLayout.dialogue_preference,
             {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: x\n\nAssistant: c"},
             DroppedRowError,
             "differ before the last answer",
         ),
-        (Layout.choices, {"query": "q", "choices": ["a"], "gold": 0}, DroppedRowError, "fewer than two"),
-        (Layout.choices, {"query": "q", "choices": ["a", "b"], "gold": 2}, BadRowError, "not one of 2"),
+        (RowLayout.choices, {"query": "q", "choices": ["a"], "gold": 0}, DroppedRowError, "fewer than two"),
+        (RowLayout.choices, {"query": "q", "choices": ["a", "b"], "gold": 2}, BadRowError, "not one of 2"),
         (
-            Layout.letters,
+            RowLayout.letters,
             {"question": "q", "A": "1", "B": "2", "C": "3", "D": "4", "answer": "Z"},
             BadRowError,
             "letter",
         ),
-        (Layout.true_false, {"question": "q", "answer": "maybe"}, BadRowError, "neither"),
+        (RowLayout.true_false, {"question": "q", "answer": "maybe"}, BadRowError, "neither"),
     ],
 )
-def test_a_useless_row_says_why(layout: Layout, row: Any, error: type[Exception], reason: str) -> None:
+def test_a_useless_row_says_why(layout: RowLayout, row: Any, error: type[Exception], reason: str) -> None:
     with pytest.raises(error, match=reason):
         notes_of(layout, row)
 
 
 def test_whole_dialogues_split_into_prompt_and_two_answers() -> None:
     start = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: and?\n\nAssistant: "
-    fields = lay(Layout.dialogue_preference, {"chosen": f"{start}good\n\nyes", "rejected": f"{start}bad"})
+    fields = lay(RowLayout.dialogue_preference, {"chosen": f"{start}good\n\nyes", "rejected": f"{start}bad"})
     assert fields == {"prompt": turns("hi", "hello", "and?"), "chosen": "good\n\nyes", "rejected": "bad"}
 
 
@@ -153,12 +153,12 @@ def test_sharegpt_preferences_keep_the_system_turn() -> None:
         "chosen": {"from": "gpt", "value": "a"},
         "rejected": {"from": "gpt", "value": "b"},
     }
-    fields = lay(Layout.preference, row, fields={"prompt": "conversations"})
+    fields = lay(RowLayout.preference, row, fields={"prompt": "conversations"})
     assert fields == {"prompt": (Turn("system", "s"), Turn("user", "q")), "chosen": "a", "rejected": "b"}
 
 
 def test_mmlu_answers_are_letters() -> None:
-    fields = lay(Layout.letters, {"question": "q", "A": "1", "B": "2", "C": "3", "D": "4", "answer": "C"})
+    fields = lay(RowLayout.letters, {"question": "q", "A": "1", "B": "2", "C": "3", "D": "4", "answer": "C"})
     assert (fields["choices"], fields["answer"]) == (("1", "2", "3", "4"), 2)
 
 
@@ -174,40 +174,40 @@ def test_arabicmmlu_has_as_many_choices_as_are_filled_and_its_context_first() ->
         "Option 4": "",
         "Option 5": "",
     }
-    fields = lay(Layout.arabicmmlu, row)
+    fields = lay(RowLayout.arabicmmlu, row)
     assert fields == {"question": "نص\n\nسؤال", "choices": ("ا", "ب"), "answer": 1, "subject": "History"}
 
 
 def test_true_and_false_are_the_two_choices_of_a_statement() -> None:
-    fields = lay(Layout.true_false, {"id": "Algeria-0", "question": "جملة", "answer": "خطأ"})
+    fields = lay(RowLayout.true_false, {"id": "Algeria-0", "question": "جملة", "answer": "خطأ"})
     assert (fields["choices"], fields["answer"], fields["subject"]) == (("صح", "خطأ"), 1, "Algeria")
 
 
 def test_choices_lose_the_word_question() -> None:
-    assert lay(Layout.choices, {"query": "Question: Why?", "choices": ["a", "b"], "gold": 0})["question"] == "Why?"
+    assert lay(RowLayout.choices, {"query": "Question: Why?", "choices": ["a", "b"], "gold": 0})["question"] == "Why?"
 
 
 def test_turns_of_one_side_in_a_row_are_joined() -> None:
     said = [("user", "a"), ("assistant", "b"), ("assistant", "c"), ("user", "d"), ("assistant", "e")]
     row = {"messages": [{"role": role, "content": content} for role, content in said]}
-    assert lay(Layout.messages, row)["turns"] == turns("a", "b\n\nc", "d", "e")
+    assert lay(RowLayout.messages, row)["turns"] == turns("a", "b\n\nc", "d", "e")
 
 
 def test_what_the_assistant_says_before_anybody_asked_is_left_out() -> None:
     said = [("system", "Be brief"), ("assistant", "Welcome!"), ("user", "Hi"), ("assistant", "Yo")]
     row = {"messages": [{"role": role, "content": content} for role, content in said]}
-    assert lay(Layout.messages, row)["turns"] == (Turn("system", "Be brief"), *turns("Hi", "Yo"))
+    assert lay(RowLayout.messages, row)["turns"] == (Turn("system", "Be brief"), *turns("Hi", "Yo"))
     with pytest.raises(DroppedRowError, match="no answer"):
-        lay(Layout.messages, {"messages": row["messages"][:2]})
+        lay(RowLayout.messages, {"messages": row["messages"][:2]})
 
 
 def test_system_and_history_of_a_row_are_read() -> None:
     row = {"instruction": "And?", "input": "", "output": "Five", "system": "Be brief", "history": [["Who?", "We."]]}
-    assert lay(Layout.alpaca, row)["turns"] == (Turn("system", "Be brief"), *turns("Who?", "We.", "And?", "Five"))
+    assert lay(RowLayout.alpaca, row)["turns"] == (Turn("system", "Be brief"), *turns("Who?", "We.", "And?", "Five"))
     row = {"prompt": "And?", "response": "Five", "system": " ", "history": None}
-    assert lay(Layout.prompt, row)["turns"] == turns("And?", "Five")
+    assert lay(RowLayout.prompt, row)["turns"] == turns("And?", "Five")
     messages = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
-    assert lay(Layout.messages, {"system": "s", "messages": messages})["turns"] == (
+    assert lay(RowLayout.messages, {"system": "s", "messages": messages})["turns"] == (
         Turn("system", "s"),
         *turns("Hi", "Yo"),
     )
@@ -216,8 +216,8 @@ def test_system_and_history_of_a_row_are_read() -> None:
 def test_an_empty_system_turn_or_tool_result_is_left_out_and_counted() -> None:
     said = [("system", ""), ("user", "q"), ("assistant", "a"), ("tool", "\u200b"), ("assistant", "b"), ("user", "?")]
     row = {"messages": [{"role": role, "content": content} for role, content in said]}
-    assert lay(Layout.messages, row)["turns"] == turns("q", "a\n\nb")
-    assert notes_of(Layout.messages, row) == {
+    assert lay(RowLayout.messages, row)["turns"] == turns("q", "a\n\nb")
+    assert notes_of(RowLayout.messages, row) == {
         "an empty system turn or tool result left out": 1,
         "what follows the last answer left out": 1,
     }
@@ -239,19 +239,19 @@ def test_calls_of_tools_and_their_results_are_turns() -> None:
         {"role": "assistant", "content": "Hot", "reasoning_content": "hm"},
     ]
     expected = (Turn("user", "q"), Turn("assistant", text), Turn("tool", "32"), Turn("assistant", "Hot"))
-    assert lay(Layout.messages, {"messages": sharegpt})["turns"] == expected
-    assert lay(Layout.messages, {"messages": openai})["turns"] == expected
-    unused = unused_fields({"messages": openai, "tools": "[]", "id": ""}, SourceConfig(layout=Layout.messages))
+    assert lay(RowLayout.messages, {"messages": sharegpt})["turns"] == expected
+    assert lay(RowLayout.messages, {"messages": openai})["turns"] == expected
+    unused = unused_fields({"messages": openai, "tools": "[]", "id": ""}, SourceConfig(layout=RowLayout.messages))
     assert list(unused) == ["messages[].reasoning_content", "messages[].tool_call_id", "tools"]
 
 
 def test_a_reply_of_weight_0_is_context() -> None:
     said = [("user", "q", 1), ("assistant", "bad", 0), ("user", "r", 1), ("assistant", "good", 1)]
     rows = [{"role": role, "content": text, "weight": weight} for role, text, weight in said]
-    first, second = (turn for turn in lay(Layout.messages, {"messages": rows})["turns"] if turn.role == "assistant")
+    first, second = (turn for turn in lay(RowLayout.messages, {"messages": rows})["turns"] if turn.role == "assistant")
     assert (first.is_trained, second.is_trained) == (False, True)
     with pytest.raises(DroppedRowError, match="no answer with a weight"):
-        lay(Layout.messages, {"messages": rows[:2]})
+        lay(RowLayout.messages, {"messages": rows[:2]})
 
 
 def test_preferences_come_as_messages_too() -> None:
@@ -262,11 +262,11 @@ def test_preferences_come_as_messages_too() -> None:
     ultrafeedback = {"prompt": "q", "chosen": [*asked, good], "rejected": [*asked, bad], "score_chosen": 8.0}
     implicit = {"chosen": [*asked, good], "rejected": [*asked, bad]}
     for row in (trl, ultrafeedback, implicit):
-        assert lay(Layout.preference, row) == expected
+        assert lay(RowLayout.preference, row) == expected
     later = [*asked, bad, {"role": "user", "content": "r"}]
-    fields = lay(Layout.preference, {"prompt": "q", "chosen": [*later, good], "rejected": [*later, bad]})
+    fields = lay(RowLayout.preference, {"prompt": "q", "chosen": [*later, good], "rejected": [*later, bad]})
     assert fields["prompt"] == turns("q", "bad", "r")
-    assert list(unused_fields(ultrafeedback, SourceConfig(layout=Layout.preference))) == ["score_chosen"]
+    assert list(unused_fields(ultrafeedback, SourceConfig(layout=RowLayout.preference))) == ["score_chosen"]
 
 
 def test_squad_asks_every_question_below_its_passage() -> None:
@@ -277,14 +277,14 @@ def test_squad_asks_every_question_below_its_passage() -> None:
         "title": "t",
         "paragraphs": [{"context": "نص", "qas": [ask("من؟", "هو"), ask("متى؟"), ask("أين؟", "هنا", "هناك")]}],
     }
-    records = list(make_records(Row("f:0", 1, row), "s", SourceConfig(layout=Layout.squad, language="ar")))
+    records = list(make_records(Row("f:0", 1, row), "s", SourceConfig(layout=RowLayout.squad, language="ar")))
     assert [record.turns for record in records] == [turns("نص\n\nمن؟", "هو"), turns("نص\n\nأين؟", "هنا")]
-    assert notes_of(Layout.squad, row) == {"a question without answer left out": 1}
+    assert notes_of(RowLayout.squad, row) == {"a question without answer left out": 1}
     flat = {"context": "نص", "question": "من؟", "answers": {"text": ["هو"], "answer_start": [0]}}
-    assert lay(Layout.squad, flat)["turns"] == turns("نص\n\nمن؟", "هو")
+    assert lay(RowLayout.squad, flat)["turns"] == turns("نص\n\nمن؟", "هو")
 
 
 def test_belebele_has_its_passage_above_the_question() -> None:
-    fields = lay(Layout.belebele, {**BELEBELE, "correct_answer_num": "3"})
+    fields = lay(RowLayout.belebele, {**BELEBELE, "correct_answer_num": "3"})
     assert (fields["question"], fields["answer"]) == ("نص\n\nلماذا؟", 2)
     assert fields["choices"] == ("جواب 1", "جواب 2", "جواب 3", "جواب 4")

@@ -2,40 +2,40 @@ from typing import Any
 
 import pytest
 
-from lisan.corpus.config import Layout, SourceConfig
+from lisan.corpus.config import RowLayout, SourceConfig
 from lisan.corpus.layouts.layouts import LAYOUTS, contrast, make_records
 from lisan.corpus.sources.lines import BadRowError, DroppedRowError, Row
 from lisan.records.records import Conversation, Document, Turn
 
 
-def texts(layout: Layout, value: Any, **options: Any) -> list[str]:
+def texts(layout: RowLayout, value: Any, **options: Any) -> list[str]:
     source = SourceConfig(layout=layout, language="en", **options)
     return [record.text for record in make_records(Row("f:0", 1, value), "s", source) if isinstance(record, Document)]
 
 
 def test_every_layout_is_in_the_table() -> None:
-    assert set(LAYOUTS) == set(Layout)
+    assert set(LAYOUTS) == set(RowLayout)
 
 
 def test_text_is_a_string_or_the_field_that_the_source_names() -> None:
-    assert texts(Layout.text, "plain") == ["plain"]
-    assert texts(Layout.text, {"body": "b"}, fields={"text": "body"}) == ["b"]
+    assert texts(RowLayout.text, "plain") == ["plain"]
+    assert texts(RowLayout.text, {"body": "b"}, fields={"text": "body"}) == ["b"]
 
 
 @pytest.mark.parametrize("value", [{"other": "x"}, {"text": 3}, ["x"], None])
 def test_a_row_without_the_field_is_bad(value: Any) -> None:
     with pytest.raises(BadRowError, match="text"):
-        texts(Layout.text, value)
+        texts(RowLayout.text, value)
 
 
 def test_a_blank_text_is_dropped() -> None:
     with pytest.raises(DroppedRowError, match="empty text"):
-        texts(Layout.text, {"text": " \n"})
+        texts(RowLayout.text, {"text": " \n"})
 
 
 def test_front_matter_is_not_text() -> None:
     row = {"text": '---\ntitle: "*On *Science"\nauthor: \n---\n\n# Head\n\nBody'}
-    (record,) = make_records(Row("f:0", 1, row), "s", SourceConfig(layout=Layout.markdown, language="ar"))
+    (record,) = make_records(Row("f:0", 1, row), "s", SourceConfig(layout=RowLayout.markdown, language="ar"))
     assert isinstance(record, Document)
     assert (record.text, record.meta["title"]) == ("# Head\n\nBody", "On Science")
 
@@ -44,19 +44,19 @@ def test_gutenberg_keeps_the_book_and_not_its_licence() -> None:
     mark = "*** {} OF THIS PROJECT GUTENBERG EBOOK X ***\n"
     end = "End of the Project Gutenberg EBook\n" + mark.format("END")
     book = f"Legal\n{mark.format('START')}\nIt was.\n\n{end}Licence"
-    assert texts(Layout.gutenberg, book) == ["It was."]
+    assert texts(RowLayout.gutenberg, book) == ["It was."]
     with pytest.raises(BadRowError, match="START"):
-        texts(Layout.gutenberg, "no marks")
+        texts(RowLayout.gutenberg, "no marks")
 
 
 def test_the_headline_stands_above_its_article() -> None:
-    assert texts(Layout.headline, {"text": "Long.", "summary": "Short"}, fields={"headline": "summary"}) == [
+    assert texts(RowLayout.headline, {"text": "Long.", "summary": "Short"}, fields={"headline": "summary"}) == [
         "Short\n\nLong."
     ]
 
 
 def test_a_pair_becomes_a_document_in_each_direction_with_one_pair_id() -> None:
-    source = SourceConfig(layout=Layout.parallel, language="en", pair_language="ar")
+    source = SourceConfig(layout=RowLayout.parallel, language="en", pair_language="ar")
     one, two = make_records(Row("f:0", 1, {"first": "Hello", "second": "مرحبا"}), "s", source)
     assert isinstance(one, Document)
     assert isinstance(two, Document)
@@ -72,7 +72,7 @@ def test_pairs_are_written_in_several_forms() -> None:
     found = {
         text.replace(f"word {n}", "").replace(f"كلمة {n}", "")
         for n in range(40)
-        for text in texts(Layout.parallel, {"first": f"word {n}", "second": f"كلمة {n}"}, **source)
+        for text in texts(RowLayout.parallel, {"first": f"word {n}", "second": f"كلمة {n}"}, **source)
     }
     assert len(found) >= 6
 
@@ -80,13 +80,13 @@ def test_pairs_are_written_in_several_forms() -> None:
 def test_a_pair_with_an_empty_or_equal_side_is_dropped() -> None:
     for row, reason in (({"first": "a", "second": ""}, "empty second"), ({"first": "a", "second": "a "}, "same sides")):
         with pytest.raises(DroppedRowError, match=reason):
-            texts(Layout.parallel, row, pair_language="ar")
+            texts(RowLayout.parallel, row, pair_language="ar")
 
 
 def test_the_subject_of_a_question_is_its_file_unless_the_row_says_it() -> None:
     row = {"query": "q", "choices": ["a", "b"], "gold": 1}
     (record,) = make_records(
-        Row("x/anatomy_test.csv:3", 1, row), "s", SourceConfig(layout=Layout.choices, language="en")
+        Row("x/anatomy_test.csv:3", 1, row), "s", SourceConfig(layout=RowLayout.choices, language="en")
     )
     assert getattr(record, "subject", None) == "anatomy"
 

@@ -4,7 +4,7 @@ import pytest
 
 from lisan.core.artifact import Artifact
 from lisan.core.errors import DataError
-from lisan.corpus.config import Layout, SourceConfig
+from lisan.corpus.config import RowLayout, SourceConfig
 from lisan.corpus.reader import list_sources, list_splits, read_records, read_table, read_tables, shard_paths
 from lisan.records.kinds import RecordKind
 from lisan.records.records import SCHEMAS, Conversation, Turn, from_table
@@ -21,7 +21,9 @@ def corpus(build: Callable[..., Artifact], write: Callable[..., str]) -> Artifac
         {
             "en": SourceConfig(path=(one,), language="en", split="train"),
             "ar": SourceConfig(path=(two,), language="ar", split="validation"),
-            "chat": SourceConfig(path=(chat,), language="en", split="train", layout=Layout.alpaca, kind=CONVERSATIONS),
+            "chat": SourceConfig(
+                path=(chat,), language="en", split="train", layout=RowLayout.alpaca, kind=CONVERSATIONS
+            ),
         }
     )
 

@@ -13,7 +13,7 @@ from lisan.core.errors import DataError
 from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig, run_stage
 from lisan.corpus import build_corpus
 from lisan.corpus.build_corpus import CORPUS, CorpusConfig
-from lisan.corpus.config import Layout, SourceConfig, SourceFormat
+from lisan.corpus.config import RowLayout, SourceConfig, SourceFormat
 from lisan.microworld.config import WorldConfig
 from lisan.records.kinds import RecordKind
 
@@ -74,7 +74,7 @@ def test_an_error_in_a_task_reaches_the_user_as_its_sentence(tmp_path: Path) -> 
     (tmp_path / "f.json").write_text("{broken")
     source = SourceConfig(
         format=SourceFormat.json, path=(str(tmp_path / "f.json"),), language="en", kind=RecordKind.conversations,
-        layout=Layout.alpaca,
+        layout=RowLayout.alpaca,
     )  # fmt: skip
     with pytest.raises(DataError, match=r"f\.json is not valid JSON"):
         make(tmp_path / "root", {"s": source}, 2)

@@ -10,7 +10,7 @@ from lisan.records.kinds import RecordKind
 
 
 class SourceFormat(StrEnum):
-    """How rows lie in a file. All but parquet may be compressed: gzip, bz2, xz, zstd, lz4."""
+    """File format of a source. All but parquet may be compressed: gzip, bz2, xz, zstd, lz4."""
 
     jsonl = "jsonl"
     parquet = "parquet"
@@ -30,7 +30,7 @@ class TextUnit(StrEnum):
     file = "file"
 
 
-class Layout(StrEnum):
+class RowLayout(StrEnum):
     """The form of a row; `lisan.corpus.layouts.layouts` has one function for each."""
 
     text = "text"
@@ -61,7 +61,7 @@ class SourceConfig:
     pair_path: tuple[str, ...] = ()
     "The same number of files in `pair_language`, line for line (format aligned)."
     kind: RecordKind = RecordKind.documents
-    layout: Layout = Layout.text
+    layout: RowLayout = RowLayout.text
     "Form of the rows."
     fields: dict[str, str] = field(default_factory=dict)
     "Names that the layout's fields have in these files, where they differ: {text: body}."

@@ -7,7 +7,7 @@ import re
 
 from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError, LisanError
-from lisan.corpus.config import CorpusConfig, Layout, SourceConfig, SourceFormat
+from lisan.corpus.config import CorpusConfig, RowLayout, SourceConfig, SourceFormat
 from lisan.corpus.first_rows import try_first_rows
 from lisan.corpus.layouts.layouts import LAYOUTS
 from lisan.corpus.sources.encoding import check_encoding
@@ -90,7 +90,7 @@ def _check_kind(key: str, source: SourceConfig) -> None:
         made = LAYOUTS[source.layout][0]
         if not source.language:
             raise ConfigError(f"{key}.language must be set: en, ar, ary, arz, ...")
-        if (source.layout is Layout.parallel) != bool(source.pair_language):
+        if (source.layout is RowLayout.parallel) != bool(source.pair_language):
             raise ConfigError(
                 f"{key}.pair_language goes with layout=parallel and only with it, got {source.pair_language!r}"
             )

@@ -16,7 +16,7 @@ from lisan.corpus.sources.lines import BadRowError, DroppedRowError
 from lisan.records.records import Turn
 
 
-def _exchange(row: Any, source: SourceConfig, prompt: str, answer: str) -> list[Fields]:
+def _exchange(row: object, source: SourceConfig, prompt: str, answer: str) -> list[Fields]:
     """One prompt and its answer, after the `system` text and the `history` of (prompt, answer) pairs that a row may have."""
     earlier = [
         Turn(role, text.strip()) for pair in _history(row, source) for role, text in zip(ASKING, pair, strict=True)
@@ -28,9 +28,9 @@ def _exchange(row: Any, source: SourceConfig, prompt: str, answer: str) -> list[
 ASKING = ("user", "assistant")
 
 
-def _history(row: Any, source: SourceConfig) -> list[Any]:
+def _history(row: object, source: SourceConfig) -> list[Any]:
     name = source.fields.get("history", "history")
-    pairs = row.get(name) or []
+    pairs = field_of(row, source, "history", optional=True) or []
     is_pair = (
         isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(t, str) for t in pair) for pair in pairs
     )
@@ -46,7 +46,7 @@ _ALPACA_TEMPLATE = re.compile(
 )
 
 
-def parse_prompt(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_prompt(row: object, source: SourceConfig) -> Iterable[Fields]:
     """One prompt and one response; an Alpaca template around the prompt is taken off."""
     prompt, response = filled(row, source, "prompt", "response")
     template = _ALPACA_TEMPLATE.match(prompt)
@@ -55,22 +55,22 @@ def parse_prompt(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return _exchange(row, source, prompt, response)
 
 
-def parse_alpaca(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_alpaca(row: object, source: SourceConfig) -> Iterable[Fields]:
     instruction, output = filled(row, source, "instruction", "output")
     extra = text_of(row, source, "input", optional=True).strip()
     return _exchange(row, source, f"{instruction}\n\n{extra}" if extra else instruction, output)
 
 
-def parse_seed_task(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_seed_task(row: object, source: SourceConfig) -> Iterable[Fields]:
     """Self-Instruct seed tasks: an instruction and the first of its instances."""
     (instruction,) = filled(row, source, "instruction")
-    instances = row.get("instances")
+    instances = field_of(row, source, "instances", optional=True)
     if not isinstance(instances, list) or not instances:
         raise BadRowError("no list in field instances")
     return parse_alpaca({**instances[0], "instruction": instruction}, source)
 
 
-def parse_messages(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_messages(row: object, source: SourceConfig) -> Iterable[Fields]:
     """A list of messages in field `messages`, from the first question to the last trained answer."""
     name, notes = source.fields.get("messages", "messages"), list[str]()
     turns = begin_with_user(read_turns(field_of(row, source, "messages"), name, notes), notes)
@@ -83,7 +83,7 @@ def parse_messages(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return [{"turns": turns, "notes": notes}]
 
 
-def parse_tree(row: Any, source: SourceConfig) -> Iterable[Fields]:  # noqa: ARG001  the signature of every layout
+def parse_tree(row: object, source: SourceConfig) -> Iterable[Fields]:  # noqa: ARG001  the signature of every layout
     """OpenAssistant trees: follow the best-ranked reply down from the prompt, and end with an answer."""
     message = row.get("prompt") if isinstance(row, Mapping) else None
     path = []
@@ -94,7 +94,7 @@ def parse_tree(row: Any, source: SourceConfig) -> Iterable[Fields]:  # noqa: ARG
     return parse_messages({"messages": path}, SourceConfig())
 
 
-def parse_squad(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_squad(row: object, source: SourceConfig) -> Iterable[Fields]:
     """SQuAD: an article with paragraphs, or one flat question; the context and the question, then the first answer."""
     paragraphs = field_of(row, source, "paragraphs", optional=True)
     asked = [(row, row)] if paragraphs is None else [(part, item) for part in paragraphs for item in _questions(part)]
@@ -109,14 +109,14 @@ def parse_squad(row: Any, source: SourceConfig) -> Iterable[Fields]:
             }
 
 
-def _questions(paragraph: Any) -> list[Any]:
+def _questions(paragraph: object) -> list[Any]:
     questions = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
     if not isinstance(questions, list):
         raise BadRowError("a paragraph has no list of questions in field qas")
     return questions
 
 
-def _answers(value: Any) -> list[str]:
+def _answers(value: object) -> list[str]:
     """Return the texts of SQuAD's answers, [{"text": ...}, ...], or of the form that `datasets` gives them, {"text": [...]}."""
     answers = [{"text": text} for text in value.get("text") or []] if isinstance(value, Mapping) else value
     if not isinstance(answers, list) or not all(isinstance(answer, Mapping) for answer in answers):
@@ -134,11 +134,11 @@ def _preference(prompt: tuple[Turn, ...], chosen: str, rejected: str, notes: Seq
     return [{"prompt": prompt, "chosen": chosen.strip(), "rejected": rejected.strip(), "notes": notes}]
 
 
-def parse_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_preference(row: object, source: SourceConfig) -> Iterable[Fields]:
     """`prompt`, `chosen` and `rejected`, each a text or messages; chosen and rejected may hold the prompt too (UltraFeedback)."""
     notes = list[str]()
-    prompt = _said(row, source, "prompt", "user", notes)
-    sides = [_said(row, source, side, "assistant", notes) for side in ("chosen", "rejected")]
+    prompt = _turns_of(row, source, "prompt", "user", notes)
+    sides = [_turns_of(row, source, side, "assistant", notes) for side in ("chosen", "rejected")]
     if not all(sides) or any(side[-1].role != "assistant" for side in sides):
         raise DroppedRowError("no answer")
     before, other = (side[:-1] for side in sides)
@@ -151,7 +151,7 @@ def parse_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return _preference(prompt, sides[0][-1].content, sides[1][-1].content, notes)
 
 
-def _said(row: Any, source: SourceConfig, name: str, role: str, notes: list[str]) -> tuple[Turn, ...]:
+def _turns_of(row: object, source: SourceConfig, name: str, role: str, notes: list[str]) -> tuple[Turn, ...]:
     """Return a field that is a text, one message or a list of messages as turns; none where a prompt is missing."""
     value = field_of(row, source, name, optional=name == "prompt")
     if value is None or isinstance(value, str):
@@ -168,7 +168,7 @@ def _dialogue(text: str) -> tuple[Turn, ...]:
     return join_turns(Turn("user" if speaker == "Human" else "assistant", said.strip()) for speaker, said in pairs)
 
 
-def parse_dialogue_preference(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_dialogue_preference(row: object, source: SourceConfig) -> Iterable[Fields]:
     """Two whole dialogues (HH-RLHF) that differ in the last answer only."""
     chosen, rejected = (_dialogue(text_of(row, source, side)) for side in ("chosen", "rejected"))
     if not chosen or not rejected or chosen[:-1] != rejected[:-1]:
@@ -196,13 +196,13 @@ def _letter(text: str) -> int:
     return LETTERS.index(letter)
 
 
-def parse_letters(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_letters(row: object, source: SourceConfig) -> Iterable[Fields]:
     """MMLU: question, one column for each of A, B, C, D, and the letter of the answer."""
     question, *choices, answer = filled(row, source, "question", "A", "B", "C", "D", "answer")
     return _question(question, [choice.strip() for choice in choices], _letter(answer))
 
 
-def parse_arabicmmlu(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_arabicmmlu(row: object, source: SourceConfig) -> Iterable[Fields]:
     """ArabicMMLU: up to five options, some empty, and a context that goes above the question."""
     question, answer, subject = filled(row, source, "Question", "Answer Key", "Subject")
     options = [text_of(row, source, f"Option {number}", optional=True).strip() for number in range(1, 6)]
@@ -216,7 +216,7 @@ def parse_arabicmmlu(row: Any, source: SourceConfig) -> Iterable[Fields]:
 TRUE_FALSE = ("صح", "خطأ")
 
 
-def parse_true_false(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_true_false(row: object, source: SourceConfig) -> Iterable[Fields]:
     """ACVA: a statement that is right (صح) or wrong (خطأ); its topic stands in the id, before the dash."""
     question, answer = filled(row, source, "question", "answer")
     if answer.strip() not in TRUE_FALSE:
@@ -225,7 +225,7 @@ def parse_true_false(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return _question(question, TRUE_FALSE, TRUE_FALSE.index(answer.strip()), topic)
 
 
-def parse_choices(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_choices(row: object, source: SourceConfig) -> Iterable[Fields]:
     """A query, a list of choices and the index of the right one."""
     (question,) = filled(row, source, "query")
     choices, gold = field_of(row, source, "choices"), field_of(row, source, "gold")
@@ -236,7 +236,7 @@ def parse_choices(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return _question(question.removeprefix("Question: "), choices, gold)
 
 
-def parse_belebele(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_belebele(row: object, source: SourceConfig) -> Iterable[Fields]:
     """Belebele: a passage above its question, four choices and the number of the right one, counted from 1."""
     passage, question, *choices = filled(
         row, source, "flores_passage", "question", *(f"mc_answer{n}" for n in range(1, 5))

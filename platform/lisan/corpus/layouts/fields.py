@@ -6,32 +6,32 @@ A row without a required field is a `BadRowError` (quarantined), a row with noth
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from lisan.corpus.config import Layout, SourceConfig
+from lisan.corpus.config import RowLayout, SourceConfig
 from lisan.corpus.sources.lines import BadRowError, DroppedRowError
 
 Fields = dict[str, Any]
 "Constructor arguments of a record, without id and source."
-RowParser = Callable[[Any, SourceConfig], Iterable[Fields]]
+RowParser = Callable[[object, SourceConfig], Iterable[Fields]]
 
-FIELDS: dict[Layout, tuple[str, ...]] = {
-    Layout.text: ("text",),
-    Layout.markdown: ("text",),
-    Layout.gutenberg: ("text",),
-    Layout.headline: ("text", "headline"),
-    Layout.parallel: ("first", "second"),
-    Layout.prompt: ("prompt", "response", "system", "history"),
-    Layout.alpaca: ("instruction", "input", "output", "system", "history"),
-    Layout.seed_task: ("instruction", "instances"),
-    Layout.messages: ("messages", "system"),
-    Layout.tree: ("prompt",),
-    Layout.squad: ("paragraphs", "context", "question", "answers"),
-    Layout.preference: ("prompt", "chosen", "rejected", "system"),
-    Layout.dialogue_preference: ("chosen", "rejected"),
-    Layout.letters: ("question", "A", "B", "C", "D", "answer"),
-    Layout.arabicmmlu: ("Question", "Answer Key", "Subject", "Context", *(f"Option {n}" for n in range(1, 6))),
-    Layout.true_false: ("question", "answer", "id"),
-    Layout.choices: ("query", "choices", "gold"),
-    Layout.belebele: ("flores_passage", "question", *(f"mc_answer{n}" for n in range(1, 5)), "correct_answer_num"),
+FIELDS: dict[RowLayout, tuple[str, ...]] = {
+    RowLayout.text: ("text",),
+    RowLayout.markdown: ("text",),
+    RowLayout.gutenberg: ("text",),
+    RowLayout.headline: ("text", "headline"),
+    RowLayout.parallel: ("first", "second"),
+    RowLayout.prompt: ("prompt", "response", "system", "history"),
+    RowLayout.alpaca: ("instruction", "input", "output", "system", "history"),
+    RowLayout.seed_task: ("instruction", "instances"),
+    RowLayout.messages: ("messages", "system"),
+    RowLayout.tree: ("prompt",),
+    RowLayout.squad: ("paragraphs", "context", "question", "answers"),
+    RowLayout.preference: ("prompt", "chosen", "rejected", "system"),
+    RowLayout.dialogue_preference: ("chosen", "rejected"),
+    RowLayout.letters: ("question", "A", "B", "C", "D", "answer"),
+    RowLayout.arabicmmlu: ("Question", "Answer Key", "Subject", "Context", *(f"Option {n}" for n in range(1, 6))),
+    RowLayout.true_false: ("question", "answer", "id"),
+    RowLayout.choices: ("query", "choices", "gold"),
+    RowLayout.belebele: ("flores_passage", "question", *(f"mc_answer{n}" for n in range(1, 5)), "correct_answer_num"),
 }
 "Every field that a layout reads, by its own name; `fields` of a source renames them."
 
@@ -54,7 +54,7 @@ SHAPES = {
 "Fields by which data sets of other layouts are known."
 
 
-def field_of(row: Any, source: SourceConfig, name: str, optional: bool = False) -> Any:
+def field_of(row: object, source: SourceConfig, name: str, optional: bool = False) -> Any:
     """Return a field under the name it has in this source; BadRowError that names what is there instead."""
     field = source.fields.get(name, name)
     if not isinstance(row, Mapping):
@@ -68,7 +68,7 @@ def field_of(row: Any, source: SourceConfig, name: str, optional: bool = False) 
     return value
 
 
-def text_of(row: Any, source: SourceConfig, name: str, optional: bool = False) -> str:
+def text_of(row: object, source: SourceConfig, name: str, optional: bool = False) -> str:
     """Return a field as text; empty where it is missing and `optional`."""
     value = field_of(row, source, name, optional)
     if value is not None and not isinstance(value, str):
@@ -76,7 +76,7 @@ def text_of(row: Any, source: SourceConfig, name: str, optional: bool = False) -
     return value or ""
 
 
-def filled(row: Any, source: SourceConfig, *names: str) -> list[str]:
+def filled(row: object, source: SourceConfig, *names: str) -> list[str]:
     """Return fields that must not be blank."""
     values = [text_of(row, source, name) for name in names]
     for name, value in zip(names, values, strict=True):
@@ -85,7 +85,7 @@ def filled(row: Any, source: SourceConfig, *names: str) -> list[str]:
     return values
 
 
-def plain(row: Any, source: SourceConfig) -> str:
+def required_text(row: object, source: SourceConfig) -> str:
     text = row if isinstance(row, str) else text_of(row, source, "text")
     if not text.strip():
         raise DroppedRowError("empty text")

@@ -6,12 +6,11 @@ Ids depend only on the file and the position in it.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from lisan.core.seed import stream
-from lisan.corpus.config import Layout, SourceConfig
+from lisan.corpus.config import RowLayout, SourceConfig
 from lisan.corpus.layouts import exchanges
-from lisan.corpus.layouts.fields import Fields, RowParser, filled, plain
+from lisan.corpus.layouts.fields import Fields, RowParser, filled, required_text
 from lisan.corpus.sources.lines import BadRowError, DroppedRowError, Row
 from lisan.records.kinds import RecordKind
 from lisan.records.records import CLASSES, Conversation, Preference, Record, record_id
@@ -71,17 +70,17 @@ def contrast(conversations: Sequence[Conversation], seed: int) -> list[Preferenc
     return made
 
 
-def parse_text(row: Any, source: SourceConfig) -> Iterable[Fields]:
-    return [{"text": plain(row, source)}]
+def parse_text(row: object, source: SourceConfig) -> Iterable[Fields]:
+    return [{"text": required_text(row, source)}]
 
 
 _FRONT_MATTER = re.compile(r"\A\s*---\n(.*?)\n---\s*\n", re.DOTALL)
 _TITLE = re.compile(r"^title:\s*\"?(.*?)\"?\s*$", re.MULTILINE)
 
 
-def parse_markdown(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_markdown(row: object, source: SourceConfig) -> Iterable[Fields]:
     """Take YAML front matter off; its title goes to meta, without emphasis marks."""
-    text = plain(row, source)
+    text = required_text(row, source)
     matter = _FRONT_MATTER.match(text)
     if matter is None:
         return [{"text": text}]
@@ -96,9 +95,9 @@ _GUTENBERG_START = re.compile(r"^\s*\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBER
 _GUTENBERG_END = re.compile(r"^\s*(?:\*\*\* ?END OF TH|End of (?:the )?Project Gutenberg)", re.MULTILINE)
 
 
-def parse_gutenberg(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_gutenberg(row: object, source: SourceConfig) -> Iterable[Fields]:
     """Keep the text between the START and END marks."""
-    text = plain(row, source)
+    text = required_text(row, source)
     start = _GUTENBERG_START.search(text)
     if start is None:
         raise BadRowError("no line '*** START OF THIS PROJECT GUTENBERG EBOOK'")
@@ -106,7 +105,7 @@ def parse_gutenberg(row: Any, source: SourceConfig) -> Iterable[Fields]:
     return [{"text": text[start.end() : end.start() if end else len(text)].strip()}]
 
 
-def parse_headline(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_headline(row: object, source: SourceConfig) -> Iterable[Fields]:
     """Put the headline (or summary) above the article."""
     text, headline = filled(row, source, "text", "headline")
     return [{"text": f"{headline.strip()}\n\n{text.strip()}"}]
@@ -117,7 +116,7 @@ PAIR_FORMS = ("{a}\n{b}", "{a_name}: {a}\n{b_name}: {b}", "{a}\n\n{b_name}: {b}"
 "Ways to write a text and its translation; four, so that none of them becomes the only cue for translating."
 
 
-def parse_parallel(row: Any, source: SourceConfig) -> Iterable[Fields]:
+def parse_parallel(row: object, source: SourceConfig) -> Iterable[Fields]:
     """Write both sides into one document, once in each direction, in a form drawn by the content."""
     first, second = (side.strip() for side in filled(row, source, "first", "second"))
     if first == second:
@@ -130,24 +129,24 @@ def parse_parallel(row: Any, source: SourceConfig) -> Iterable[Fields]:
         yield {"text": form.format(a=a, b=b, **names), "language": f"{source.language}-{source.pair_language}"}
 
 
-LAYOUTS: dict[Layout, tuple[RecordKind, RowParser]] = {
-    Layout.text: (RecordKind.documents, parse_text),
-    Layout.markdown: (RecordKind.documents, parse_markdown),
-    Layout.gutenberg: (RecordKind.documents, parse_gutenberg),
-    Layout.headline: (RecordKind.documents, parse_headline),
-    Layout.parallel: (RecordKind.documents, parse_parallel),
-    Layout.prompt: (RecordKind.conversations, exchanges.parse_prompt),
-    Layout.alpaca: (RecordKind.conversations, exchanges.parse_alpaca),
-    Layout.seed_task: (RecordKind.conversations, exchanges.parse_seed_task),
-    Layout.messages: (RecordKind.conversations, exchanges.parse_messages),
-    Layout.tree: (RecordKind.conversations, exchanges.parse_tree),
-    Layout.squad: (RecordKind.conversations, exchanges.parse_squad),
-    Layout.preference: (RecordKind.preferences, exchanges.parse_preference),
-    Layout.dialogue_preference: (RecordKind.preferences, exchanges.parse_dialogue_preference),
-    Layout.letters: (RecordKind.questions, exchanges.parse_letters),
-    Layout.arabicmmlu: (RecordKind.questions, exchanges.parse_arabicmmlu),
-    Layout.true_false: (RecordKind.questions, exchanges.parse_true_false),
-    Layout.choices: (RecordKind.questions, exchanges.parse_choices),
-    Layout.belebele: (RecordKind.questions, exchanges.parse_belebele),
+LAYOUTS: dict[RowLayout, tuple[RecordKind, RowParser]] = {
+    RowLayout.text: (RecordKind.documents, parse_text),
+    RowLayout.markdown: (RecordKind.documents, parse_markdown),
+    RowLayout.gutenberg: (RecordKind.documents, parse_gutenberg),
+    RowLayout.headline: (RecordKind.documents, parse_headline),
+    RowLayout.parallel: (RecordKind.documents, parse_parallel),
+    RowLayout.prompt: (RecordKind.conversations, exchanges.parse_prompt),
+    RowLayout.alpaca: (RecordKind.conversations, exchanges.parse_alpaca),
+    RowLayout.seed_task: (RecordKind.conversations, exchanges.parse_seed_task),
+    RowLayout.messages: (RecordKind.conversations, exchanges.parse_messages),
+    RowLayout.tree: (RecordKind.conversations, exchanges.parse_tree),
+    RowLayout.squad: (RecordKind.conversations, exchanges.parse_squad),
+    RowLayout.preference: (RecordKind.preferences, exchanges.parse_preference),
+    RowLayout.dialogue_preference: (RecordKind.preferences, exchanges.parse_dialogue_preference),
+    RowLayout.letters: (RecordKind.questions, exchanges.parse_letters),
+    RowLayout.arabicmmlu: (RecordKind.questions, exchanges.parse_arabicmmlu),
+    RowLayout.true_false: (RecordKind.questions, exchanges.parse_true_false),
+    RowLayout.choices: (RecordKind.questions, exchanges.parse_choices),
+    RowLayout.belebele: (RecordKind.questions, exchanges.parse_belebele),
 }
 "Kind of record and parser of each layout."

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
-from typing import Any
 
 from lisan.corpus.config import SourceConfig
 from lisan.corpus.layouts.fields import columns_of
@@ -26,7 +25,7 @@ ROLE_KEYS = frozenset({"role", "from"})
 "Keys of the role. Keys outside `MESSAGE_KEYS` with a value are counted as unused."
 
 
-def read_turns(messages: Any, field: str, notes: list[str]) -> tuple[Turn, ...]:
+def read_turns(messages: object, field: str, notes: list[str]) -> tuple[Turn, ...]:
     """Return the turns of a list of messages; system turns and tool results without text are left out with a note.
 
     A call of a tool is text of the assistant, one JSON object a line: {"name": ..., "arguments": {...}}. `weight: 0` (OpenAI)
@@ -40,7 +39,7 @@ def read_turns(messages: Any, field: str, notes: list[str]) -> tuple[Turn, ...]:
     return join_turns(kept)
 
 
-def _read_turn(message: Any, field: str) -> Turn:
+def _read_turn(message: object, field: str) -> Turn:
     if not isinstance(message, Mapping):
         raise BadRowError(f"no list of messages in field {field}: one of them is a {type(message).__name__}")
     role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
@@ -53,7 +52,7 @@ def _read_turn(message: Any, field: str) -> Turn:
     return Turn(ROLE_NAMES[role], said, is_trained=message.get("weight") != 0 and message.get("train") is not False)
 
 
-def _join_parts(content: Any, field: str) -> str:
+def _join_parts(content: object, field: str) -> str:
     """Return the text of a message, which may come in parts of type text."""
     if isinstance(content, str):
         return content
@@ -65,7 +64,7 @@ def _join_parts(content: Any, field: str) -> str:
     return "\n".join(texts)
 
 
-def _write_call(call: Any) -> str:
+def _write_call(call: object) -> str:
     """Write OpenAI's call of a tool, whose arguments are JSON in a string, as one line of JSON."""
     function = call.get("function", call) if isinstance(call, Mapping) else {}
     name, arguments = function.get("name"), function.get("arguments")
@@ -112,7 +111,7 @@ def add_system(turns: tuple[Turn, ...], system: str) -> tuple[Turn, ...]:
     return (Turn("system", system.strip()), *turns)
 
 
-def unused_fields(row: Any, source: SourceConfig) -> Iterator[str]:
+def unused_fields(row: object, source: SourceConfig) -> Iterator[str]:
     """Yield the fields of a row that hold something and that its layout does not read, those of messages as `messages[].name`."""
     if not isinstance(row, Mapping):
         return

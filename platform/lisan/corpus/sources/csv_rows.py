@@ -9,7 +9,6 @@ import csv
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from lisan.core.errors import DataError
 from lisan.corpus.config import SourceConfig
@@ -33,7 +32,7 @@ class _RowLines:
         self.taken: list[str] = []
         self.num_chars = self.num_before = 0
         self.is_broken = False
-        "Whether any line so far could not be decoded."
+        "True after a line that could not be decoded."
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -153,7 +152,7 @@ def read_tsv(lines: Lines, source: SourceConfig) -> Iterator[Item]:
     file_range = lines.file_range
     columns = list(source.columns) or _first_line(file_range, source).split("\t")
 
-    def parse(line: bytes, number: int) -> Any:
+    def parse(line: bytes, number: int) -> object:
         text = line.rstrip(b"\r\n").decode(source.encoding)
         cells = text.split("\t")
         if len(cells) != len(columns):

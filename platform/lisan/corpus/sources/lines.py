@@ -30,7 +30,7 @@ class Fault:
     reason: str
     text: str
     is_damage: bool = False
-    "Whether it stands for an unknown number of rows that cannot be decompressed."
+    "True for a damaged file: an unknown number of rows cannot be decompressed."
 
 
 class BadRowError(Exception):
@@ -97,7 +97,7 @@ def excerpt(value: bytes | str) -> str:
     return SURROGATE.sub("?", text)
 
 
-def read_lines_as(parse: Callable[[bytes, int], Any], lines: Lines, source: SourceConfig) -> Iterator[Item]:
+def read_lines_as(parse: Callable[[bytes, int], object], lines: Lines, source: SourceConfig) -> Iterator[Item]:
     """Yield `parse(line, line number)` of every line that is not blank: a value, or a Fault."""
     number, name = 0, lines.file_range.name
     for number, offset, line in lines:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import zip_longest
-from typing import Any
 
 import pyarrow as pa
 
@@ -37,7 +36,7 @@ def _read_jsonl(lines: Lines, source: SourceConfig) -> Iterator[Item]:
     yield from read_lines_as(partial(_parse_json, encoding=source.encoding), lines, source)
 
 
-def _parse_json(line: bytes, number: int, encoding: str) -> Any:
+def _parse_json(line: bytes, number: int, encoding: str) -> object:
     text = line.decode(encoding)
     try:
         value = json.loads(text)
@@ -58,7 +57,7 @@ _LONG = f"an integer has more than {sys.get_int_max_str_digits()} digits"
 _HALF = "broken JSON: half of a surrogate pair (\\ud800 to \\udfff) is no character"
 
 
-def _has_surrogate(value: Any) -> bool:
+def _has_surrogate(value: object) -> bool:
     """Tell whether one half of a pair is left: json joins the halves that belong together."""
     return bool(SURROGATE.search(json.dumps(value, ensure_ascii=False)))
 
