@@ -35,9 +35,10 @@ from lisan.cluster.worker import ProcessGroup, Worker
 from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
 from lisan.model.config import ModelConfig, ShapeConfig
-from lisan.model.load import make_model
+from lisan.model.load import make_random_model
 from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Batch, Scorer, collate
+from lisan.model.weights.load_shards import load_shards
 from lisan.train.checkpoint import retention, sharded_state
 from lisan.train.checkpoint.checkpointer import Keeper
 from lisan.train.objectives import causal_lm
@@ -104,7 +105,8 @@ class Trial:
 
 def make_trial() -> Trial:
     torch.manual_seed(0)
-    model = make_model(ModelConfig(shape=SHAPE, tokenizer="none"), VOCABULARY, {}, seed=0)
+    model, weights = make_random_model(ModelConfig(shape=SHAPE, tokenizer="none"), VOCABULARY, {}, seed=0)
+    load_shards(model, [weights])
     scorer = shard(Scorer(model), WORKER.device, Precision.float32)
     input_ids = np.random.default_rng(0).integers(0, VOCABULARY, (ROWS, CONTEXT))
     batch = collate(input_ids, input_ids, [[CONTEXT]] * ROWS)

@@ -4,7 +4,7 @@ Llama shapes with random weights and made tokens, rows of one document without p
 scorer, objective, optimizer, meter. The first intervals (compilation, allocation) are left out.
 
     python benchmarks/gpu_training.py
-    python benchmarks/gpu_training.py --cases 1b-full 8b-lora --micro-rows 2 --recompute selective
+    python benchmarks/gpu_training.py --cases 1b-full 8b-lora --micro-rows 2 --activation-checkpointing selective
     python benchmarks/gpu_training.py --tiny        # the same way on a CPU with a very small model: no figures, no bars
 
 Prints a table with hardware, date and the denominator of MFU; exits 1 below a bar. Without a GPU it says so and exits 0.
@@ -37,15 +37,15 @@ from lisan.core.errors import ConfigError
 from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
 from lisan.data.rows import RowBatch
-from lisan.model.adapters.lora import draw_adapter
+from lisan.model.adapters.lora import attach_random_adapter
 from lisan.model.attention.packed import check_attention
-from lisan.model.config import Attention, LoraConfig, ModelConfig, Recompute, ShapeConfig, ShardingConfig
+from lisan.model.config import ActivationCheckpointing, Attention, LoraConfig, ModelConfig, ShapeConfig, ShardingConfig
 from lisan.model.float8 import check_float8, use_float8
 from lisan.model.flops import Work, count_flops
-from lisan.model.load import draw_model
+from lisan.model.load import make_random_model
 from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Scorer
-from lisan.model.weights.load_shards import Parts, fill
+from lisan.model.weights.load_shards import Parts, load_shards
 from lisan.train import objectives
 from lisan.train.loop import train
 from lisan.train.metrics.hardware import find_peak
@@ -150,16 +150,18 @@ def make_weights(parts: Parts, device: str) -> Iterator[tuple[str, torch.Tensor]
 def build(case: Case, arguments: argparse.Namespace, device: str) -> Scorer:
     """Make the model of a case as a training run does."""
     shape = ShapeConfig(**yaml.safe_load((REPOSITORY / "conf" / "model" / f"{case.shape}.yaml").read_text())["shape"])
-    model, _ = draw_model(ModelConfig(shape=shape, tokenizer="made"), arguments.vocabulary, {}, 0)
+    model, _ = make_random_model(ModelConfig(shape=shape, tokenizer="made"), arguments.vocabulary, {}, 0)
     sources: list[Any] = [partial(make_weights, device=device)]
     if case.is_lora:
-        wrapper, drawn = draw_adapter(model, LORA, seed=0)
+        wrapper, drawn = attach_random_adapter(model, LORA, seed=0)
         model, sources = wrapper.base_model.model, [drawn, *sources]
     if case.float8:
         use_float8(model)
-    sharding = ShardingConfig(recompute=Recompute(arguments.recompute), compile=arguments.compile)
+    sharding = ShardingConfig(
+        activation_checkpointing=ActivationCheckpointing(arguments.activation_checkpointing), compile=arguments.compile
+    )
     scorer = shard(Scorer(model, Attention(arguments.attention)), device, find_precision(device).precision, sharding)
-    fill(model, sources)
+    load_shards(model, sources)
     return scorer
 
 
@@ -237,7 +239,9 @@ def main() -> int:
     parser.add_argument("--micro-rows", type=int, default=2, help="rows computed at a time (default: 2)")
     parser.add_argument("--accumulate", type=int, default=4, help="micro batches of a step (default: 4)")
     parser.add_argument("--intervals", type=int, default=4, help="intervals of 5 steps measured (default: 4)")
-    parser.add_argument("--recompute", choices=[str(which) for which in Recompute], default="none")
+    parser.add_argument(
+        "--activation-checkpointing", choices=[str(which) for which in ActivationCheckpointing], default="none"
+    )
     parser.add_argument("--attention", choices=[str(which) for which in Attention], default="flex")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--tiny", action="store_true", help="the whole way on a CPU with a very small model")
@@ -258,7 +262,8 @@ def main() -> int:
     print(f"{hardware}, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}; MFU of {peak.said}")
     print(
         f"context {arguments.context}, {arguments.micro_rows} rows x {arguments.accumulate}, attention {arguments.attention}, "
-        f"recompute {arguments.recompute}, {'compiled' if arguments.compile else 'not compiled'}, {precision.short} "
+        f"activation checkpointing {arguments.activation_checkpointing}, "
+        f"{'compiled' if arguments.compile else 'not compiled'}, {precision.short} "
         "unless named float8"
     )
     print(f"{'case':16} {'tokens/s':>12} {'TFLOP/s':>9} {'MFU':>6} {'memory':>12}  bar")

@@ -38,7 +38,8 @@ from lisan.core.artifact import Ref, Store
 from lisan.core.storage import Location
 from lisan.data.rows import RowReader
 from lisan.model.config import ModelConfig, ShapeConfig
-from lisan.model.load import load_model, make_model
+from lisan.model.load import load_model, make_random_model
+from lisan.model.weights.load_shards import load_shards
 from lisan.train.metrics.run_log import read_history
 
 SHAPE = ShapeConfig(
@@ -71,7 +72,8 @@ def prepare(root: Path, num_pieces: int = NUM_PIECES) -> Path:
         run_job(root, "encode_tokens", f"name={kind}", f"kind={kind}", corpus, "tokenizer=tokenizer/bench@v1", *shape)
     folder = root / f"model-{num_pieces}"
     if not (folder / "config.json").exists():
-        model = make_model(ModelConfig(shape=SHAPE, tokenizer="bench"), num_pieces, {}, 0)
+        model, weights = make_random_model(ModelConfig(shape=SHAPE, tokenizer="bench"), num_pieces, {}, 0)
+        load_shards(model, [weights])
         model.save_pretrained(folder)
         for file in (root / "tokenizer" / "bench" / "v1").iterdir():
             if file.name != "manifest.json":

@@ -98,10 +98,9 @@ def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def scorer(tokenizer: Any) -> Any:
     """A tiny model of its own, in evaluation mode, whose answers differ clearly from token to token."""
-    from tiny import SHAPE
+    from tiny import SHAPE, make_model
 
     from lisan.model.config import ModelConfig
-    from lisan.model.load import make_model
     from lisan.model.score import Scorer
 
     model = make_model(ModelConfig(shape=SHAPE, tokenizer="t", init_std=0.5), 640, {}, seed=1)

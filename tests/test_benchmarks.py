@@ -54,7 +54,7 @@ def script() -> Any:
     return load_script("gpu_training")
 
 
-ARGUMENTS = {"vocabulary": 640, "recompute": "none", "compile": False, "context": 64}
+ARGUMENTS = {"vocabulary": 640, "activation_checkpointing": "none", "compile": False, "context": 64}
 
 
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.flex])

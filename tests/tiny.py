@@ -28,7 +28,9 @@ from lisan.core.storage import Location
 from lisan.data.config import EncodeConfig, Overflow, PackingConfig
 from lisan.data.encode_tokens import TOKENS
 from lisan.model.config import ModelConfig, ShapeConfig
-from lisan.model.folder import quiet_transformers
+from lisan.model.load import make_random_model
+from lisan.model.quiet import quiet_transformers
+from lisan.model.weights.load_shards import load_shards
 from lisan.records.kinds import RecordKind
 from lisan.records.records import Conversation, Document, Preference, Question, Turn, to_table
 from lisan.tokenizer.expand.config import TokenizerConfig
@@ -43,6 +45,13 @@ LOOP = LoopConfig(num_steps=6, step_rows=8, micro_rows=4, checkpoint_every=3, lo
 OPTIM = OptimConfig(peak_lr=5e-3, warmup_steps=2)
 ALONE = Worker(threads=1)
 WORDS = {"en": " ".join(ENGLISH).split(), "ar": " ".join(ARABIC).split()}
+
+
+def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int) -> Any:
+    """Return a model of `config.shape` with its seeded random weights loaded."""
+    model, drawn = make_random_model(config, vocabulary_size, special_ids, seed)
+    load_shards(model, [drawn])
+    return model
 
 
 def silent(_: str) -> None:

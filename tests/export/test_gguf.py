@@ -8,15 +8,16 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tiny import SHAPE, save_model
+from tiny import SHAPE, make_model, save_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from lisan.core.errors import ConfigError
+from lisan.export.config import GgufType
 from lisan.export.gguf import check_gguf, read_gguf, rope_factors, turn, turn_back, write_gguf
-from lisan.model.config import GgufType, ModelConfig
+from lisan.model.config import ModelConfig
 from lisan.model.folder import read_config
-from lisan.model.load import load_model, make_model
-from lisan.model.weights.folder_tensors import iter_state
+from lisan.model.folder_tensors import iter_state
+from lisan.model.load import load_model
 
 WIDE = replace(SHAPE, hidden_size=64, intermediate_size=128)
 TOKENIZER: dict[str, Any] = {

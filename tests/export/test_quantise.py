@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import SHAPE, save_model
+from tiny import SHAPE, make_model, save_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lisan.core.errors import ConfigError, DataError
@@ -25,8 +25,8 @@ from lisan.export.quantise import (
 )
 from lisan.model.config import ModelConfig
 from lisan.model.folder import read_config
-from lisan.model.load import load_model, make_model
-from lisan.model.weights.folder_tensors import assemble, iter_state, linear_names
+from lisan.model.folder_tensors import assemble, iter_state, linear_names
+from lisan.model.load import load_model
 from lisan.model.weights.safetensors_files import MAX_FILE_BYTES
 
 WIDE = replace(SHAPE, hidden_size=64, intermediate_size=128)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE, document, preference, question
+from tiny import SHAPE, document, make_model, preference, question
 
 from lisan.core.artifact import Ref, Store
 from lisan.data.examples import encode_records
@@ -17,7 +17,6 @@ from lisan.evaluate.results import ItemResult, aggregate
 from lisan.evaluate.run_evals import score_items
 from lisan.evaluate.tasks import Item, make_items
 from lisan.model.config import ModelConfig
-from lisan.model.load import make_model
 from lisan.model.score import Batch, Scorer, collate
 from lisan.train.objectives import causal_lm
 

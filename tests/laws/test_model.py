@@ -8,7 +8,7 @@ import pytest
 import torch
 from bilingual import ARABIC, ENGLISH
 from safetensors.torch import load_file
-from tiny import SHAPE, encode, largest_difference, train_alone, train_config, weights
+from tiny import SHAPE, encode, largest_difference, make_model, train_alone, train_config, weights
 from torch.nn import functional
 
 from lisan.cluster.config import Precision
@@ -21,7 +21,7 @@ from lisan.model.config import InitMethod, LoraConfig, ModelConfig, RowInitConfi
 from lisan.model.embeddings.donor import project_donor
 from lisan.model.embeddings.new_rows import NewRows, check_new_rows, init_new_rows, read_new_rows, replay_new_rows
 from lisan.model.embeddings.resize import gather, is_tied, read_matrices
-from lisan.model.load import load_model, make_model
+from lisan.model.load import load_model
 from lisan.model.score import Scorer, collate
 from lisan.records.kinds import RecordKind
 from lisan.tokenizer.expand.config import TokenizerConfig

@@ -16,6 +16,7 @@ from tiny import (
     Recorder,
     largest_difference,
     make_job,
+    make_model,
     save_model,
     start_together,
     train_alone,
@@ -33,16 +34,16 @@ from lisan.core.errors import ConfigError
 from lisan.core.identity import fingerprint
 from lisan.data.rows import RowReader
 from lisan.model.adapters.lora import attach_adapter, read_adapter
+from lisan.model.adapters.save_merged import write_config, write_weights
 from lisan.model.attention import by_document
-from lisan.model.config import InitMethod, LoraConfig, ModelConfig, Recompute, ShapeConfig, ShardingConfig
+from lisan.model.config import ActivationCheckpointing, InitMethod, LoraConfig, ModelConfig, ShapeConfig, ShardingConfig
 from lisan.model.embeddings.new_rows import NewRows, init_new_rows
 from lisan.model.embeddings.resize import gather, is_tied
-from lisan.model.load import load_model, make_model
+from lisan.model.load import load_model
+from lisan.model.meta_model import load_embeddings, make_meta_model
 from lisan.model.parallel.fsdp import check_sharding, prepare_block, shard
 from lisan.model.score import Scorer, collate
-from lisan.model.weights.load_shards import fill
-from lisan.model.weights.meta_model import load_vocabulary, outline_model
-from lisan.model.weights.save import write_config, write_weights
+from lisan.model.weights.load_shards import load_shards
 from lisan.train.options import Method, TuningConfig
 
 MESHES = {"1x4": 0, "2x2": 2, "4x1": 1}
@@ -89,7 +90,9 @@ def test_a_run_of_groups_goes_on_in_one_process(
     assert largest_difference(weights(folder / "alone"), weights(tmp_path)) < REORDERED_WEIGHT
 
 
-def gradients(store: Store, recompute: Recompute, dropout: float) -> dict[str, torch.Tensor]:
+def gradients(
+    store: Store, activation_checkpointing: ActivationCheckpointing, dropout: float
+) -> dict[str, torch.Tensor]:
     """Return the gradients of one batch of a tiny model with dropout in its adapters and its attention."""
     model = make_model(ModelConfig(shape=SHAPE, tokenizer="t", init_std=0.5), 640, {}, seed=1)
     model.config.attention_dropout = dropout
@@ -103,7 +106,7 @@ def gradients(store: Store, recompute: Recompute, dropout: float) -> dict[str, t
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     for layer in model.model.layers:
-        prepare_block(layer, ShardingConfig(recompute=recompute))
+        prepare_block(layer, ShardingConfig(activation_checkpointing=activation_checkpointing))
     rows = RowReader(store.open(Ref.parse("tokens/documents@v1"))).read(range(4))
     scorer = Scorer(model).train()
     torch.manual_seed(3)
@@ -112,10 +115,12 @@ def gradients(store: Store, recompute: Recompute, dropout: float) -> dict[str, t
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("recompute", [Recompute.selective, Recompute.full])
-def test_recomputing_changes_no_bit_of_any_gradient(recompute: Recompute, dropout: float, tiny_store: Store) -> None:
-    kept = gradients(tiny_store, Recompute.none, dropout)
-    again = gradients(tiny_store, recompute, dropout)
+@pytest.mark.parametrize("activation_checkpointing", [ActivationCheckpointing.selective, ActivationCheckpointing.full])
+def test_recomputing_changes_no_bit_of_any_gradient(
+    activation_checkpointing: ActivationCheckpointing, dropout: float, tiny_store: Store
+) -> None:
+    kept = gradients(tiny_store, ActivationCheckpointing.none, dropout)
+    again = gradients(tiny_store, activation_checkpointing, dropout)
     assert len(kept) > 20
     assert kept.keys() == again.keys()
     assert all(torch.equal(kept[name], again[name]) for name in kept)
@@ -138,11 +143,11 @@ def test_products_are_computed_again_by_full_and_kept_by_selective(
 ) -> None:
     monkeypatch.setattr(by_document, "SHORT", 0)  # so that attention is one call a bucket
     number = {}
-    for recompute in Recompute:
+    for activation_checkpointing in ActivationCheckpointing:
         with Calls() as calls:
-            gradients(tiny_store, recompute, 0.0)
-        number[recompute] = calls.number
-    none, selective, full = (number[which] for which in Recompute)
+            gradients(tiny_store, activation_checkpointing, 0.0)
+        number[activation_checkpointing] = calls.number
+    none, selective, full = (number[which] for which in ActivationCheckpointing)
     assert none["silu"] == SHAPE.num_layers
     assert selective["silu"] == full["silu"] == 2 * SHAPE.num_layers
     assert selective["mm"] == none["mm"] < full["mm"]
@@ -156,7 +161,7 @@ def test_products_are_computed_again_by_full_and_kept_by_selective(
 def test_compiled_blocks_train_as_plain_ones_do(tiny_store: Store, base_model: str, tmp_path: Path) -> None:
     config = train_config(tiny_store, model=ModelConfig(path=base_model), loop={"num_steps": 3})
     whole = train_alone(tiny_store, config, tmp_path / "plain")
-    sharding = ShardingConfig(compile=True, recompute=Recompute.selective)
+    sharding = ShardingConfig(compile=True, activation_checkpointing=ActivationCheckpointing.selective)
     assert_same_run(whole, train_alone(tiny_store, replace(config, sharding=sharding), tmp_path / "compiled"))
     assert largest_difference(weights(tmp_path / "plain"), weights(tmp_path / "compiled")) < COMPILED_WEIGHT
 
@@ -190,12 +195,12 @@ def _load_and_write(place: str) -> None:
     folder = Path(place)
     for name in NAMES.values():
         for grows in (False, True):
-            model, sources = outline_model(str(folder / name))
+            model, sources = make_meta_model(str(folder / name))
             if grows:
-                load_vocabulary(model, sources)
+                load_embeddings(model, sources)
                 init_new_rows(model, recipe())
             scorer = shard(Scorer(model), "cpu", Precision.float32)
-            fill(model, sources)
+            load_shards(model, sources)
             state = {key: gather(parameter) for key, parameter in model.named_parameters(remove_duplicate=False)}
             out = folder / f"{name}-{grows}" if dist.get_rank() == 0 else None
             if out is not None:
@@ -222,9 +227,9 @@ def recipe() -> NewRows:
 def _measure(place: Path, out: Path) -> None:
     """Write how far loading and writing a model by shards, and loading it whole, raised this process's memory at most."""
     found = {"by shards": _memory("VmRSS")}
-    model, sources = outline_model(str(place))
+    model, sources = make_meta_model(str(place))
     scorer = shard(Scorer(model), "cpu", Precision.float32)
-    fill(model, sources)
+    load_shards(model, sources)
     found["by shards"] = _memory("VmHWM") - found["by shards"]
     folder = place.parent / "big-again"
     folder.mkdir(exist_ok=True)
@@ -281,7 +286,7 @@ def test_no_process_ever_holds_the_whole_model(loaded: Path) -> None:
 
 
 def test_an_outline_takes_no_memory_and_computes_its_buffers(loaded: Path) -> None:
-    model, sources = outline_model(str(loaded / "tied"))
+    model, sources = make_meta_model(str(loaded / "tied"))
     assert all(parameter.is_meta for parameter in model.parameters())
     assert not any(buffer.is_meta for buffer in model.buffers())
     assert len(sources) == 1
@@ -293,7 +298,7 @@ def test_files_that_name_their_tensors_otherwise_are_loaded_whole(loaded: Path, 
     state = load_file(tmp_path / "other" / "model.safetensors")
     state["model.extra.inv_freq"] = torch.zeros(3)
     save_file(state, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
-    model, sources = outline_model(str(tmp_path / "other"))
+    model, sources = make_meta_model(str(tmp_path / "other"))
     assert not sources
     assert not any(parameter.is_meta for parameter in model.parameters())
 
@@ -319,5 +324,8 @@ def test_groups_that_do_not_divide_the_workers_are_refused() -> None:
 
 def test_how_a_model_lies_is_not_part_of_its_identity(tiny_store: Store) -> None:
     config = train_config(tiny_store)
-    other = replace(config, sharding=ShardingConfig(shard_workers=1, recompute=Recompute.full, compile=True))
+    other = replace(
+        config,
+        sharding=ShardingConfig(shard_workers=1, activation_checkpointing=ActivationCheckpointing.full, compile=True),
+    )
     assert fingerprint(config) == fingerprint(other)

@@ -30,14 +30,14 @@ from lisan.core.artifact import Store
 from lisan.core.errors import ConfigError
 from lisan.core.stage import ClusterConfig
 from lisan.core.storage import Location
-from lisan.model.config import ModelConfig, Recompute, ShardingConfig
+from lisan.model.config import ActivationCheckpointing, ModelConfig, ShardingConfig
 from lisan.model.embeddings.resize import gather
 from lisan.model.load import load_model
+from lisan.model.meta_model import make_meta_model
 from lisan.model.parallel.fsdp import check_sharding, shard
-from lisan.model.parallel.tensor_parallel import check_split
+from lisan.model.parallel.tensor_parallel import check_tensor_parallel
 from lisan.model.score import Scorer
-from lisan.model.weights.load_shards import fill
-from lisan.model.weights.meta_model import outline_model
+from lisan.model.weights.load_shards import load_shards
 from lisan.records.kinds import RecordKind
 from lisan.train.checkpoint.retention import find_latest
 from lisan.train.launch_checks import check
@@ -46,8 +46,8 @@ from lisan.train.options import Method, MomentType, TuningConfig, ValidationConf
 from lisan.train.run import TrainJob
 from lisan.train.setup.tensor_parallel_checks import check_model
 
-PAIR = ShardingConfig(tensor_workers=2)
-GROUPS = ShardingConfig(shard_workers=2, tensor_workers=2, recompute=Recompute.full)
+PAIR = ShardingConfig(tensor_parallel_size=2)
+GROUPS = ShardingConfig(shard_workers=2, tensor_parallel_size=2, activation_checkpointing=ActivationCheckpointing.full)
 "Of four workers 0, 1 hold a copy together, and 2, 3."
 WIDTH = replace(SHAPE, hidden_size=24, intermediate_size=54, num_heads=4, num_kv_heads=2)
 "Heads and an inner width that two workers share evenly, and 27 rows for each that two shards cannot."
@@ -119,9 +119,9 @@ def runs(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 def _load_and_train(place: str, jobs: list[TrainJob], folder: str) -> None:
     """Be one of the processes: load a model by shares of shards, remember what was loaded, then train."""
-    model, sources = outline_model(place)
+    model, sources = make_meta_model(place)
     shard(Scorer(model), "cpu", Precision.float32, PAIR)
-    fill(model, sources)
+    load_shards(model, sources)
     split = model.model.layers[0].mlp.up_proj.weight
     assert isinstance(split, DTensor)
     assert split.device_mesh.ndim == 2
@@ -199,13 +199,16 @@ def test_shares_that_each_process_reads_are_the_whole_model_bit_for_bit(
     [
         (
             {"tuning": TuningConfig(method=Method.lora)},
-            "tuning.method=lora is not possible with sharding.tensor_workers=2",
+            "tuning.method=lora is not possible with sharding.tensor_parallel_size=2",
         ),
         (
             {"precision": Precision.bfloat16, "float8": True},
-            "float8=true is not possible with sharding.tensor_workers=2",
+            "float8=true is not possible with sharding.tensor_parallel_size=2",
         ),
-        ({"optim": {"moments": MomentType.int8}}, "optim.moments=int8 is not possible with sharding.tensor_workers=2"),
+        (
+            {"optim": {"moments": MomentType.int8}},
+            "optim.moments=int8 is not possible with sharding.tensor_parallel_size=2",
+        ),
     ],
 )
 def test_what_has_not_been_seen_to_be_right_in_split_blocks_is_refused(
@@ -217,15 +220,15 @@ def test_what_has_not_been_seen_to_be_right_in_split_blocks_is_refused(
 
 def test_groups_that_cannot_be_formed_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"sharding.tensor_workers \(2\) must divide the workers that hold a copy .* \(3\)"
+        ConfigError, match=r"sharding.tensor_parallel_size \(2\) must divide the workers that hold a copy .* \(3\)"
     ):
         check_sharding(PAIR, 3)
-    with pytest.raises(ConfigError, match="tensor_workers must be >= 1, got 0"):
-        ShardingConfig(tensor_workers=0)
-    with pytest.raises(ConfigError, match=r"compile=true is not possible with sharding\.tensor_workers=2"):
-        ShardingConfig(tensor_workers=2, compile=True)
+    with pytest.raises(ConfigError, match="tensor_parallel_size must be >= 1, got 0"):
+        ShardingConfig(tensor_parallel_size=0)
+    with pytest.raises(ConfigError, match=r"compile=true is not possible with sharding\.tensor_parallel_size=2"):
+        ShardingConfig(tensor_parallel_size=2, compile=True)
     with pytest.raises(
-        ConfigError, match=r"loop.step_rows \(8\) must be a multiple .* \(6 / sharding.tensor_workers=2\)"
+        ConfigError, match=r"loop.step_rows \(8\) must be a multiple .* \(6 / sharding.tensor_parallel_size=2\)"
     ):
         check_rows(LOOP, 6, 2)
     check_rows(LOOP, 16, 2)
@@ -237,7 +240,7 @@ def test_rows_that_each_worker_would_make_for_all_are_refused(tiny_store: Store,
     encode(store, RecordKind.documents, name="made", store_rows=False)
     cluster = ClusterConfig(num_workers=2)
     config = train_config(store, sharding=PAIR, cluster=cluster)
-    with pytest.raises(ConfigError, match=r"tokens/made@v1 stores no rows .*tensor_workers=2 .*store_rows=true"):
+    with pytest.raises(ConfigError, match=r"tokens/made@v1 stores no rows .*tensor_parallel_size=2 .*store_rows=true"):
         check(replace(config, tokens="tokens/made@v1"), store)
 
 
@@ -245,18 +248,18 @@ def test_models_that_cannot_be_split_are_refused(tiny_store: Store, base_model: 
     given = train_config(tiny_store, model=ModelConfig(path=base_model), sharding=PAIR)
     drawn = train_config(tiny_store, sharding=PAIR)
     for config, key in ((given, "num_key_value_heads"), (drawn, "shape.num_kv_heads")):
-        with pytest.raises(ConfigError, match=rf"tensor_workers \(2\) must divide the model's {key} \(1\)"):
+        with pytest.raises(ConfigError, match=rf"tensor_parallel_size \(2\) must divide the model's {key} \(1\)"):
             check_model(config, ())
     model = load_model(base_model)
     model.config.attention_dropout = 0.1
     with pytest.raises(ConfigError, match=r"attention_dropout=0\.1 would drop the same places"):
-        check_split(model, 1)
+        check_tensor_parallel(model, 1)
     model.config.base_model_tp_plan = {"layers.*.mlp.up_proj": "colwise_gather_output"}
     with pytest.raises(ConfigError, match=r"LlamaForCausalLM wants mlp.up_proj colwise_gather_output"):
-        check_split(model, 1)
+        check_tensor_parallel(model, 1)
     model.config.base_model_tp_plan = {"layers.*.mlp.up_proj": "colwise", "layers.*.mlp.down_proj": "rowwise"}
     with pytest.raises(ConfigError, match=r"LlamaForCausalLM does not say what becomes of mlp\.gate_proj between them"):
-        check_split(model, 1)
+        check_tensor_parallel(model, 1)
     model.config.base_model_tp_plan = None
     with pytest.raises(ConfigError, match="LlamaForCausalLM does not say how its blocks are split"):
-        check_split(model, 1)
+        check_tensor_parallel(model, 1)

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lisan.core.errors import ConfigError
+from lisan.model.adapters.save_merged import write_weights
 from lisan.model.attention.by_document import attend_side_by_side
+from lisan.model.meta_model import make_meta_model
 from lisan.model.score import Scorer, collate
-from lisan.model.weights.load_shards import fill
-from lisan.model.weights.meta_model import outline_model
-from lisan.model.weights.save import write_weights
+from lisan.model.weights.load_shards import load_shards
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -117,8 +117,8 @@ def test_an_output_layer_with_a_bias_is_refused() -> None:
 def test_what_is_written_is_what_transformers_itself_writes(family: str, tmp_path: Path) -> None:
     """Fused experts go back to their files' names, and buffers that are stored are not lost."""
     make(family).save_pretrained(tmp_path / "theirs")
-    model, sources = outline_model(str(tmp_path / "theirs"))
-    fill(model, sources)
+    model, sources = make_meta_model(str(tmp_path / "theirs"))
+    load_shards(model, sources)
     (tmp_path / "ours").mkdir()
     write_weights(model, tmp_path / "ours", torch.float32)
     theirs, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))

@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import SHAPE
+from tiny import SHAPE, make_model
 
 from lisan.core.errors import ConfigError
 from lisan.model.attention import packed
 from lisan.model.attention.packed import block_mask, check_attention, document_lengths, use_attention
 from lisan.model.config import Attention, ModelConfig
-from lisan.model.load import make_model
 from lisan.model.score import Scorer, collate
 
 WINDOWED: dict[str, Any] = {

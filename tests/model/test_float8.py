@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE, train_config
+from tiny import SHAPE, make_model, train_config
 
 from lisan.cluster.config import Precision
 from lisan.cluster.worker import ProcessGroup, Worker
@@ -15,10 +15,9 @@ from lisan.data.rows import RowReader
 from lisan.model.adapters.lora import attach_adapter
 from lisan.model.config import LoraConfig, ModelConfig, ShapeConfig
 from lisan.model.float8 import check_float8, use_float8
-from lisan.model.load import make_model
+from lisan.model.meta_model import make_meta_model
 from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Scorer, collate
-from lisan.model.weights.meta_model import outline_model
 
 needs_torchao = pytest.mark.skipif(not importlib.util.find_spec("torchao"), reason="needs torchao")
 
@@ -75,7 +74,7 @@ def test_adapters_over_float8_products_learn_in_their_own_precision(tiny_store: 
 
 @needs_torchao
 def test_an_outline_is_converted_before_it_has_weights(base_model: str) -> None:
-    model, _ = outline_model(base_model)
+    model, _ = make_meta_model(base_model)
     names = [name for name, _ in model.named_parameters()]
     use_float8(model, emulate=True)
     assert [name for name, parameter in model.named_parameters() if parameter.is_meta] == names

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import make_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lisan.model.adapters.lora import attach_adapter
 from lisan.model.config import LoraConfig, ModelConfig, ShapeConfig
 from lisan.model.flops import ModelFlops, Work, count_flops
-from lisan.model.load import make_model
 
 SHAPE = ShapeConfig(num_layers=3, hidden_size=32, intermediate_size=80, num_heads=4, num_kv_heads=2, max_positions=128)
 KV_SIZE, RANK = 16, 4

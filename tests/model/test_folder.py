@@ -18,13 +18,14 @@ from lisan.evaluate.config import EvalConfig, TaskConfig, TaskKind
 from lisan.evaluate.run_evals import EVALS
 from lisan.export.config import ExportConfig, Format
 from lisan.export.export_model import check_export
-from lisan.export.formats import Subject, write_hf
+from lisan.export.formats import ExportSource, write_hf
 from lisan.inference.served_model import check_weights
 from lisan.model.config import ModelConfig
-from lisan.model.folder import check_folder, open_folder, read_config, say_once
+from lisan.model.folder import check_folder, open_folder, read_config
 from lisan.model.load import load_model
-from lisan.model.weights.load_shards import fill
-from lisan.model.weights.meta_model import outline_model
+from lisan.model.meta_model import make_meta_model
+from lisan.model.quiet import print_once
+from lisan.model.weights.load_shards import load_shards
 from lisan.model.weights.safetensors_files import WEIGHTS
 from lisan.train.launch_checks import check
 
@@ -87,7 +88,7 @@ BROKEN: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("read", [open_folder, load_model, outline_model, check_folder])
+@pytest.mark.parametrize("read", [open_folder, load_model, make_meta_model, check_folder])
 @pytest.mark.parametrize("name", BROKEN)
 def test_weights_of_another_model_are_named(name: str, read: Any, change: Any) -> None:
     change_weights, config, said = BROKEN[name]
@@ -119,15 +120,15 @@ def test_buffers_that_older_versions_stored_are_no_weights(change: Any) -> None:
         "model.layers.1.self_attn.bias": torch.ones(1),
     }
     place = change("tied", lambda tensors: tensors | old)
-    model, sources = outline_model(place)
-    fill(model, sources)
+    model, sources = make_meta_model(place)
+    load_shards(model, sources)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), load_model(place).parameters(), strict=True))
 
 
 def test_a_copy_of_the_tied_matrix_is_no_second_one(change: Any) -> None:
     place = change("tied", lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"].clone()})
-    model, sources = outline_model(place)
-    fill(model, sources)
+    model, sources = make_meta_model(place)
+    load_shards(model, sources)
     for found in (model, load_model(place)):
         assert found.config.tie_word_embeddings
         assert found.get_output_embeddings().weight is found.get_input_embeddings().weight
@@ -137,18 +138,18 @@ def test_a_copy_of_the_tied_matrix_is_no_second_one(change: Any) -> None:
 def test_two_different_matrices_are_two_whatever_the_config_says(
     change: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    say_once.cache_clear()
+    print_once.cache_clear()
     place = change("untied", tie_word_embeddings=True)
-    model, sources = outline_model(place)
+    model, sources = make_meta_model(place)
     assert len(sources) == 1
-    fill(model, sources)
+    load_shards(model, sources)
     for found in (model, load_model(place)):
         assert not found.config.tie_word_embeddings
         assert not torch.equal(found.get_output_embeddings().weight, found.get_input_embeddings().weight)
     assert not read_config(place).tie_word_embeddings
     assert capsys.readouterr().out.count("the files hold two different matrices") == 1
     (tmp_path / "hf").mkdir()
-    write_hf(ExportConfig(name="t", model=place, formats=(Format.hf,)), Subject(Path(place), ""), tmp_path / "hf")
+    write_hf(ExportConfig(name="t", model=place, formats=(Format.hf,)), ExportSource(Path(place), ""), tmp_path / "hf")
     assert json.loads((tmp_path / "hf" / "config.json").read_bytes())["tie_word_embeddings"] is False
     with pytest.raises(ServingError, match=r"config\.json says tie_word_embeddings .* of which vLLM would use one"):
         check_weights(Path(place))
@@ -173,18 +174,18 @@ def test_an_adapter_alone_is_refused_with_its_base(change: Any, has_config: bool
     Path(place, WEIGHTS).unlink()
     if not has_config:
         Path(place, "config.json").unlink()
-    for read in (load_model, outline_model, check_folder):
+    for read in (load_model, make_meta_model, check_folder):
         with pytest.raises(DataError, match=r"holds an adapter only .* merge it into org/base first"):
             read(place)
 
 
 def test_an_adapter_beside_a_whole_model_is_not_applied(change: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    say_once.cache_clear()
+    print_once.cache_clear()
     place = change("tied")
     before = {name: tensor.clone() for name, tensor in load_model(place).named_parameters()}
     write_adapter(place)
-    model, sources = outline_model(place)
-    fill(model, sources)
+    model, sources = make_meta_model(place)
+    load_shards(model, sources)
     for found in (model, load_model(place)):
         assert {name: tensor.shape for name, tensor in found.named_parameters()} == {
             name: tensor.shape for name, tensor in before.items()
@@ -200,7 +201,7 @@ def test_an_adapter_beside_a_whole_model_is_not_applied(change: Any, capsys: pyt
 def test_a_damaged_config_is_one_sentence(text: str, said: str, change: Any, tiny_store: Store) -> None:
     place = change("tied")
     Path(place, "config.json").write_text(text)
-    for read in (load_model, outline_model, check_folder, read_config):
+    for read in (load_model, make_meta_model, check_folder, read_config):
         with pytest.raises(DataError, match=said):
             read(place)
     with pytest.raises(DataError, match=said):

@@ -7,9 +7,9 @@ import torch
 from transformers import AttentionInterface
 
 from lisan.core.errors import TrainingError
-from lisan.model.attention.leakage import check_documents_apart
 from lisan.model.attention.packed import IMPLEMENTATIONS, use_attention
 from lisan.model.config import Attention
+from lisan.model.leakage import check_documents_apart
 from lisan.model.score import Scorer
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE, save_model
+from tiny import SHAPE, make_model, save_model
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.config import InitMethod, ModelConfig, RowInitConfig, ShapeConfig
-from lisan.model.load import decoder_layers, load_model, make_model, read_vocabulary_size
+from lisan.model.load import decoder_layers, load_model, read_vocabulary_size
 
 CONFIG = ModelConfig(shape=SHAPE, tokenizer="t")
 RANDOM = RowInitConfig(method=InitMethod.random)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE
+from tiny import SHAPE, make_model
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -12,7 +12,6 @@ from lisan.core.errors import ConfigError
 from lisan.model.adapters.lora import attach_adapter, iter_merged
 from lisan.model.config import LoraConfig, ModelConfig
 from lisan.model.embeddings.resize import gather
-from lisan.model.load import make_model
 
 
 def model() -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE
+from tiny import SHAPE, make_model
 
 from lisan.core.errors import ConfigError, DataError
 from lisan.model.config import InitMethod, ModelConfig, RowInitConfig
@@ -21,7 +21,6 @@ from lisan.model.embeddings.new_rows import (
     write_new_rows,
 )
 from lisan.model.embeddings.resize import mean_of_rows, read_matrices
-from lisan.model.load import make_model
 
 NUM_OLD = 44
 "Of the base's 50 rows, the last 6 are padding; 45 and 47 take some of it."
@@ -280,7 +279,7 @@ def test_the_manifest_says_all_but_the_tensors(tmp_path: Path) -> None:
     [
         ({"donor": "model/d@v1"}, r"model\.new_rows\.donor is model/d@v1 with method=mean; set it with method=donor"),
         ({"method": InitMethod.donor}, r"model\.new_rows\.donor is None with method=donor"),
-        ({"seed": 3}, r"model\.new_rows\.seed is 3, but method=mean draws nothing"),
+        ({"seed": 3}, r"model\.new_rows\.seed is 3, but method=mean is not random"),
     ],
 )
 def test_an_option_without_effect_is_refused(values: dict[str, Any], said: str) -> None:

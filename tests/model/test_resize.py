@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE
+from tiny import SHAPE, make_model
 
 from lisan.core.errors import DataError
 from lisan.model.config import ModelConfig
@@ -18,7 +18,6 @@ from lisan.model.embeddings.resize import (
     read_matrices,
     resize_embeddings,
 )
-from lisan.model.load import make_model
 
 NEW = torch.arange(64.0).reshape(2, 32)
 

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import SHAPE, save_model
+from tiny import SHAPE, make_model, save_model
 
 from lisan.core.errors import DataError
 from lisan.export.config import ExportConfig
-from lisan.export.formats import Subject, write_hf
+from lisan.export.formats import ExportSource, write_hf
+from lisan.model.adapters.save_merged import write_config, write_weights
 from lisan.model.config import ModelConfig
-from lisan.model.load import load_model, make_model
-from lisan.model.weights.folder_tensors import iter_state
-from lisan.model.weights.load_shards import fill
-from lisan.model.weights.meta_model import outline_model
+from lisan.model.folder_tensors import iter_state
+from lisan.model.load import load_model
+from lisan.model.meta_model import make_meta_model
+from lisan.model.weights.load_shards import load_shards
 from lisan.model.weights.safetensors_files import INDEX, WEIGHTS, WeightWriter, list_weights, read_tensors, weight_files
-from lisan.model.weights.save import write_config, write_weights
 
 SHARDS = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
 
@@ -53,7 +53,7 @@ def test_weights_are_the_files_that_transformers_reads(tmp_path: Path) -> None:
 def test_an_index_that_names_what_is_not_there_is_one_sentence(sharded: Path) -> None:
     (sharded / SHARDS[1]).unlink()
     with pytest.raises(DataError, match=rf"lacks {SHARDS[1]}, which its {INDEX} names; copy or download"):
-        outline_model(str(sharded))
+        make_meta_model(str(sharded))
     (sharded / INDEX).write_text("[]")
     with pytest.raises(DataError, match=rf"{INDEX} has no weight_map"):
         weight_files(sharded)
@@ -61,13 +61,13 @@ def test_an_index_that_names_what_is_not_there_is_one_sentence(sharded: Path) ->
 
 def test_the_same_weights_under_other_names_are_left_where_they_are(sharded: Path, tmp_path: Path) -> None:
     assert list_weights(sharded) == SHARDS
-    model, sources = outline_model(str(sharded))
+    model, sources = make_meta_model(str(sharded))
     assert len(sources) == 1, "each rank reads its own shards"
-    fill(model, sources)
+    load_shards(model, sources)
     whole = dict(load_model(str(sharded)).named_parameters())
     assert all(torch.equal(tensor, whole[name]) for name, tensor in model.named_parameters())
     (tmp_path / "hf").mkdir()
-    write_hf(ExportConfig(name="t", model=str(sharded)), Subject(sharded, ""), tmp_path / "hf")
+    write_hf(ExportConfig(name="t", model=str(sharded)), ExportSource(sharded, ""), tmp_path / "hf")
     assert {path.name for path in (tmp_path / "hf").iterdir()} == {"config.json", INDEX, *SHARDS}
 
 
@@ -76,7 +76,7 @@ def test_an_index_that_is_not_read_is_not_exported(sharded: Path, tmp_path: Path
     save_model(load_model(str(sharded)), sharded, torch.float32)
     (sharded / INDEX).write_bytes(index)
     (tmp_path / "hf").mkdir()
-    write_hf(ExportConfig(name="t", model=str(sharded)), Subject(sharded, ""), tmp_path / "hf")
+    write_hf(ExportConfig(name="t", model=str(sharded)), ExportSource(sharded, ""), tmp_path / "hf")
     assert {path.name for path in (tmp_path / "hf").iterdir()} == {"config.json", "generation_config.json", WEIGHTS}
 
 
@@ -92,7 +92,7 @@ def test_of_a_hub_id_only_what_is_read_is_fetched(
     config = type(load_model(str(sharded)).config).from_pretrained(sharded)
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: config)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    _, sources = outline_model("org/model")
+    _, sources = make_meta_model("org/model")
     assert len(sources) == 1
     assert {path.name for path in tmp_path.glob("*.safetensors")} == set(SHARDS)
 
@@ -101,7 +101,7 @@ def read_state(place: str) -> Any:
     return list(iter_state(Path(place)))
 
 
-@pytest.mark.parametrize("read", [outline_model, load_model, read_state])
+@pytest.mark.parametrize("read", [make_meta_model, load_model, read_state])
 def test_a_file_that_is_cut_off_is_one_sentence(read: Any, sharded: Path) -> None:
     broken = sharded / SHARDS[1]
     broken.write_bytes(broken.read_bytes()[:-10])

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lisan.model import score
+from lisan.model import linear_logps as kernel
 from lisan.model.attention.packed import use_attention
 from lisan.model.config import Attention
-from lisan.model.score import Batch, Scorer, collate, linear_logps, sum_by_document
+from lisan.model.linear_logps import linear_logps
+from lisan.model.score import Batch, Scorer, collate, sum_by_document
 from lisan.train.objectives import causal_lm
 
 
@@ -94,8 +95,8 @@ def test_tiles_change_neither_values_nor_gradients(num: int, chunk: int, pieces:
     expected = torch.stack([logits.log_softmax(-1)[torch.arange(num), targets], logits.logsumexp(-1)])
     wanted = torch.autograd.grad((expected * weights).sum(), (hidden, weight))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "CHUNK_TOKENS", chunk)
-        patch.setattr(score, "CHUNK_PIECES", {"cpu": pieces})
+        patch.setattr(kernel, "CHUNK_TOKENS", chunk)
+        patch.setattr(kernel, "CHUNK_PIECES", {"cpu": pieces})
         found = torch.stack(linear_logps(hidden, weight, targets))
         grads = torch.autograd.grad((found * weights).sum(), (hidden, weight))
     assert torch.allclose(found.double(), expected, atol=1e-5)
@@ -105,13 +106,13 @@ def test_tiles_change_neither_values_nor_gradients(num: int, chunk: int, pieces:
 
 def test_products_with_the_vocabulary_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each shape in bf16 costs some megabytes for good."""
-    real, sizes = score._score_part, set()
+    real, sizes = kernel._score_part, set()
 
     def score_part(hidden: torch.Tensor, *rest: Any) -> Any:
         sizes.add(len(hidden))
         return real(hidden, *rest)
 
-    monkeypatch.setattr(score, "_score_part", score_part)
+    monkeypatch.setattr(kernel, "_score_part", score_part)
     for num in (1, 63, 64, 65, 100):
         linear_logps(torch.ones(num, 4), torch.ones(8, 4), torch.zeros(num, dtype=torch.long))
     assert sizes == {64, 128}
@@ -203,9 +204,9 @@ def test_logits_that_are_kept_or_computed_again_give_the_same_gradients(
     targets = torch.randint(3000, (100,), generator=draws)
     found = []
     for kept_bytes in (0, 2**30):
-        monkeypatch.setattr(score, "KEPT_BYTES", kept_bytes)
+        monkeypatch.setattr(kernel, "KEPT_BYTES", kept_bytes)
         inputs = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-        logps, log_z = score.linear_logps(*inputs, targets, softcap)
+        logps, log_z = linear_logps(*inputs, targets, softcap)
         (logps.sum() + 0.1 * log_z.square().sum()).backward()
         found.append((logps, log_z, *(one.grad for one in inputs)))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -9,12 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from lisan.core.errors import DataError
 from lisan.model.adapters.lora import LoraConfig, find_targets
-from lisan.model.folder import check_folder, say_once
+from lisan.model.adapters.save_merged import write_config, write_weights
+from lisan.model.folder import check_folder
 from lisan.model.load import load_model, read_max_positions, read_vocabulary_size
-from lisan.model.weights.load_shards import fill
-from lisan.model.weights.meta_model import outline_model
+from lisan.model.meta_model import make_meta_model
+from lisan.model.quiet import print_once
+from lisan.model.weights.load_shards import load_shards
 from lisan.model.weights.safetensors_files import WEIGHTS
-from lisan.model.weights.save import write_config, write_weights
 
 TEXT = {
     "vocab_size": 97,
@@ -62,16 +63,16 @@ def gemma(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, str]:
 def test_the_text_part_says_what_the_whole_model_says_of_text(
     gemma: tuple[Any, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say_once.cache_clear()
+    print_once.cache_clear()
     whole, place = gemma
     ids = torch.arange(3, 33)[None]
     with torch.no_grad():
         wanted = whole(input_ids=ids).logits
     check_folder(place)
     assert "the text part is taken, as Gemma3ForCausalLM" in capsys.readouterr().out
-    model, sources = outline_model(place)
+    model, sources = make_meta_model(place)
     assert len(sources) == 1, "each rank reads its own shards"
-    fill(model, sources)
+    load_shards(model, sources)
     (tmp_path / "text").mkdir()
     write_weights(model, tmp_path / "text", torch.float32)
     write_config(model, tmp_path / "text", torch.float32)
@@ -84,7 +85,7 @@ def test_the_text_part_says_what_the_whole_model_says_of_text(
 
 def test_adapters_and_sizes_are_those_of_the_text_part(gemma: tuple[Any, str]) -> None:
     _, place = gemma
-    model, _ = outline_model(place)
+    model, _ = make_meta_model(place)
     assert "q_proj" in find_targets(model, LoraConfig(targets=("all",)))
     assert not [name for name, _ in model.named_modules() if "vision" in name]
     assert (read_vocabulary_size(place), read_max_positions(place)) == (97, 256)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHAPE
+from tiny import SHAPE, make_model
 from torch import nn
 
 from lisan.core.errors import DataError
@@ -20,7 +20,6 @@ from lisan.model.embeddings.trained_rows import (
     vocabulary_matrices,
     write_trained_rows,
 )
-from lisan.model.load import make_model
 from lisan.train.optim import make_optimizer
 from lisan.train.options import OptimConfig
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import save_model
+from tiny import make_model, save_model
 
 from lisan.export.parity import compute_logits
 from lisan.export.quantise import read_quantised, write_quantised
 from lisan.inference.vllm import multiplies_int8
 from lisan.model.config import ModelConfig, ShapeConfig
-from lisan.model.load import load_model, make_model
+from lisan.model.load import load_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
 

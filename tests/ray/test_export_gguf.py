@@ -20,9 +20,9 @@ from tiny import SHAPE, WORDS, generate_greedily, no_run, sentence, silent, trai
 from lisan.core.artifact import Store
 from lisan.core.stage import StorageConfig, run_stage
 from lisan.data.config import MixConfig
-from lisan.export.config import ExportConfig, Format
+from lisan.export.config import ExportConfig, Format, GgufType
 from lisan.export.export_model import EXPORT
-from lisan.model.config import GgufType, ModelConfig
+from lisan.model.config import ModelConfig
 from lisan.model.load import load_model
 from lisan.records.records import Turn
 from lisan.tokenizer.chat.chat_template import encode_prompt

@@ -112,7 +112,7 @@ def test_two_ray_workers_train_what_one_process_trains(root: Path, pair: dict[st
 def test_ray_workers_that_split_blocks_read_the_rows_themselves_and_train_the_same(
     root: Path, pair: dict[str, torch.Tensor]
 ) -> None:
-    done = job(root, "train_cpt", "name=split", "cluster=cpu2", "sharding.tensor_workers=2", *TINY, *STEPS)
+    done = job(root, "train_cpt", "name=split", "cluster=cpu2", "sharding.tensor_parallel_size=2", *TINY, *STEPS)
     assert done.returncode == 0, done.stderr
     split = weights(root, "split")
     assert max(float((split[key] - pair[key]).abs().max()) for key in split) < 2e-3

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ALONE, SHAPE
+from tiny import ALONE, SHAPE, make_model
 
 from lisan.cluster.config import Precision
 from lisan.cluster.worker import ProcessGroup
 from lisan.core.errors import TrainingError
 from lisan.core.storage import Location
 from lisan.model.config import ModelConfig
-from lisan.model.load import make_model
 from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Scorer
 from lisan.train.checkpoint import retention, sharded_state

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import SHAPE
+from tiny import SHAPE, make_model
 
 from lisan.core.errors import ConfigError
 from lisan.model.config import LoraConfig, ModelConfig
 from lisan.model.embeddings.new_rows import NewRows, init_new_rows, write_new_rows
-from lisan.model.load import make_model
 from lisan.train.options import Method, Quantisation, Rows, TuningConfig
 from lisan.train.setup.trainable import apply_tuning, check_adapters, check_new_rows_exist, choose_rows
 

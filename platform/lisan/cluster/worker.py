@@ -34,7 +34,7 @@ class Worker:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
-    tensor_workers: int = 1
+    tensor_parallel_size: int = 1
     "Neighbouring ranks that compute the same rows by tensor parallelism."
     device: str = "cpu"
     precision: Precision = Precision.auto
@@ -67,11 +67,11 @@ class Worker:
     @property
     def data_rank(self) -> int:
         """Data-parallel rank of this worker; the ranks of a tensor-parallel group share one."""
-        return self.rank // self.tensor_workers
+        return self.rank // self.tensor_parallel_size
 
     @property
     def num_data_ranks(self) -> int:
-        return self.world_size // self.tensor_workers
+        return self.world_size // self.tensor_parallel_size
 
     def deal(self, num_rows: int, micro_rows: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
         """Return the batches of this rank: row ids, and a mask that is False for repeated rows.
@@ -89,7 +89,7 @@ class Worker:
 
         The ranks of a tensor-parallel group have the same rows and values, which count once.
         """
-        return sum_over_ranks(values) / self.tensor_workers
+        return sum_over_ranks(values) / self.tensor_parallel_size
 
 
 def worker_from_environment() -> Worker:

@@ -9,6 +9,8 @@ RENAMED: Mapping[str, str] = {
     "cluster.peak_tflops": "runtime.peak_tflops",
     "candidate": "model",
     "chunk_records": "block_records",
+    "sharding.recompute": "sharding.activation_checkpointing",
+    "sharding.tensor_workers": "sharding.tensor_parallel_size",
 }
 "Old key to new key, each as the last parts of the dotted key: `optim.peak: optim.peak_lr` also covers `train.optim.peak`."
 

@@ -5,7 +5,18 @@ from enum import StrEnum
 
 from lisan.core.errors import ConfigError
 from lisan.core.stage import StageConfig
-from lisan.model.config import GROUPS, GgufType
+
+INT4_GROUPS = (32, 64, 128)
+"Group sizes that vLLM's GPU kernel (Marlin) supports; each is a multiple of 32, which its CPU kernel needs."
+
+
+class GgufType(StrEnum):
+    float32 = "float32"
+    float16 = "float16"
+    "Ten bits of mantissa: exact for most bfloat16 weights, and fast everywhere."
+    bfloat16 = "bfloat16"
+    q8_0 = "q8_0"
+    "Blocks of 32 weights in 8 bits with one scale: half the size of float16."
 
 
 class Format(StrEnum):
@@ -47,8 +58,8 @@ class ExportConfig(StageConfig):
             raise ConfigError(f"formats is empty; name some of {', '.join(Format)}")
         if len(set(self.formats)) < len(self.formats):
             raise ConfigError(f"formats names one twice: {', '.join(self.formats)}; name each once")
-        if self.int4_group not in GROUPS:
-            raise ConfigError(f"int4_group must be one of {', '.join(map(str, GROUPS))}, got {self.int4_group}")
+        if self.int4_group not in INT4_GROUPS:
+            raise ConfigError(f"int4_group must be one of {', '.join(map(str, INT4_GROUPS))}, got {self.int4_group}")
         for name, bound in self.tolerances.items():
             if name not in self.formats or not bound >= 0:
                 raise ConfigError(

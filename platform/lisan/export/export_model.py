@@ -20,7 +20,15 @@ from lisan.core.references import parse_refs
 from lisan.core.stage import Run, Stage
 from lisan.core.storage import writing
 from lisan.export.config import ExportConfig, Format
-from lisan.export.formats import ADAPTER, ADAPTER_CONFIG, ORIGIN, READERS, WRITERS, Subject, read_adapter_config
+from lisan.export.formats import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    PROVENANCE,
+    READERS,
+    WRITERS,
+    ExportSource,
+    read_adapter_config,
+)
 from lisan.export.gguf import check_gguf
 from lisan.export.gguf_tokenizer import describe_tokenizer
 from lisan.export.ollama import write_modelfile
@@ -34,9 +42,9 @@ from lisan.tokenizer.tokenizer import load_tokenizer
 
 
 def export_model(config: ExportConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
-    subject = find_subject(config, draft.store)
-    original = load_model(str(subject.folder)).eval()
-    rows = probe_rows(load_tokenizer(subject.folder), original.config.max_position_embeddings)
+    source = find_source(config, draft.store)
+    original = load_model(str(source.folder)).eval()
+    rows = probe_rows(load_tokenizer(source.folder), original.config.max_position_embeddings)
     reference = compute_logits(original, rows)
     del original
     facts = {}
@@ -45,12 +53,12 @@ def export_model(config: ExportConfig, draft: Draft, run: Run) -> Mapping[str, A
             place = draft.location / form
             folder = Path(place.make().full_path) if place.is_local else Path(scratch)
             with doing(f"writing {form}"), writing(place, f"the {form} export"):
-                WRITERS[form](config, subject, folder)
+                WRITERS[form](config, source, folder)
             with doing(f"comparing {form} with the original"):
-                parity = compare_logits(reference, compute_logits(READERS[form](config, subject, folder), rows))
+                parity = compare_logits(reference, compute_logits(READERS[form](config, source, folder), rows))
             check_parity(config, form, parity)
             facts[form] = {**asdict(parity), "tolerance": config.tolerance(form), "num_bytes": count_bytes(folder)}
-            write_origin(config, subject, form, folder, facts[form])
+            write_provenance(config, source, form, folder, facts[form])
             with writing(place, f"the {form} export"):
                 place.upload(folder)
         run.log_metrics({f"{form}/{name}": float(value) for name, value in facts[form].items()})
@@ -70,18 +78,18 @@ def check_parity(config: ExportConfig, form: Format, parity: Parity) -> None:
         )
 
 
-def find_subject(config: ExportConfig, store: Store) -> Subject:
+def find_source(config: ExportConfig, store: Store) -> ExportSource:
     """Find the model and, where it has an adapter, the very base that it was trained over."""
     if not Ref.looks_like(config.model):
         folder = Path(config.model).expanduser().resolve()
         base = read_adapter_config(folder).get("base_model_name_or_path") or ""
-        return Subject(folder, "", base, base)
+        return ExportSource(folder, "", base, base)
     artifact = store.open(Ref.parse(config.model, Kind.model))
     folder, mark = fetch_folder(artifact.location), artifact.manifest["fingerprint"]
     if not (folder / ADAPTER).is_dir():
-        return Subject(folder, mark)
+        return ExportSource(folder, mark)
     name = artifact.config["model"]["path"]
-    return Subject(folder, mark, _open_base(artifact, name, store) if Ref.looks_like(name) else name, name)
+    return ExportSource(folder, mark, _open_base(artifact, name, store) if Ref.looks_like(name) else name, name)
 
 
 def _open_base(artifact: Artifact, name: str, store: Store) -> str:
@@ -95,29 +103,28 @@ def _open_base(artifact: Artifact, name: str, store: Store) -> str:
 
 def check_export(config: ExportConfig, store: Store) -> None:
     """Refuse what a format cannot say about this model, before anything is written."""
-    subject = find_subject(config, store)
-    source = subject.folder
-    if not (source / "config.json").exists():
+    folder = find_source(config, store).folder
+    if not (folder / "config.json").exists():
         raise DataError(
-            f"model={config.model} is not a model folder: no config.json in {source}; name a finished model"
+            f"model={config.model} is not a model folder: no config.json in {folder}; name a finished model"
         )
-    weight_files(source)
-    check_folder(source)
+    weight_files(folder)
+    check_folder(folder)
     if {Format.adapter, Format.merged} & set(config.formats):
-        check_adapter(config, read_adapter_config(source))
-    if Format.adapter in config.formats and (source / ADAPTER / TRAINED_ROWS).exists():
+        check_adapter(config, read_adapter_config(folder))
+    if Format.adapter in config.formats and (folder / ADAPTER / TRAINED_ROWS).exists():
         raise ConfigError(
             f"the adapter of {config.model} came with rows of the vocabulary that were trained (tuning.rows), which vLLM does "
             "not load over a base; export merged, or hf, which is the merged model already"
         )
     if Format.int8 in config.formats:
-        check_quantisable(source, 8, config.int4_group)
+        check_quantisable(folder, 8, config.int4_group)
     if Format.int4 in config.formats:
-        check_quantisable(source, 4, config.int4_group)
+        check_quantisable(folder, 4, config.int4_group)
     if Format.gguf in config.formats:
-        check_gguf(source, config.gguf_type)
-        describe_tokenizer(source, read_config(source).vocab_size)
-        write_modelfile(load_tokenizer(source), "", adds_bos=False)
+        check_gguf(folder, config.gguf_type)
+        describe_tokenizer(folder, read_config(folder).vocab_size)
+        write_modelfile(load_tokenizer(folder), "", adds_bos=False)
 
 
 def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
@@ -142,22 +149,22 @@ def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
         )
 
 
-def write_origin(
-    config: ExportConfig, subject: Subject, form: Format, folder: Path, figures: Mapping[str, Any]
+def write_provenance(
+    config: ExportConfig, source: ExportSource, form: Format, folder: Path, figures: Mapping[str, Any]
 ) -> None:
     """Say in the folder itself where it comes from, for when it is copied somewhere else."""
     plain = {
         "export": f"{Kind.export}/{config.name}@{config.version}",
         "format": form,
         "model": config.model,
-        "fingerprint": subject.fingerprint,
-        "base": subject.base_name if form in (Format.adapter, Format.merged) else "",
+        "fingerprint": source.fingerprint,
+        "base": source.base_name if form in (Format.adapter, Format.merged) else "",
         "int4_group": config.int4_group if form is Format.int4 else None,
         "gguf_type": config.gguf_type if form is Format.gguf else None,
         "parity": dict(figures),
     }
     said = {key: value for key, value in plain.items() if value not in ("", None)}
-    (folder / ORIGIN).write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / PROVENANCE).write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def count_bytes(folder: Path) -> int:

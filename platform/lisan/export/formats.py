@@ -23,23 +23,24 @@ from lisan.export.gguf_tokenizer import composes_text, describe_tokenizer
 from lisan.export.ollama import MODELFILE, write_modelfile
 from lisan.export.quantise import read_quantised, write_quantised
 from lisan.model.adapters.lora import read_adapter
+from lisan.model.adapters.save_merged import write_config, write_weights
 from lisan.model.embeddings.new_rows import MANIFEST as NEW_ROWS
-from lisan.model.folder import GENERATION, read_config, read_corrected_json, read_json
+from lisan.model.folder import read_config, read_corrected_json
+from lisan.model.folder_tensors import assemble
 from lisan.model.load import load_model
-from lisan.model.weights.folder_tensors import assemble
+from lisan.model.model_files import GENERATION, read_json
 from lisan.model.weights.safetensors_files import INDEX, WEIGHTS, weight_files
-from lisan.model.weights.save import write_config, write_weights
 from lisan.tokenizer.tokenizer import load_tokenizer
 
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
-ORIGIN = "export.json"
+PROVENANCE = "export.json"
 "Says in each folder where it comes from."
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExportSource:
     """The model that is exported."""
 
     folder: Path
@@ -57,58 +58,58 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def write_hf(config: ExportConfig, subject: Subject, folder: Path) -> None:  # noqa: ARG001
-    files = weight_files(subject.folder)
+def write_hf(config: ExportConfig, source: ExportSource, folder: Path) -> None:  # noqa: ARG001
+    files = weight_files(source.folder)
     names = ["config.json", *(file.name for file in files)]
-    if WEIGHTS not in names and (subject.folder / INDEX).exists():
+    if WEIGHTS not in names and (source.folder / INDEX).exists():
         names.append(INDEX)  # beside one whole file it would lead engines to others
     for name in names:
-        shutil.copy(subject.folder / name, folder / name)
-    if (plain := read_corrected_json(subject.folder)) != read_json(subject.folder / "config.json"):
+        shutil.copy(source.folder / name, folder / name)
+    if (plain := read_corrected_json(source.folder)) != read_json(source.folder / "config.json"):
         (folder / "config.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False), encoding="utf-8")
-    copy_companions(subject.folder, folder)
+    copy_companions(source.folder, folder)
 
 
-def write_adapter(config: ExportConfig, subject: Subject, folder: Path) -> None:  # noqa: ARG001
+def write_adapter(config: ExportConfig, source: ExportSource, folder: Path) -> None:  # noqa: ARG001
     # PEFT's model card names the folder that the base lay in on the machine of the training.
-    shutil.copytree(subject.folder / ADAPTER, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
-    plain = read_adapter_config(subject.folder) | {"base_model_name_or_path": subject.base_name}
+    shutil.copytree(source.folder / ADAPTER, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+    plain = read_adapter_config(source.folder) | {"base_model_name_or_path": source.base_name}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def write_merged(config: ExportConfig, subject: Subject, folder: Path) -> None:  # noqa: ARG001
-    model = read_adapter(load_model(subject.base), subject.folder / ADAPTER).base_model.model
-    dtype = read_config(subject.folder).dtype or torch.float32
+def write_merged(config: ExportConfig, source: ExportSource, folder: Path) -> None:  # noqa: ARG001
+    model = read_adapter(load_model(source.base), source.folder / ADAPTER).base_model.model
+    dtype = read_config(source.folder).dtype or torch.float32
     write_weights(model, folder, dtype)
     write_config(model, folder, dtype)
-    copy_companions(subject.folder, folder)
+    copy_companions(source.folder, folder)
 
 
-def write_int8(config: ExportConfig, subject: Subject, folder: Path) -> None:
-    write_quantised(subject.folder, folder, 8, config.int4_group)
-    copy_companions(subject.folder, folder)
+def write_int8(config: ExportConfig, source: ExportSource, folder: Path) -> None:
+    write_quantised(source.folder, folder, 8, config.int4_group)
+    copy_companions(source.folder, folder)
 
 
-def write_int4(config: ExportConfig, subject: Subject, folder: Path) -> None:
-    write_quantised(subject.folder, folder, 4, config.int4_group)
-    copy_companions(subject.folder, folder)
+def write_int4(config: ExportConfig, source: ExportSource, folder: Path) -> None:
+    write_quantised(source.folder, folder, 4, config.int4_group)
+    copy_companions(source.folder, folder)
 
 
-def write_gguf_folder(config: ExportConfig, subject: Subject, folder: Path) -> None:
+def write_gguf_folder(config: ExportConfig, source: ExportSource, folder: Path) -> None:
     file = gguf_file(config, folder)
-    tokenizer = describe_tokenizer(subject.folder, read_config(subject.folder).vocab_size)
-    write_gguf(subject.folder, file, config.gguf_type, config.name, tokenizer)
-    if composes_text(subject.folder):
+    tokenizer = describe_tokenizer(source.folder, read_config(source.folder).vocab_size)
+    write_gguf(source.folder, file, config.gguf_type, config.name, tokenizer)
+    if composes_text(source.folder):
         print(
             "  gguf: the tokenizer composes text (NFC) and llama.cpp does not, so that a shadda typed before its vowel mark gives "
             "other ids; put text into NFC before you send it",
             flush=True,
         )
-    generation = read_json(subject.folder / GENERATION) if (subject.folder / GENERATION).exists() else {}
-    text = write_modelfile(load_tokenizer(subject.folder), file.name, tokenizer["ggml.add_bos_token"], generation)
+    generation = read_json(source.folder / GENERATION) if (source.folder / GENERATION).exists() else {}
+    text = write_modelfile(load_tokenizer(source.folder), file.name, tokenizer["ggml.add_bos_token"], generation)
     (folder / MODELFILE).write_text(text, encoding="utf-8")
-    if (subject.folder / NEW_ROWS).exists():
-        shutil.copy(subject.folder / NEW_ROWS, folder / NEW_ROWS)
+    if (source.folder / NEW_ROWS).exists():
+        shutil.copy(source.folder / NEW_ROWS, folder / NEW_ROWS)
 
 
 def gguf_file(config: ExportConfig, folder: Path) -> Path:
@@ -117,32 +118,32 @@ def gguf_file(config: ExportConfig, folder: Path) -> Path:
 
 def copy_companions(source: Path, folder: Path) -> None:
     """Copy what lies beside the weights: tokenizer, template, generation defaults, manifests of expansion and new rows."""
-    left = {"config.json", MANIFEST, DRAFT, PAGE, ORIGIN}
+    left = {"config.json", MANIFEST, DRAFT, PAGE, PROVENANCE}
     for path in sorted(source.iterdir()):
         is_weights = path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json")
         if path.is_file() and path.name not in left and not is_weights:
             shutil.copy(path, folder / path.name)
 
 
-def read_adapted(config: ExportConfig, subject: Subject, folder: Path) -> Any:  # noqa: ARG001
+def read_adapted(config: ExportConfig, source: ExportSource, folder: Path) -> Any:  # noqa: ARG001
     # An engine keeps the base as it is, also where the adapter was trained over one in 4 bits.
-    return read_adapter(load_model(subject.base), folder, as_trained=False).eval()
+    return read_adapter(load_model(source.base), folder, as_trained=False).eval()
 
 
-def read_whole(config: ExportConfig, subject: Subject, folder: Path) -> Any:  # noqa: ARG001
+def read_whole(config: ExportConfig, source: ExportSource, folder: Path) -> Any:  # noqa: ARG001
     return load_model(str(folder)).eval()
 
 
-def read_rounded(config: ExportConfig, subject: Subject, folder: Path) -> Any:  # noqa: ARG001
+def read_rounded(config: ExportConfig, source: ExportSource, folder: Path) -> Any:  # noqa: ARG001
     return read_quantised(folder)
 
 
-def read_gguf_folder(config: ExportConfig, subject: Subject, folder: Path) -> Any:
-    plain = read_config(subject.folder)
+def read_gguf_folder(config: ExportConfig, source: ExportSource, folder: Path) -> Any:
+    plain = read_config(source.folder)
     return assemble(plain, read_gguf(gguf_file(config, folder), plain), str(folder))
 
 
-WRITERS: dict[Format, Callable[[ExportConfig, Subject, Path], None]] = {
+WRITERS: dict[Format, Callable[[ExportConfig, ExportSource, Path], None]] = {
     Format.hf: write_hf,
     Format.adapter: write_adapter,
     Format.merged: write_merged,
@@ -150,7 +151,7 @@ WRITERS: dict[Format, Callable[[ExportConfig, Subject, Path], None]] = {
     Format.int4: write_int4,
     Format.gguf: write_gguf_folder,
 }
-READERS: dict[Format, Callable[[ExportConfig, Subject, Path], Any]] = {
+READERS: dict[Format, Callable[[ExportConfig, ExportSource, Path], Any]] = {
     Format.hf: read_whole,
     Format.adapter: read_adapted,
     Format.merged: read_whole,

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from lisan.core.errors import ConfigError, DataError
-from lisan.model.config import GgufType
+from lisan.export.config import GgufType
 from lisan.model.folder import read_config
-from lisan.model.weights.folder_tensors import iter_state
+from lisan.model.folder_tensors import iter_state
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 "Both are `llama` to llama.cpp."

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from lisan.core.errors import ConfigError
-from lisan.model.config import GROUPS
+from lisan.export.config import INT4_GROUPS
 from lisan.model.folder import read_config, read_corrected_json
-from lisan.model.weights.folder_tensors import assemble, block_names, iter_state, linear_names, parameter_names
+from lisan.model.folder_tensors import assemble, block_names, iter_state, linear_names, parameter_names
 from lisan.model.weights.safetensors_files import MAX_FILE_BYTES, WeightWriter, locate_tensors
 
 PACKED = 8
@@ -70,7 +70,7 @@ def check_quantisable(folder: Path, num_bits: int, group: int) -> None:
     for name in layers:
         inputs = shapes[f"{name}.weight"][1]
         if num_bits == 4 and inputs % group:
-            fitting = [str(size) for size in GROUPS if inputs % size == 0]
+            fitting = [str(size) for size in INT4_GROUPS if inputs % size == 0]
             remedy = f"set int4_group={fitting[-1]}" if fitting else "export int8 instead"
             raise ConfigError(f"int4_group {group} does not divide the {inputs} inputs of {name}; {remedy}")
 

@@ -13,7 +13,7 @@ import torch
 
 from lisan.cluster.precision import find_precision
 from lisan.core.errors import ConfigError, DataError, first_line
-from lisan.model.folder import quiet_transformers
+from lisan.model.quiet import quiet_transformers
 from lisan.records.records import Turn
 
 

@@ -74,7 +74,8 @@ def check_weights(folder: Path) -> None:
 
     vLLM reads tie_word_embeddings from config.json only, whatever tensors the files hold.
     """
-    from lisan.model.folder import CONFIG, check_folder, read_corrected_json, read_json
+    from lisan.model.folder import check_folder, read_corrected_json
+    from lisan.model.model_files import CONFIG, read_json
 
     check_folder(folder)
     if read_corrected_json(folder) != read_json(folder / CONFIG):

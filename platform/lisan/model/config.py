@@ -1,71 +1,72 @@
-"""Fields of models: how one is found or made, laid on its workers, adapted and written.
+"""Configuration of models: source or shape, sharding, attention, new embedding rows, LoRA.
 
-Imports no torch: a job reads its config before it loads a library.
+Imports no torch, so that a job reads its config before it loads a library.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from lisan.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
 
-
-class Recompute(StrEnum):
-    """What the backward pass computes again instead of keeping it: activation checkpointing, block by block."""
+class ActivationCheckpointing(StrEnum):
+    """Activations of a block that the backward pass recomputes instead of keeping."""
 
     none = "none"
     selective = "selective"
-    "All but the matrix products and the attention, which cost the most time."
+    "Recomputes all but matrix products and attention, which take the most time."
     full = "full"
-    "Everything between the inputs of two blocks: about a third more arithmetic."
+    "Keeps the inputs of blocks only: about a third more arithmetic."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardingConfig:
-    """How a model lies on its workers. Not part of an artifact's identity: it moves results by the order of sums at most."""
+    """Distribution of a model over its workers. Not part of an artifact's identity: it changes the order of sums at most."""
 
     shard_workers: int = 0
-    """Workers that hold one copy of the weights together; 0 takes those of one node. Where there are more, every such group
-    holds a copy and only gradients go between groups (HSDP)."""
-    tensor_workers: int = 1
-    """How many neighbouring workers of those split the products of every block between them, on the same rows (tensor
-    parallelism); 1 splits none. For models of which one block is too much for a GPU, or steps of few rows; on one node, for it
-    sums activations seven times a block. Not yet run on a GPU."""
-    recompute: Recompute = Recompute.none
-    "What is computed again in the backward pass to save memory: none, selective or full."
+    """Workers that share one copy of the weights; 0 takes the workers of one node. With more workers, each group has a copy and
+    exchanges only gradients with the others (HSDP)."""
+    tensor_parallel_size: int = 1
+    """Neighbouring workers that split the products of every block between them, on the same rows; 1 splits none. For models with
+    blocks too large for one GPU, or steps of few rows. Keep it within a node: it sums activations seven times a block. Not
+    yet run on a GPU."""
+    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.none
+    "Activations that the backward pass recomputes to save memory: none, selective or full."
     compile: bool = False
-    "Whether torch.compile fuses the kernels of each block; the first step of every shape takes a minute. Needs a C++ compiler."
+    "Whether torch.compile fuses the kernels of each block; the first step of each shape takes a minute. Needs a C++ compiler."
 
     def __post_init__(self) -> None:
         if self.shard_workers < 0:
-            raise ConfigError(f"sharding.shard_workers must be >= 0, got {self.shard_workers}; 0 takes those of a node")
-        if self.tensor_workers < 1:
-            raise ConfigError(f"sharding.tensor_workers must be >= 1, got {self.tensor_workers}; 1 splits no block")
-        if self.tensor_workers > 1 and self.compile:
             raise ConfigError(
-                f"sharding.compile=true is not possible with sharding.tensor_workers={self.tensor_workers}; leave one of them out"
+                f"sharding.shard_workers must be >= 0, got {self.shard_workers}; 0 takes the workers of one node"
+            )
+        if self.tensor_parallel_size < 1:
+            raise ConfigError(
+                f"sharding.tensor_parallel_size must be >= 1, got {self.tensor_parallel_size}; 1 splits no block"
+            )
+        if self.tensor_parallel_size > 1 and self.compile:
+            raise ConfigError(
+                f"sharding.compile=true is not possible with sharding.tensor_parallel_size={self.tensor_parallel_size}; leave "
+                "one of them out"
             )
 
 
 class Attention(StrEnum):
     sdpa = "sdpa"
-    """Everywhere. Documents of like length are computed side by side; memory grows with their tokens, not with T^2.
+    """Runs everywhere. Batches documents of similar length; memory grows with their tokens, not with T^2.
 
-    Two kinds of model take more for a document of L tokens: a window narrower than L needs a mask [L, L]; soft caps keep its
-    scores [heads, L, L] in fp32 for the backward pass (and so does every model on a CPU, of documents of up to 64 tokens).
+    Two kinds of model need more for a document of L tokens: a sliding window narrower than L needs a mask [L, L]; soft caps
+    keep the scores [heads, L, L] in fp32 for the backward pass, as every model does on a CPU for documents of up to 64 tokens.
     """
     flex = "flex"
-    "Skips the blocks of 128 x 128 that nothing may look at; its mask costs a 16,384th of T^2. On a CPU it can score, not train."
+    "Skips fully masked blocks of 128 x 128; its mask takes T^2 / 16,384. On a CPU it scores but does not train."
     flash = "flash"
-    "A GPU with the flash-attn package, bfloat16: documents by their lengths."
+    "Variable-length kernels of the flash-attn package: GPU and bfloat16 only."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShapeConfig:
-    """A Llama-shaped model."""
+    """Shape of a Llama model."""
 
     num_layers: int
     hidden_size: int
@@ -99,24 +100,24 @@ class InitMethod(StrEnum):
     mean = "mean"
     "Mean of the old pieces that spell the new one (Hewitt 2021; ALLaM 2024)."
     random = "random"
-    "Normal, with the mean and standard deviation that the old rows have in each dimension."
+    "Normal, with the old rows' mean and standard deviation in each dimension."
     global_mean = "global_mean"
     "Mean of all old rows."
     similarity = "similarity"
-    "Weighted mean of the old pieces that keep similar company in a text (FOCUS, Dobler and de Melo 2023)."
+    "Weighted mean of old pieces with similar contexts in a text (FOCUS, Dobler and de Melo 2023)."
     donor = "donor"
-    "The row that a donor model has for the piece, mapped into this model's space (Jais-adapted, Gosal et al. 2024)."
+    "The donor model's row of the piece, mapped into this model's space (Jais-adapted, Gosal et al. 2024)."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowInitConfig:
     method: InitMethod = InitMethod.mean
-    """Where the row of a new piece begins. Pieces for which similarity or donor knows nothing take the mean of their old
-    pieces; rows that no piece names are padding and take the mean of all rows, whatever the method."""
+    """Initialisation of the rows of new pieces. A piece unknown to similarity or donor takes the mean of its old pieces; padding
+    rows always take the mean of all rows."""
     seed: int = 0
-    "Of method=random."
+    "Seed of method=random."
     donor: str | None = None
-    "Of method=donor: model/name@version, a local folder or a hub id, with a tokenizer whose pieces this one shares."
+    "Donor of method=donor: model/name@version, a local folder or a hub id, with a tokenizer that shares pieces with this one."
 
     def __post_init__(self) -> None:
         if (self.donor is None) == (self.method is InitMethod.donor):
@@ -125,7 +126,7 @@ class RowInitConfig:
             )
         if self.seed and self.method is not InitMethod.random:
             raise ConfigError(
-                f"model.new_rows.seed is {self.seed}, but method={self.method} draws nothing; drop it or set method=random"
+                f"model.new_rows.seed is {self.seed}, but method={self.method} is not random; drop it or set method=random"
             )
 
 
@@ -135,11 +136,11 @@ class ModelConfig:
     "model/name@version, a local folder or a hub id to start from; null starts from random weights of `shape`."
     shape: ShapeConfig | None = None
     tokenizer: str | None = None
-    "Tokenizer that the finished model carries, when it is not the one it came with: tokenizer/name@version after expansion."
+    "Tokenizer of the finished model; null keeps the one of `path`. After expansion: tokenizer/name@version."
     init_std: float = 0.02
     "Standard deviation of random weights."
     new_rows: RowInitConfig = field(default_factory=RowInitConfig)
-    "Where the embedding rows of pieces begin that `tokenizer` has and the model of `path` has not."
+    "Initialisation of the embedding rows that `tokenizer` adds to the model of `path`."
 
     def __post_init__(self) -> None:
         if not self.init_std > 0:
@@ -175,7 +176,7 @@ class LoraConfig:
     use_rslora: bool = False
     "Whether the scale is alpha / sqrt(rank) instead of alpha / rank, which keeps high ranks learning (Kalajdzievski 2023)."
     use_dora: bool = False
-    "Whether magnitudes of the weights' rows are trained beside their directions (Liu et al. 2024); vLLM needs it merged."
+    "Whether magnitudes of weight rows are trained beside directions (DoRA, Liu et al. 2024); vLLM needs it merged."
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -194,16 +195,3 @@ class LoraConfig:
                 f"tuning.lora.targets names {min(banned)}: vLLM cannot load an adapter over the vocabulary; "
                 "set tuning.rows=new or all, which trains rows and merges them"
             )
-
-
-GROUPS = (32, 64, 128)
-"Group sizes for which vLLM has a kernel on GPUs (Marlin); each also is a multiple of what its CPU kernel wants, 32."
-
-
-class GgufType(StrEnum):
-    float32 = "float32"
-    float16 = "float16"
-    "Ten bits of mantissa: exact for most bfloat16 weights, and fast everywhere."
-    bfloat16 = "bfloat16"
-    q8_0 = "q8_0"
-    "Blocks of 32 weights in 8 bits with one scale: half the size of float16."

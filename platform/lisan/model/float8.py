@@ -12,6 +12,7 @@ from torch import nn
 
 from lisan.core.errors import ConfigError
 from lisan.model.load import decoder_layers
+from lisan.model.quiet import quiet_imports
 
 FIRST_CAPABILITY = (8, 9)
 "Of CUDA, from which on there are float8 products: L4, L40, RTX 40, H100 and later."
@@ -22,7 +23,8 @@ MULTIPLE = 16
 def check_float8(device: str) -> None:
     """Refuse what this machine cannot multiply."""
     try:
-        import torchao.float8  # noqa: F401
+        with quiet_imports():
+            import torchao.float8  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             "float8=true needs the package torchao on every worker; pip install -e '.[float8]', or leave it out"
@@ -42,7 +44,8 @@ def use_float8(model: Any, emulate: bool = False) -> int:
 
     Raises ConfigError when none can.
     """
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    with quiet_imports():
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     config = Float8LinearConfig(emulate=emulate)
     for layer in decoder_layers(model):

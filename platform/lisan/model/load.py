@@ -1,7 +1,7 @@
-"""Models by shape or from a folder: the one place that makes a causal language model.
+"""Loads causal language models, or makes them from a shape.
 
-In: a `ModelConfig` and the folder it names. Out: a transformers causal LM in fp32 on the CPU, ready to be sharded.
-Always: the same seed makes the same weights; text never enters this room, only vocabulary sizes and ids.
+Returns transformers models in fp32 on the CPU, or on `meta` with the source of their weights. The same seed makes the same
+weights.
 """
 
 from contextlib import ExitStack
@@ -13,33 +13,22 @@ from torch import nn
 
 from lisan.core.errors import ConfigError, DataError, first_line
 from lisan.model.config import ModelConfig
-from lisan.model.folder import (
-    CONFIG,
-    GENERATION,
-    Folder,
-    model_class,
-    open_folder,
-    quiet_transformers,
-    read_config,
-    refuse_report,
-)
+from lisan.model.folder import ModelFolder, model_class, open_folder, read_config
+from lisan.model.load_report import refuse_report
+from lisan.model.model_files import CONFIG, GENERATION
+from lisan.model.quiet import quiet_transformers
 from lisan.model.weights.finite import check_finite
-from lisan.model.weights.load_shards import fill
-from lisan.model.weights.random_weights import Drawing, drawing
+from lisan.model.weights.random_weights import RandomWeights, record_random_weights
 from lisan.model.weights.safetensors_files import open_weights
 
 
-def make_model(config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int) -> Any:
-    """Make a model of `config.shape` with seeded random weights (normal, output projections scaled by depth)."""
-    model, drawn = draw_model(config, vocabulary_size, special_ids, seed)
-    fill(model, [drawn])
-    return model
-
-
-def draw_model(
+def make_random_model(
     config: ModelConfig, vocabulary_size: int, special_ids: dict[str, int | None], seed: int
-) -> tuple[Any, Drawing]:
-    """Return the same model with weights that are yet to be drawn, and what draws them."""
+) -> tuple[Any, RandomWeights]:
+    """Return a Llama of `config.shape` on `meta`, and its seeded random weights.
+
+    Weights are normal; output projections are scaled by 1 / sqrt(2 x layers).
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = config.shape
@@ -60,32 +49,32 @@ def draw_model(
         **special_ids,
     )
     scale = (2 * shape.num_layers) ** -0.5
-    with drawing(seed) as drawn:
+    with record_random_weights(seed) as drawn:
         model = LlamaForCausalLM(llama)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     parameter.mul_(scale)
-    model.tie_weights()  # what ties in there makes two parameters of one
-    drawn.keep(model)
+    model.tie_weights()  # on `meta` the constructor makes two parameters of a tied one
+    drawn.name_parameters(model)
     return model, drawn
 
 
-def load_model(place: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Load a causal LM from a folder or hub id, of a model with images or sound its text part.
+def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> Any:
+    """Load a causal LM from a folder or hub id; of a multimodal model, its text part.
 
-    DataError in one sentence when it is none, or when weights are missing, of another model or not finite.
+    DataError when it is not a causal LM, or when weights are missing, of another model or not finite.
     """
-    folder = open_folder(place)
-    model = _load_files(folder, dtype) if folder.tensors else _load_by_transformers(folder, place, dtype)
+    folder = open_folder(name_or_path)
+    model = _load_files(folder, dtype) if folder.tensors else _load_by_transformers(folder, name_or_path, dtype)
     if folder.path.joinpath(GENERATION).exists():
         model.generation_config = type(model.generation_config).from_pretrained(str(folder.path))
-    check_finite(model, place)
+    check_finite(model, name_or_path)
     return model
 
 
-def _load_files(folder: Folder, dtype: torch.dtype) -> Any:
-    """Load the tensors of a folder that was seen to be whole."""
+def _load_files(folder: ModelFolder, dtype: torch.dtype) -> Any:
+    """Load the tensors of a complete folder."""
     kind = model_class(folder.config, folder.path)
     with ExitStack() as stack:
         opened = {stored.file: None for stored in folder.tensors.values()}
@@ -94,8 +83,8 @@ def _load_files(folder: Folder, dtype: torch.dtype) -> Any:
         return kind.from_pretrained(None, config=folder.config, state_dict=state, dtype=dtype)
 
 
-def _load_by_transformers(folder: Folder, place: str, dtype: torch.dtype) -> Any:
-    """Load what transformers alone can read: quantised weights, and files that are not safetensors."""
+def _load_by_transformers(folder: ModelFolder, name_or_path: str, dtype: torch.dtype) -> Any:
+    """Load weights that only transformers can read: quantised ones, and other formats than safetensors."""
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
@@ -103,23 +92,23 @@ def _load_by_transformers(folder: Folder, place: str, dtype: torch.dtype) -> Any
         model, report = AutoModelForCausalLM.from_pretrained(str(folder.path), dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         reason = first_line(error)
-        raise DataError(f"{place} is not a model that transformers can load: {reason}") from error
-    refuse_report(report, list(model.state_dict()), type(model).__name__, place)
+        raise DataError(f"{name_or_path} is not a model that transformers can load: {reason}") from error
+    refuse_report(report, list(model.state_dict()), type(model).__name__, name_or_path)
     return model
 
 
-def read_vocabulary_size(place: str) -> int | None:
-    """Return the embedding rows that a local model folder declares; None for a hub id that is not on this machine."""
-    return _read_size(place, "vocab_size")
+def read_vocabulary_size(name_or_path: str) -> int | None:
+    """Return the `vocab_size` of a local model folder; None for a hub id."""
+    return _read_size(name_or_path, "vocab_size")
 
 
-def read_max_positions(place: str) -> int | None:
-    """Return the longest context that a local model folder declares; None where it declares none."""
-    return _read_size(place, "max_position_embeddings")
+def read_max_positions(name_or_path: str) -> int | None:
+    """Return the longest context of a local model folder; None if its config has none."""
+    return _read_size(name_or_path, "max_position_embeddings")
 
 
-def _read_size(place: str, key: str) -> int | None:
-    size: int | None = getattr(read_config(place), key, None) if (Path(place) / CONFIG).exists() else None
+def _read_size(name_or_path: str, key: str) -> int | None:
+    size: int | None = getattr(read_config(name_or_path), key, None) if (Path(name_or_path) / CONFIG).exists() else None
     return size
 
 

@@ -174,17 +174,17 @@ def as_training(config: ScoreConfig) -> DpoConfig:
 
 def check_options(config: TrainConfig) -> None:
     """Refuse what has not been seen to be right in blocks that workers compute together."""
-    if config.sharding.tensor_workers == 1:
+    if config.sharding.tensor_parallel_size == 1:
         return
-    split = f"sharding.tensor_workers={config.sharding.tensor_workers}"
+    split = f"sharding.tensor_parallel_size={config.sharding.tensor_parallel_size}"
     if config.tuning.method is not Method.full:
         raise ConfigError(
             f"tuning.method={config.tuning.method} is not possible with {split}, which splits blocks that are trained whole; set "
-            "method=full, or tensor_workers=1"
+            "method=full, or tensor_parallel_size=1"
         )
     if config.float8:
         raise ConfigError(f"float8=true is not possible with {split}; leave one of them out")
     if config.optim.moments is not MomentType.fp32:
         raise ConfigError(
-            f"optim.moments={config.optim.moments} is not possible with {split}; set moments=fp32, or tensor_workers=1"
+            f"optim.moments={config.optim.moments} is not possible with {split}; set moments=fp32, or tensor_parallel_size=1"
         )

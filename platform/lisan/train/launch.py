@@ -59,7 +59,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
     num_steps, order = plan_run(config, job.tokens)
     streamed: dict[str, Any] = {}
     # Ray Data hands a block to one worker only: workers that compute the same rows together read them themselves.
-    if config.sharding.tensor_workers == 1:
+    if config.sharding.tensor_parallel_size == 1:
         stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
         streamed = {"datasets": {STREAM: placeholder()}, "dataset_config": PlanDataConfig(stream)}
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
@@ -193,7 +193,7 @@ def _describe_worker(job: TrainJob, validate: Validate | None, state: Any) -> Wo
         state.begin_speaking()
         is_interrupted = Listener(state)
     stream = None
-    if job.config.sharding.tensor_workers == 1:
+    if job.config.sharding.tensor_parallel_size == 1:
         share = job.config.loop.step_rows // context.get_world_size()
         stream = partial(iterate_rows, ray.train.get_dataset_shard(STREAM), share)
     return Worker(

@@ -26,7 +26,7 @@ def check(config: TrainConfig, store: Store) -> None:
     """Refuse what cannot train: rows that do not divide, tokens of another vocabulary, a wrong mix."""
     num_workers = config.cluster.num_workers or num_processes()
     check_sharding(config.sharding, num_workers, config.cluster.num_nodes)
-    check_rows(config.loop, num_workers, config.sharding.tensor_workers)
+    check_rows(config.loop, num_workers, config.sharding.tensor_parallel_size)
     check_moments(config.optim)
     tokens = store.open(Ref.parse(config.tokens, Kind.tokens))
     kind = tokens.facts["record_kind"]
@@ -61,10 +61,11 @@ def check_targets(config: TrainConfig, tokens: Artifact) -> None:
 
 def check_stored(config: TrainConfig, tokens: Artifact) -> None:
     """Refuse rows that are made while training runs where Ray Data cannot make them: it deals a row to one worker only."""
-    split = config.sharding.tensor_workers
+    split = config.sharding.tensor_parallel_size
     if split > 1 and "block_records" in tokens.facts:
         raise ConfigError(
-            f"{tokens.ref} stores no rows and with sharding.tensor_workers={split} every worker would make those of all; encode it "
+            f"{tokens.ref} stores no rows and with sharding.tensor_parallel_size={split} every worker would make those of all; "
+            "encode it "
             "with store_rows=true"
         )
 

@@ -224,7 +224,7 @@ def gather_row_ids(rows: RowBatch, worker: Worker) -> list[int]:
     """Return the row ids of a step from all ranks."""
     shares: list[list[int]] = [[] for _ in range(worker.world_size)]
     dist.all_gather_object(shares, rows.row_ids.tolist())
-    return [row_id for share in shares[:: worker.tensor_workers] for row_id in share]
+    return [row_id for share in shares[:: worker.tensor_parallel_size] for row_id in share]
 
 
 def take_step(optimizer: Optimizer, lr: float) -> None:
@@ -232,13 +232,13 @@ def take_step(optimizer: Optimizer, lr: float) -> None:
     optimizer.step()
 
 
-def check_rows(config: LoopConfig, world_size: int, tensor_workers: int = 1) -> None:
+def check_rows(config: LoopConfig, world_size: int, tensor_parallel_size: int = 1) -> None:
     """Refuse a batch that workers and micro batches cannot share evenly."""
-    share, rest = divmod(config.step_rows, world_size // tensor_workers)
-    if rest and tensor_workers > 1:
+    share, rest = divmod(config.step_rows, world_size // tensor_parallel_size)
+    if rest and tensor_parallel_size > 1:
         raise ConfigError(
             f"loop.step_rows ({config.step_rows}) must be a multiple of the number of groups of workers that compute the same rows "
-            f"({world_size} / sharding.tensor_workers={tensor_workers})"
+            f"({world_size} / sharding.tensor_parallel_size={tensor_parallel_size})"
         )
     if rest:
         raise ConfigError(

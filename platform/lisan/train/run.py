@@ -16,14 +16,14 @@ from lisan.core.stage import Run
 from lisan.core.storage import Location
 from lisan.data.row_order import RowOrder, open_order
 from lisan.data.rows import RowBatch, RowReader
-from lisan.model.attention.leakage import check_documents_apart
 from lisan.model.attention.packed import check_attention
 from lisan.model.embeddings.trained_rows import freeze_other_rows
 from lisan.model.float8 import check_float8, use_float8
+from lisan.model.leakage import check_documents_apart
 from lisan.model.parallel.fsdp import check_compiler, check_sharding, shard
 from lisan.model.score import Batch, Scorer
 from lisan.model.weights.finite import check_finite
-from lisan.model.weights.load_shards import fill
+from lisan.model.weights.load_shards import load_shards
 from lisan.train import objectives
 from lisan.train.config import DpoConfig, TrainConfig
 from lisan.train.loop import Course, check_rows, train
@@ -74,9 +74,9 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
     """Train on this process's share of the rows; the first rank writes the model. Returns the last metrics."""
     config = job.config
     check_sharding(config.sharding, worker.world_size, config.cluster.num_nodes)
-    check_rows(config.loop, worker.world_size, config.sharding.tensor_workers)
+    check_rows(config.loop, worker.world_size, config.sharding.tensor_parallel_size)
     check_compiler(config.sharding, worker.device)
-    worker = replace(worker, tensor_workers=config.sharding.tensor_workers)
+    worker = replace(worker, tensor_parallel_size=config.sharding.tensor_parallel_size)
     with worker.doing("meeting the other workers"), ProcessGroup(worker, config.runtime.collective_timeout_s):
         resolved = agree_on_precision(config.precision, worker)
         worker = replace(worker, precision=resolved.precision)
@@ -106,7 +106,7 @@ def open_scorer(config: TrainConfig, places: Places, worker: Worker) -> tuple[Ad
         use_float8(adapted.model)
     scorer = Scorer(adapted.model, config.attention)
     shard(scorer, worker.device, worker.precision, config.sharding, config.cluster.num_nodes)
-    fill(adapted.model, adapted.sources)
+    load_shards(adapted.model, adapted.sources)
     check_finite(adapted.model, places.model or "the model of model.shape")
     check_documents_apart(scorer, worker.device, worker.precision.dtype)
     return adapted, scorer

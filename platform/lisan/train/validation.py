@@ -15,8 +15,7 @@ from lisan.cluster.worker import Worker
 from lisan.core.errors import DataError
 from lisan.core.stage import Run
 from lisan.data.rows import RowReader
-from lisan.model.parallel.fsdp import reshard
-from lisan.model.score import Scorer, collate
+from lisan.model.score import Scorer, collate, reshard
 from lisan.train.objectives import causal_lm
 
 VALIDATION_LOSS = "validation/loss"

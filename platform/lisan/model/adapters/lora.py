@@ -19,10 +19,10 @@ from lisan.model.adapters.nf4 import Nf4Linear, is_quantised, quantise_blocks, r
 from lisan.model.config import ALL, LoraConfig
 from lisan.model.embeddings.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
 from lisan.model.embeddings.trained_rows import TRAINED_ROWS, place_trained_rows
-from lisan.model.folder import quiet_transformers
 from lisan.model.load import block_linears
+from lisan.model.quiet import quiet_imports, quiet_transformers
 from lisan.model.weights.load_shards import plain_name
-from lisan.model.weights.random_weights import Drawing, drawing
+from lisan.model.weights.random_weights import RandomWeights, record_random_weights
 
 BASE = "quantised_base.json"
 "Beside an adapter that was trained over a base in 4 bits."
@@ -31,11 +31,11 @@ Gather = Callable[[torch.Tensor], torch.Tensor]
 "Returns the whole of a sharded tensor, every rank calling it."
 
 
-def draw_adapter(model: Any, config: LoraConfig, seed: int) -> tuple[Any, Drawing]:
+def attach_random_adapter(model: Any, config: LoraConfig, seed: int) -> tuple[Any, RandomWeights]:
     """Do as `attach_adapter` does, with random weights that are yet to be drawn, and return what draws them too."""
-    with drawing(seed) as drawn:
+    with record_random_weights(seed) as drawn:
         wrapper = attach_adapter(model, config, is_empty=True)
-    drawn.keep(wrapper.base_model.model)
+    drawn.name_parameters(wrapper.base_model.model)
     return wrapper, drawn
 
 
@@ -46,22 +46,20 @@ def attach_adapter(model: Any, config: LoraConfig, is_empty: bool = False) -> An
     be there.
     """
     quiet_transformers()
-    from peft import LoraConfig as PeftConfig
-    from peft import get_peft_model
-
-    return get_peft_model(
-        model,
-        PeftConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=find_targets(model, config),
-            use_rslora=config.use_rslora,
-            use_dora=config.use_dora,
-            task_type="CAUSAL_LM",
-        ),
-        low_cpu_mem_usage=is_empty,
+    with quiet_imports():
+        from peft import LoraConfig as PeftConfig
+        from peft import get_peft_model
+    adapter = PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=find_targets(model, config),
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        task_type="CAUSAL_LM",
     )
+    with quiet_imports():  # PEFT imports torchao and bitsandbytes when it makes the layers
+        return get_peft_model(model, adapter, low_cpu_mem_usage=is_empty)
 
 
 def find_targets(model: Any, config: LoraConfig) -> list[str]:
@@ -106,7 +104,8 @@ def iter_merged(model: nn.Module) -> Iterator[tuple[str, Callable[[Gather], torc
 def _adapted_layers(model: nn.Module) -> dict[str, Any]:
     if not any(".lora_" in name for name, _ in model.named_modules()):
         return {}  # PEFT takes seconds to import
-    from peft.tuners.lora import LoraLayer
+    with quiet_imports():
+        from peft.tuners.lora import LoraLayer
 
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
 
@@ -166,7 +165,8 @@ def read_adapter(model: Any, folder: Path, as_trained: bool = True) -> Any:
     keeps it in 16 bits computes something else. Raises DataError when the base is not the one that it was trained over.
     """
     quiet_transformers()
-    from peft import PeftModel
+    with quiet_imports():
+        from peft import PeftModel
 
     manifests = read_new_rows(folder)
     if (folder / TRAINED_ROWS).exists():
@@ -176,4 +176,5 @@ def read_adapter(model: Any, folder: Path, as_trained: bool = True) -> Any:
             replay_new_rows(model, manifest)
     if as_trained and (folder / BASE).exists():
         quantise_blocks(model)
-    return PeftModel.from_pretrained(model, str(folder))
+    with quiet_imports():
+        return PeftModel.from_pretrained(model, str(folder))

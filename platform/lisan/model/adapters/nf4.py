@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from lisan.core.errors import ConfigError
-from lisan.model.folder import quiet_transformers
 from lisan.model.load import block_linears
+from lisan.model.quiet import quiet_imports, quiet_transformers
 
 BLOCK = 64
 "Weights that share a scale; the paper's."
@@ -35,7 +35,8 @@ class Nf4Linear(nn.Linear):
     """A frozen linear layer whose weight is kept in 4 bits and restored for each product, forwards and backwards."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        from bitsandbytes.functional import quantize_4bit
+        with quiet_imports():
+            from bitsandbytes.functional import quantize_4bit
 
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias

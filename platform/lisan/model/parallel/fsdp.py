@@ -1,7 +1,7 @@
-"""Weights over workers: FSDP2, one code path from one process to many nodes.
+"""Shards a `Scorer` with FSDP2: one code path from one process to many nodes.
 
-In: a `Scorer` with fp32 weights, or with none yet. Out: the same module, sharded; compute in `precision`, master weights and
-gradient reductions in fp32. Always: with one worker the arithmetic is that of many; recomputing changes no bit.
+Compute is in `precision`; master weights and gradient reductions are in fp32. Weights may be on `meta`. Activation
+checkpointing changes no bit.
 """
 
 import shutil
@@ -10,38 +10,38 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from lisan.cluster.config import Precision
 from lisan.core.errors import ConfigError
-from lisan.model.config import Recompute, ShardingConfig
+from lisan.model.config import ActivationCheckpointing, ShardingConfig
 from lisan.model.load import decoder_layers
-from lisan.model.parallel.tensor_parallel import split_blocks
+from lisan.model.parallel.tensor_parallel import parallelize_blocks
 from lisan.model.score import Scorer
 
 DEFAULT = ShardingConfig()
 
 
 def check_sharding(config: ShardingConfig, num_workers: int, num_nodes: int = 1) -> None:
-    """Refuse groups that the workers cannot form, before any of them starts."""
+    """Refuse group sizes that do not divide the number of workers."""
     group = config.shard_workers or max(1, num_workers // num_nodes)
     if num_workers % group:
         raise ConfigError(
             f"sharding.shard_workers ({group}) must divide the number of workers ({num_workers}); "
             "0 takes the workers of one node"
         )
-    if group % config.tensor_workers:
+    if group % config.tensor_parallel_size:
         raise ConfigError(
-            f"sharding.tensor_workers ({config.tensor_workers}) must divide the workers that hold a copy of the weights ({group}); "
+            f"sharding.tensor_parallel_size ({config.tensor_parallel_size}) must divide the workers that hold a copy of the "
+            f"weights ({group}); "
             "change it, or sharding.shard_workers"
         )
 
 
 def check_compiler(config: ShardingConfig, device: str) -> None:
-    """Refuse to compile where this machine cannot."""
+    """Refuse `compile` on a CPU without a C++ compiler."""
     if config.compile and device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise ConfigError(
             "sharding.compile=true needs a C++ compiler on every worker and there is none here; install g++, or leave it out"
@@ -49,9 +49,10 @@ def check_compiler(config: ShardingConfig, device: str) -> None:
 
 
 def make_mesh(device: str, config: ShardingConfig, num_nodes: int = 1) -> DeviceMesh:
-    """Lay the ranks out: groups that hold a copy of the weights together, ranks of a group next to each other.
+    """Return the device mesh of FSDP; the ranks of one group share a copy of the weights and are neighbours.
 
-    Worked example: 4 workers with shard_workers=2 give the groups 0, 1 and 2, 3; gradients are summed over 0, 2 and 1, 3 too.
+    Worked example: 4 workers with shard_workers=2 give the groups (0, 1) and (2, 3); gradients are
+    also summed over (0, 2) and (1, 3).
     """
     kind, num_workers = device.split(":", maxsplit=1)[0], dist.get_world_size()
     group = config.shard_workers or max(1, num_workers // num_nodes)
@@ -60,14 +61,15 @@ def make_mesh(device: str, config: ShardingConfig, num_nodes: int = 1) -> Device
     return init_device_mesh(kind, (num_workers // group, group), mesh_dim_names=("replicate", "shard"))
 
 
-def make_meshes_of_blocks(mesh: DeviceMesh, tensor_workers: int) -> tuple[DeviceMesh, DeviceMesh]:
-    """Return the mesh that the weights of blocks are sharded over, rows being dealt along it, and the one that splits products.
+def make_block_meshes(mesh: DeviceMesh, tensor_parallel_size: int) -> tuple[DeviceMesh, DeviceMesh]:
+    """Return the FSDP mesh of the blocks, along which rows are divided, and the tensor-parallel mesh.
 
-    Worked example: ranks 0 to 3 with tensor_workers=2: 0, 1 and 2, 3 split products; 0, 2 and 1, 3 shard what each has of them.
+    Worked example: ranks 0 to 3 with tensor_parallel_size=2: (0, 1) and (2, 3) split each product; (0, 2) and (1, 3) shard the
+    weights that they have of it.
     """
     names = mesh.mesh_dim_names
     assert names is not None
-    shape = (*mesh.shape[:-1], mesh.shape[-1] // tensor_workers, tensor_workers)
+    shape = (*mesh.shape[:-1], mesh.shape[-1] // tensor_parallel_size, tensor_parallel_size)
     whole = init_device_mesh(mesh.device_type, shape, mesh_dim_names=(*names, "tensor"))
     return whole[names], whole["tensor"]
 
@@ -79,37 +81,37 @@ def shard(
     config: ShardingConfig = DEFAULT,
     num_nodes: int = 1,
 ) -> Scorer:
-    """Shard every block and then what is left over the ranks of the process group; weights may come later, from `fill`."""
+    """Shard every block, then the rest of the model; `load_shards` can load the weights later."""
     mesh = inner = make_mesh(device, config, num_nodes)
-    if config.tensor_workers > 1:
-        inner, split = make_meshes_of_blocks(mesh, config.tensor_workers)
-        split_blocks(scorer.model, split)
+    if config.tensor_parallel_size > 1:
+        inner, tensor = make_block_meshes(mesh, config.tensor_parallel_size)
+        parallelize_blocks(scorer.model, tensor)
     policy = MixedPrecisionPolicy(param_dtype=precision.dtype, reduce_dtype=torch.float32)
     for layer in decoder_layers(scorer.model):
         prepare_block(layer, config)
         fully_shard(layer, mesh=inner, mp_policy=policy)
-    # What is not split has the same gradient on the workers that split the rest: the mean over all is that over the rows.
+    # Tensor-parallel workers have equal gradients of unsplit weights, so that the mean over all workers is the mean over rows.
     fully_shard(scorer, mesh=mesh, mp_policy=policy)
     return scorer
 
 
 def prepare_block(layer: Any, config: ShardingConfig) -> None:
-    """Make a block recompute and compile as configured.
+    """Apply activation checkpointing and torch.compile to a block.
 
-    The forward function is replaced and no module put around it: names of weights stay, and FSDP's hooks stay outside, so that
-    weights are gathered once for the recomputation and the backward pass.
+    Replaces the forward function instead of wrapping the module: weights keep their names, and FSDP's hooks stay outside, so
+    that weights are gathered once for the recomputation and the backward pass.
     """
-    if config.recompute is not Recompute.none:
-        layer.forward = _recomputing(layer.forward, config.recompute)
+    if config.activation_checkpointing is not ActivationCheckpointing.none:
+        layer.forward = _checkpointed(layer.forward, config.activation_checkpointing)
     if config.compile:
-        # Shapes are few and known: a kernel for each is faster than one for all.
+        # There are few shapes, and a kernel for each is faster than a dynamic one.
         layer.forward = torch.compile(layer.forward, dynamic=False)
 
 
-def _recomputing(forward: Any, recompute: Recompute) -> Any:
-    """Return a forward function that keeps its inputs, and what is worth keeping, instead of all it computes."""
+def _checkpointed(forward: Any, kind: ActivationCheckpointing) -> Any:
+    """Return a forward function that keeps its inputs, and with `selective` also `KEPT`, instead of all activations."""
     options: dict[str, Any] = {"use_reentrant": False}
-    if recompute is Recompute.selective:
+    if kind is ActivationCheckpointing.selective:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
 
     def forward_again(*args: Any, **kwargs: Any) -> Any:
@@ -132,15 +134,8 @@ KEPT = {
     )
     if hasattr(torch.ops.aten, name)
 }
-"What recompute=selective keeps: products and attention, whose results cost more to compute than to keep."
+"What activation_checkpointing=selective keeps: products and attention, whose results cost more to compute than to keep."
 
 
 def _policy(_context: Any, op: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if op in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-def reshard(scorer: nn.Module) -> None:
-    """Give back the whole weights that a forward pass without a backward pass leaves behind; nothing where none are sharded."""
-    for module in scorer.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()

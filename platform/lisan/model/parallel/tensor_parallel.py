@@ -1,12 +1,10 @@
 """Tensor parallelism: neighbouring workers split the products of every block between them.
 
-In: a causal LM, with weights or without, before FSDP. Out: the same model, whose blocks compute a share of their heads and of
-their inner width on each worker. Always: what goes into a block and comes out of it is whole and the same on every one of them,
-so that all else (norms, vocabulary, loss) is computed as if there were one.
+Applied before FSDP, to a model with weights or on `meta`. Each worker computes a share of the heads and of the MLP's inner
+width. Inputs and outputs of a block are whole and equal on all workers, so that norms, vocabulary and loss stay as they are.
 
-A block adds up its partial results twice going forward, after the attention and after the MLP, and going backward the gradients
-of the input of every product that is split by columns: of a Llama's five. Which product is split how, the model's own class
-knows: transformers' `base_model_tp_plan`.
+A block sums partial results twice in the forward pass (after attention, after the MLP), and in the backward pass once for
+each product split by columns: five in a Llama. transformers' `base_model_tp_plan` says how each product is split.
 """
 
 from collections.abc import Mapping
@@ -28,13 +26,13 @@ from lisan.core.errors import ConfigError
 from lisan.model.load import decoder_layers
 
 BLOCKS = "layers.*."
-"What the names of a plan begin with that lie in a block; others are of the vocabulary, which is not split."
+"Prefix of the plan's names inside a block; other names belong to the vocabulary, which is not split."
 SUMMED = "_lisan_summed"
-"Marks weights whose gradients are summed already."
+"Attribute of weights that already have the hook that sums their gradients."
 
 
 class SummedGradient(ParallelStyle):
-    """For a norm of queries or keys: each worker has the whole of its weights, and the gradient of its own heads only."""
+    """Style of a norm of queries or keys: each worker has all its weights, but the gradient of its own heads only."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         module.register_forward_pre_hook(partial(_sum_gradients, group=device_mesh.get_group()))
@@ -42,7 +40,7 @@ class SummedGradient(ParallelStyle):
 
 
 def _sum_gradients(module: nn.Module, _: Any, group: dist.ProcessGroup) -> None:
-    """Have the gradients of a module's weights summed before FSDP takes them; the weights that it computes with come with FSDP."""
+    """Sum the gradients of a module's weights before FSDP takes them; FSDP replaces the weights in each forward pass."""
     for weight in module.parameters(recurse=False):
         if weight.requires_grad and not hasattr(weight, SUMMED):
             weight.register_hook(partial(_sum, group=group))
@@ -60,20 +58,21 @@ STYLES: dict[str, type[ParallelStyle]] = {
     "rowwise": RowwiseParallel,
     "replicated_with_grad_allreduce": SummedGradient,
 }
-"By the names that transformers gives them."
+"By their names in transformers' plans."
 
 
-def check_sizes(sizes: Mapping[str, int], tensor_workers: int) -> None:
-    """Refuse heads and widths that the workers cannot share evenly."""
+def check_sizes(sizes: Mapping[str, int], tensor_parallel_size: int) -> None:
+    """Refuse numbers of heads and widths that `tensor_parallel_size` does not divide."""
     for name, size in sizes.items():
-        if size % tensor_workers:
+        if size % tensor_parallel_size:
             raise ConfigError(
-                f"sharding.tensor_workers ({tensor_workers}) must divide the model's {name} ({size}); choose a divisor of it, or 1"
+                f"sharding.tensor_parallel_size ({tensor_parallel_size}) must divide the model's {name} ({size}); choose a "
+                "divisor of it, or 1"
             )
 
 
-def check_split(model: Any, tensor_workers: int) -> None:
-    """Refuse a model whose blocks so many workers cannot split; its weights are not looked at."""
+def check_tensor_parallel(model: Any, tensor_parallel_size: int) -> None:
+    """Refuse a model whose blocks cannot be split over that many workers; its weights may be on `meta`."""
     config = model.config.get_text_config()
     _read_plan(model)
     heads = config.num_attention_heads
@@ -82,16 +81,17 @@ def check_split(model: Any, tensor_workers: int) -> None:
         "num_key_value_heads": getattr(config, "num_key_value_heads", None) or heads,
         "intermediate_size": config.intermediate_size,
     }
-    check_sizes(sizes, tensor_workers)
+    check_sizes(sizes, tensor_parallel_size)
     if dropout := getattr(config, "attention_dropout", 0.0):
         raise ConfigError(
-            f"sharding.tensor_workers={tensor_workers} with the model's attention_dropout={dropout} would drop the same places in "
-            "different heads; take a model without it, or tensor_workers=1"
+            f"sharding.tensor_parallel_size={tensor_parallel_size} with the model's attention_dropout={dropout} would drop the "
+            "same positions "
+            "in different heads; choose a model without it, or tensor_parallel_size=1"
         )
 
 
 def _read_plan(model: Any) -> dict[str, str]:
-    """Return how each product of a block is split, by its name in the block; ConfigError where that is not all that is needed."""
+    """Return the split of each product of a block, by its name in the block; ConfigError for an incomplete or unknown plan."""
     name, [block, *_] = type(model).__name__, decoder_layers(model)
     plan = {
         inner.removeprefix(BLOCKS): style
@@ -102,19 +102,21 @@ def _read_plan(model: Any) -> dict[str, str]:
     odd = [inner for inner, style in plan.items() if not _is_known(modules.get(inner), style)]
     if odd:
         raise ConfigError(
-            f"sharding.tensor_workers splits linear layers by columns and rows, and {name} wants {odd[0]} {plan[odd[0]]}; take "
-            "tensor_workers=1, or another model class"
+            f"sharding.tensor_parallel_size splits linear layers by columns and rows, and {name} wants {odd[0]} "
+            f"{plan[odd[0]]}; take "
+            "tensor_parallel_size=1, or another model class"
         )
     if not plan:
-        raise ConfigError(f"{name} does not say how its blocks are split; take sharding.tensor_workers=1")
+        raise ConfigError(f"{name} does not say how its blocks are split; take sharding.tensor_parallel_size=1")
     owners = {inner.rpartition(".")[0] for inner, style in plan.items() if STYLES.get(style) is not SummedGradient}
-    # A weight that lies between split products would see its own worker's share only, and nobody would add up its gradient.
+    # A weight between split products sees one worker's share only, and nothing sums its gradient.
     weights = (weight.rpartition(".")[0] for weight, _ in block.named_parameters())
     between = [inner for inner in weights if inner not in plan and any(f"{inner}.".startswith(f"{o}.") for o in owners)]
     if between:
         raise ConfigError(
-            f"sharding.tensor_workers splits the products of a block, and {name} does not say what becomes of {between[0]} between "
-            "them; take tensor_workers=1, or another model class"
+            f"sharding.tensor_parallel_size splits the products of a block, and {name} does not say what becomes of "
+            f"{between[0]} between "
+            "them; take tensor_parallel_size=1, or another model class"
         )
     return plan
 
@@ -125,12 +127,12 @@ def _is_known(module: nn.Module | None, style: str) -> bool:
     return style in STYLES and isinstance(module, nn.Linear)
 
 
-def split_blocks(model: Any, mesh: DeviceMesh) -> None:
+def parallelize_blocks(model: Any, mesh: DeviceMesh) -> None:
     """Make every worker of a mesh hold and compute its share of the products of each block.
 
-    Every worker has the same weights, or none yet, so none are sent.
+    Workers have equal weights, or none yet, so that none are sent.
     """
-    check_split(model, mesh.size())
+    check_tensor_parallel(model, mesh.size())
     plan = _read_plan(model)
     for layer in decoder_layers(model):
         styles = {name: STYLES[style]() for name, style in plan.items()}

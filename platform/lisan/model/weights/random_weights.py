@@ -1,8 +1,7 @@
-"""Random weights without memory for them: what a constructor draws is written down, and drawn when it is wanted.
+"""Records how a constructor initialises its parameters on `meta`, and replays it later, one tensor at a time.
 
-In: the code that makes a module. Out: that module with parameters on the device `meta`, and a `Drawing` that makes the same
-weights later, one tensor at a time. Always: the same bits as the constructor would have made, because the same calls
-meet the same random numbers in the same order. `load` and `adapter` write down, `fill` draws.
+The replayed weights have the bits that the constructor would have made: the same calls take the same random numbers in the
+same order.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,66 +16,66 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lisan.model.weights.load_shards import Parts, plain_name
 
 RANDOM = {torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default}
-"The calls that take random numbers; a module that takes any other way is refused by `Drawing`."
+"The recorded random operations; a module that uses any other is refused."
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
-    """One change in place of a parameter, or of a view of it."""
+class RecordedCall:
+    """One in-place operation on a parameter, or on a view of it."""
 
     function: Any
-    place: torch.Tensor
-    "On the device `meta`; kept, so that its storage stays its own."
+    tensor: torch.Tensor
+    "On `meta`; held, so that no other tensor gets its storage."
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
     @property
     def storage(self) -> int:
-        address: int = self.place.untyped_storage()._cdata
+        address: int = self.tensor.untyped_storage()._cdata
         return address
 
     def run(self, whole: torch.Tensor) -> None:
-        """Do to a real tensor what was done to the parameter that it stands for."""
-        place = whole.as_strided(self.place.shape, self.place.stride(), self.place.storage_offset())
-        self.function(place, *self.args, **self.kwargs)
+        """Apply the operation to the real tensor."""
+        view = whole.as_strided(self.tensor.shape, self.tensor.stride(), self.tensor.storage_offset())
+        self.function(view, *self.args, **self.kwargs)
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down what changes tensors on `meta`."""
+    """Records the in-place operations on `meta` tensors."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Call] = []
+        self.calls: list[RecordedCall] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func._schema.is_mutable and args and args[0].is_meta:
             if torch.Tag.nondeterministic_seeded in func.tags and func not in RANDOM:
-                raise NotImplementedError(f"{func} draws weights in a way that cannot be repeated tensor by tensor")
-            self.calls.append(Call(func, args[0], tuple(args[1:]), kwargs or {}))
+                raise NotImplementedError(f"{func} draws random weights and cannot be replayed tensor by tensor")
+            self.calls.append(RecordedCall(func, args[0], tuple(args[1:]), kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
 @dataclass
-class Drawing:
-    """Random weights that are yet to be drawn, by name."""
+class RandomWeights:
+    """Seeded random weights by name, not drawn yet."""
 
     seed: int
-    calls: list[Call] = field(default_factory=list)
+    calls: list[RecordedCall] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
-    "Of the parameters, by their storage."
+    "Parameter names by storage address."
 
-    def keep(self, module: nn.Module) -> None:
-        """Remember the names of a module's parameters that were written down."""
+    def name_parameters(self, module: nn.Module) -> None:
+        """Note the names of a module's recorded parameters."""
         known = {call.storage for call in self.calls}
         for name, parameter in module.named_parameters():
             if parameter.is_meta and parameter.untyped_storage()._cdata in known:
                 self.names[parameter.untyped_storage()._cdata] = name
 
     def __call__(self, parts: Parts) -> Iterator[tuple[str, torch.Tensor]]:
-        """Draw all, whole and one after the other, and yield the wanted parts.
+        """Draw every tensor in turn and yield the wanted parts.
 
-        Only random calls must keep their order among all tensors: what else is done to a tensor follows its last one at once,
-        so that no second tensor is held.
+        Only random calls keep their order across tensors. Other calls on a tensor run right after its last random one, so
+        that no second tensor is held.
         """
         torch.manual_seed(self.seed)
         wanted = {plain_name(name): name for name in parts}
@@ -91,26 +90,26 @@ class Drawing:
                 if name is not None:
                     yield name, whole[parts[name]].clone()
             elif call.function in RANDOM:
-                _make([call])  # overwritten later, but its random numbers are used up
+                _make([call])  # overwritten later, but it uses up random numbers
 
 
 @torch.no_grad()
-def _make(calls: list[Call]) -> torch.Tensor:
-    """Return the tensor that is left after calls of which the first covers it."""
-    place = calls[0].place
-    whole = torch.empty(place.shape, dtype=place.dtype)
-    assert place.numel() * place.itemsize == place.untyped_storage().nbytes(), calls[0].function
+def _make(calls: list[RecordedCall]) -> torch.Tensor:
+    """Return the tensor after the calls; the first call covers it whole."""
+    first = calls[0].tensor
+    whole = torch.empty(first.shape, dtype=first.dtype)
+    assert first.numel() * first.itemsize == first.untyped_storage().nbytes(), calls[0].function
     for call in calls:
         call.run(whole)
     return whole
 
 
 @contextmanager
-def drawing(seed: int) -> Iterator[Drawing]:
-    """Put parameters that are made in here on `meta` and write down how they would have been drawn."""
+def record_random_weights(seed: int) -> Iterator[RandomWeights]:
+    """Put the parameters made in this context on `meta` and record how to draw them."""
     from accelerate import init_empty_weights
 
-    found = Drawing(seed)
+    found = RandomWeights(seed)
     with _Recorder() as recorder, init_empty_weights(include_buffers=False):
         yield found
     found.calls += recorder.calls

@@ -81,7 +81,7 @@ class Ledger:
         own = torch.from_numpy(np.array(self._row_ids, np.int64))
         shares = [torch.empty_like(own) for _ in range(self.worker.world_size)]
         dist.all_gather(shares, own)
-        return torch.cat(shares[:: self.worker.tensor_workers], 1).numpy()
+        return torch.cat(shares[:: self.worker.tensor_parallel_size], 1).numpy()
 
     def _read(self) -> dict[str, dict[str, float]]:
         books = {}

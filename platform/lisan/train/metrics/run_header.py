@@ -50,7 +50,7 @@ def count_weights(scorer: Scorer) -> tuple[int, int]:
 
 def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> dict[str, str]:
     num_weights, num_trained = count_weights(scorer)
-    together = worker.tensor_workers
+    together = worker.tensor_parallel_size
     said = f", {together} of them to a block" if together > 1 else ""
     loop, length = config.loop, plan.order.context_length
     return {

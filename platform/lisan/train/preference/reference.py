@@ -23,8 +23,7 @@ from lisan.core.errors import DataError
 from lisan.core.integrity import open_file
 from lisan.core.storage import Location
 from lisan.data.rows import RowBatch, RowReader
-from lisan.model.parallel.fsdp import reshard
-from lisan.model.score import Scorer, collate, sum_by_document
+from lisan.model.score import Scorer, collate, reshard, sum_by_document
 
 RowIds = npt.NDArray[np.int64]
 

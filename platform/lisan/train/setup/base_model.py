@@ -17,9 +17,9 @@ from lisan.data.rows import HIGHEST_ID
 from lisan.model.config import RowInitConfig
 from lisan.model.embeddings.new_rows import NewRows, replay_new_rows
 from lisan.model.folder import check_folder
-from lisan.model.load import draw_model, read_max_positions, read_vocabulary_size
-from lisan.model.weights.load_shards import Source, fill
-from lisan.model.weights.meta_model import load_vocabulary, outline_model
+from lisan.model.load import make_random_model, read_max_positions, read_vocabulary_size
+from lisan.model.meta_model import load_embeddings, make_meta_model
+from lisan.model.weights.load_shards import Source, load_shards
 from lisan.tokenizer.tokenizer import (
     EXPANSION,
     Expansion,
@@ -147,7 +147,7 @@ def find_expansion(place: str) -> Expansion | None:
 def prepare_model(config: Any, places: Places, manifest: NewRows | None = None) -> Adapted:
     """Return the model of `outline`, whole in this process."""
     adapted = outline(config, places, manifest)
-    fill(adapted.model, adapted.sources)
+    load_shards(adapted.model, adapted.sources)
     return adapted
 
 
@@ -159,13 +159,13 @@ def outline(config: Any, places: Places, manifest: NewRows | None = None) -> Ada
     tokenizer = open_tokenizer(places.tokenizer)
     sources: tuple[Source, ...]
     if places.model:
-        model, sources = outline_model(places.model)
+        model, sources = make_meta_model(places.model)
         manifest = _grow(model, sources, config.model.new_rows, places, manifest)
     else:
         expansion = find_expansion(places.tokenizer)
         size = expansion.size if expansion else len(tokenizer)
         special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        model, drawn = draw_model(config.model, size, special, config.loop.seed)
+        model, drawn = make_random_model(config.model, size, special, config.loop.seed)
         sources = (drawn,)
     rows = choose_rows(config.tuning, model, manifest, places.model)
     wrapper, sources = apply_tuning(config.tuning, model, sources, rows, config.loop.seed)
@@ -177,12 +177,12 @@ def _grow(
 ) -> NewRows | None:
     """Give the model the rows that its tokenizer needs, as before or anew; None when it needs none."""
     if manifest is not None:
-        load_vocabulary(model, sources)
+        load_embeddings(model, sources)
         replay_new_rows(model, manifest)
         return manifest
     expansion = expansion_for(places, model.get_input_embeddings().weight.shape[0], places.tokenizer)
     check_init(config, expansion, places.tokenizer, places.donor)
     if expansion is None:
         return None
-    load_vocabulary(model, sources)
+    load_embeddings(model, sources)
     return grow_vocabulary(model, config, expansion, places.tokenizer, places.donor)

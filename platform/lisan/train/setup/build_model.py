@@ -22,16 +22,16 @@ from lisan.cluster.worker import Worker
 from lisan.core.storage import Location, workspace, writing
 from lisan.model.adapters.lora import note_base, write_adapter
 from lisan.model.adapters.nf4 import is_quantised
+from lisan.model.adapters.save_merged import write_config, write_weights
 from lisan.model.config import InitMethod
 from lisan.model.embeddings.donor import keep_donor_rows
 from lisan.model.embeddings.new_rows import NewRows, check_new_rows, read_new_rows, write_new_rows
 from lisan.model.embeddings.resize import gather
 from lisan.model.embeddings.trained_rows import write_trained_rows
-from lisan.model.folder import GENERATION, read_generation
+from lisan.model.folder import read_generation
 from lisan.model.load import load_model
-from lisan.model.parallel.fsdp import reshard
-from lisan.model.score import Scorer, collate
-from lisan.model.weights.save import write_config, write_weights
+from lisan.model.model_files import GENERATION
+from lisan.model.score import Scorer, collate, reshard
 from lisan.tokenizer.chat.chat_template import end_of_turn_id
 from lisan.tokenizer.tokenizer import (
     EXPANSION,

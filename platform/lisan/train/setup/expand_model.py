@@ -11,7 +11,7 @@ from lisan.core.errors import ConfigError
 from lisan.model.config import InitMethod, RowInitConfig
 from lisan.model.embeddings.donor import project_donor
 from lisan.model.embeddings.new_rows import NewRows, init_new_rows
-from lisan.model.weights.meta_model import load_vocabulary, outline_model
+from lisan.model.meta_model import load_embeddings, make_meta_model
 from lisan.tokenizer.expand.neighbours import match_pieces, read_neighbours
 from lisan.tokenizer.tokenizer import Expansion, open_tokenizer
 
@@ -46,7 +46,7 @@ def grow_vocabulary(model: Any, config: RowInitConfig, expansion: Expansion, tok
         recipe = replace(recipe, neighbours=neighbours, num_fallbacks=len(recipe.pieces) - len(neighbours))
     if config.method is InitMethod.donor:
         matches = match_pieces(open_tokenizer(tokenizer), open_tokenizer(donor))
-        giver, sources = outline_model(donor)
-        load_vocabulary(giver, sources)
+        giver, sources = make_meta_model(donor)
+        load_embeddings(giver, sources)
         recipe = project_donor(model, giver, matches, recipe)
     return init_new_rows(model, recipe)

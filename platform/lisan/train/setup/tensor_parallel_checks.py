@@ -10,18 +10,18 @@ from typing import Any
 
 from lisan.core.artifact import Artifact
 from lisan.model.folder import read_config
-from lisan.model.parallel.tensor_parallel import check_sizes, check_split
-from lisan.model.weights.folder_tensors import make_empty
+from lisan.model.folder_tensors import make_empty
+from lisan.model.parallel.tensor_parallel import check_sizes, check_tensor_parallel
 from lisan.train.setup.base_model import open_places
 
 
 def check_model(config: Any, parents: Iterable[Artifact]) -> None:
     """Refuse to split a model that cannot be; what a hub id holds is first seen by a worker."""
-    tensor_workers, places = config.sharding.tensor_workers, open_places(config, parents)
-    if tensor_workers == 1:
+    tensor_parallel_size, places = config.sharding.tensor_parallel_size, open_places(config, parents)
+    if tensor_parallel_size == 1:
         return
     if not places.model:
         names = ("num_heads", "num_kv_heads", "intermediate_size")
-        check_sizes({f"shape.{name}": getattr(config.model.shape, name) for name in names}, tensor_workers)
+        check_sizes({f"shape.{name}": getattr(config.model.shape, name) for name in names}, tensor_parallel_size)
     elif (Path(places.model) / "config.json").exists():
-        check_split(make_empty(read_config(Path(places.model)), "meta"), tensor_workers)
+        check_tensor_parallel(make_empty(read_config(Path(places.model)), "meta"), tensor_parallel_size)

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from lisan.core.errors import ConfigError
-from lisan.model.adapters.lora import attach_adapter, draw_adapter, find_targets
+from lisan.model.adapters.lora import attach_adapter, attach_random_adapter, find_targets
 from lisan.model.adapters.nf4 import check_installed, quantise_blocks
 from lisan.model.embeddings.new_rows import MANIFEST, NewRows, read_new_rows
 from lisan.model.embeddings.trained_rows import vocabulary_matrices
 from lisan.model.folder import read_config
-from lisan.model.weights.folder_tensors import make_empty
-from lisan.model.weights.load_shards import Source, fill
+from lisan.model.folder_tensors import make_empty
+from lisan.model.weights.load_shards import Source, load_shards
 from lisan.train.options import Method, Quantisation, Rows, TuningConfig
 
 
@@ -70,7 +70,7 @@ def apply_tuning(
     wrapper, left = None, tuple(sources)
     is_quantised = tuning.quantise_base is Quantisation.nf4
     if is_quantised or tuning.lora.use_dora:
-        fill(model, sources)
+        load_shards(model, sources)
         left = ()
     if is_quantised:
         quantise_blocks(model)
@@ -79,7 +79,7 @@ def apply_tuning(
         wrapper = attach_adapter(model, tuning.lora)
     elif tuning.method is Method.lora:
         # Adapters start from random weights: the same on every rank and in every run.
-        wrapper, drawn = draw_adapter(model, tuning.lora, seed)
+        wrapper, drawn = attach_random_adapter(model, tuning.lora, seed)
         left = (*left, drawn)
     elif tuning.method is Method.embeddings:
         model.requires_grad_(False)

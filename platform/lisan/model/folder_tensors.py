@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from lisan.core.errors import DataError
-from lisan.model.folder import quiet_transformers
 from lisan.model.load import decoder_layers
+from lisan.model.quiet import quiet_transformers
 from lisan.model.weights.safetensors_files import open_weights, weight_files
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from lisan.core.errors import TrainingError
-from lisan.model.parallel.fsdp import reshard
-from lisan.model.score import Scorer, collate
+from lisan.model.score import Scorer, collate, reshard
 
 DOCUMENT = 8
 "Tokens of each of the two."
