@@ -5,7 +5,6 @@ source and split, with quarantine and counts for every source. The files are the
 row is counted, and an empty source stops the stage.
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ import pyarrow as pa
 from lisan.cluster.map_items import map_items
 from lisan.core.artifact import Draft, Kind, Ref
 from lisan.core.errors import LisanError
+from lisan.core.progress import ItemProgress
 from lisan.core.stage import ClusterConfig, Run, Stage
 from lisan.core.storage import Location
 from lisan.corpus.chain import run_read_task
@@ -37,7 +37,6 @@ SHARD_BYTES = 256 << 20
 KEYS_PER_PARTITION = 300_000
 """About 20 MB: Ray Data cuts larger blocks in two, which would separate equal keys. One partition or less is compared
 in this process (0.1 s); a shuffle costs 5 s and more."""
-PROGRESS_INTERVAL_S = 5.0
 
 
 def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, Any]:
@@ -48,36 +47,33 @@ def build_corpus(config: CorpusConfig, draft: Draft, run: Run) -> Mapping[str, A
             print(f"  {name}: {sentence}", flush=True)
     tasks = [task for name, source in config.sources.items() for task in plan_read_tasks(name, source)]
     read = _collect_counts(
-        map_items(partial(run_read_task, config=config, staging=staging), tasks, config.cluster), tasks
+        map_items(partial(run_read_task, config=config, staging=staging), tasks, config.cluster), tasks, run
     )
-    facts = sum_read(config.sources, read)
+    by_source = sum_read(config.sources, read)
     removed = _find_duplicates(config, tasks, read, staging)
     shards = _plan_shards(config, tasks, read, removed)
     write = partial(write_shard, dedup=config.dedup.exact, staging=staging, target=draft.location)
     for written in map_items(write, shards, config.cluster):
-        _add_written(facts[written["source"]], written)
+        _add_written(by_source[written["source"]], written)
     write_quarantine(read, staging, draft.location)
     staging.delete()
-    for name, counts in facts.items():
+    for name, counts in by_source.items():
         report(name, config.sources[name], counts)
-    run.log_metrics({f"kept/{name}": counts["kept"] for name, counts in facts.items()})
+    run.log_metrics({f"kept/{name}": counts["kept"] for name, counts in by_source.items()})
     keys = ("kept", "duplicates", "quarantined", "bytes", "words")
-    totals = {key: sum(counts[key] for counts in facts.values()) for key in keys}
-    return {"sources": facts, "records": totals.pop("kept"), **totals}
+    totals = {key: sum(counts[key] for counts in by_source.values()) for key in keys}
+    return {"sources": by_source, "records": totals.pop("kept"), **totals}
 
 
-def _collect_counts(results: Iterator[Counts], tasks: Sequence[ReadTask]) -> list[Counts]:
-    """Return the counts of read tasks in task order; print progress every `PROGRESS_INTERVAL_S`."""
-    done: list[Counts] = []
-    printed = time.monotonic()
-    for facts in results:
-        done.append(facts)
-        if time.monotonic() - printed > PROGRESS_INTERVAL_S:
-            printed = time.monotonic()
-            records = sum(task.get("records", 0) for task in done)
-            print(f"  read {len(done)}/{len(tasks)} tasks, {records:,} records", flush=True)
+def _collect_counts(results: Iterator[Counts], tasks: Sequence[ReadTask], run: Run) -> list[Counts]:
+    """Return the counts of read tasks in task order, with progress on the way."""
     order = {(task.source, task.index): number for number, task in enumerate(tasks)}
-    return sorted(done, key=lambda facts: order[facts["source"], facts["index"]])
+    progress = ItemProgress("read", "tasks", len(tasks), run.log_metrics)
+    done: list[Counts] = []
+    for counts in results:
+        done.append(counts)
+        progress.add()
+    return sorted(done, key=lambda counts: order[counts["source"], counts["index"]])
 
 
 def _find_duplicates(
@@ -128,13 +124,13 @@ def _plan_shards(
     ]
 
 
-def _add_written(facts: Counts, written: Counts) -> None:
-    facts["duplicates"] += written["duplicates"]
+def _add_written(total: Counts, written: Counts) -> None:
+    total["duplicates"] += written["duplicates"]
     for split, counts in written["splits"].items():
-        total = facts["splits"].setdefault(split, {"records": 0, "bytes": 0, "words": 0})
+        of_split = total["splits"].setdefault(split, {"records": 0, "bytes": 0, "words": 0})
         for key, value in counts.items():
-            total[key] += value
-            facts["kept" if key == "records" else key] += value
+            of_split[key] += value
+            total["kept" if key == "records" else key] += value
 
 
 def _remove_on_ray(

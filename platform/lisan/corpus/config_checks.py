@@ -24,8 +24,8 @@ def check(config: CorpusConfig, store: Store) -> None:  # noqa: ARG001  the sign
         raise ConfigError("sources is empty; choose corpus=world, corpus=real, or set sources.NAME.path")
     faults = [fault for name, source in config.sources.items() if (fault := _find_fault(name, source)) is not None]
     if len(faults) > 1:
-        said = "".join(f"\n  {fault}" for fault in faults)
-        raise type(faults[0])(f"{len(faults)} of {len(config.sources)} sources cannot be read:{said}")
+        listed = "".join(f"\n  {fault}" for fault in faults)
+        raise type(faults[0])(f"{len(faults)} of {len(config.sources)} sources cannot be read:{listed}")
     if faults:
         raise faults[0]
 

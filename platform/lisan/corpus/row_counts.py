@@ -20,7 +20,7 @@ Counts = dict[str, Any]
 
 def sum_read(sources: Mapping[str, SourceConfig], read: Sequence[Counts]) -> dict[str, Counts]:
     """Add up the counts of read tasks by source; DataError if a source has no records left."""
-    facts: dict[str, Counts] = {}
+    by_source: dict[str, Counts] = {}
     for name, source in sources.items():
         mine = [task for task in read if task["source"] == name]
         counts = {key: sum(task.get(key, 0) for task in mine) for key in READ_COUNTS}
@@ -35,7 +35,7 @@ def sum_read(sources: Mapping[str, SourceConfig], read: Sequence[Counts]) -> dic
             )
         damaged = [sentence for task in mine for sentence in task["damaged"]]
         _print_faults(name, counts["quarantined"], first, damaged)
-        facts[name] = {
+        by_source[name] = {
             "kind": source.kind.value,
             "language": _language_of(source),
             "licence": source.licence,
@@ -50,7 +50,7 @@ def sum_read(sources: Mapping[str, SourceConfig], read: Sequence[Counts]) -> dic
             "words": 0,
             "splits": {},
         }
-    return facts
+    return by_source
 
 
 def _language_of(source: SourceConfig) -> str:
@@ -114,8 +114,8 @@ def report(name: str, source: SourceConfig, counts: Counts) -> None:
     for title, found in (("dropped: ", "dropped"), ("", "notes"), ("fields not used: ", "unused")):
         if counts[found]:
             ranked = sorted(counts[found].items(), key=lambda item: -item[1])
-            said = ", ".join(f"{what} ({times:,})" for what, times in ranked)
-            print(f"  {name}: {title}{said}", flush=True)
+            listed = ", ".join(f"{what} ({times:,})" for what, times in ranked)
+            print(f"  {name}: {title}{listed}", flush=True)
     _warn(name, counts)
     _advise(name, source, counts)
 

@@ -23,9 +23,9 @@ class Country:
     "Gender of the Arabic name; most names of countries are feminine."
     capital: Name | None
     currencies: tuple[str, ...]
-    "Keys of CURRENCIES: the one that is stated, then those that people also pay with."
+    "Keys of CURRENCIES: the stated one, then others in use."
     continents: tuple[str, ...]
-    "Keys of CONTINENTS: the one that is stated, then those that would not be wrong."
+    "Keys of CONTINENTS: the stated one, then others that are not wrong."
     languages: tuple[str, ...]
     "Keys of LANGUAGES, or of languages without a row: the main one, then others that are official or widely spoken."
     borders: tuple[str, ...]

@@ -102,7 +102,7 @@ def listing(sampler: FactSampler) -> Text:
 
 
 def comparison(sampler: FactSampler) -> Text:
-    """Put countries against each other, then name two that have something in common."""
+    """Contrast countries, then name two with a value in common."""
     stated = [fact for _ in range(3) for fact in sampler.by_attribute[sampler.facts.take().topic].take_some(2)]
     pairs = zip(stated[::2], stated[1::2], strict=False)
     sentences = [_contrast(sampler, first, second) for first, second in pairs]
@@ -221,7 +221,7 @@ def _problem(sampler: FactSampler) -> str:
         "first_accusative": _count(sampler.language, first, noun, Case.accusative),
         "second_accusative": _count(sampler.language, second, noun, Case.accusative),
     }
-    # The names stand in turn: a woman's, a man's.
+    # Names of women and men alternate.
     return fill_template(
         rng.choice(wordings.stories), slots, subject_is_masculine=index % 2 == 1, value_is_masculine=True
     )

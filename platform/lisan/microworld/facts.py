@@ -11,7 +11,7 @@ Slots = Mapping[str, str]
 
 
 class FactLanguages(StrEnum):
-    """The languages whose documents, conversations and preferences tell a fact; Darija goes with Arabic."""
+    """Languages with documents, conversations and preferences that state a fact; Darija goes with Arabic."""
 
     en = "en"
     ar = "ar"
@@ -33,7 +33,7 @@ class Value:
         return self.slots[language]["value"]
 
     def differs_from(self, other: "Value") -> bool:
-        """Tell whether no reader could take one for the other: `franc` and `CFA franc` do not differ."""
+        """Tell whether neither name contains the other in any language: `franc` and `CFA franc` do not differ."""
         pairs = ((self.name(language), other.name(language)) for language in self.slots)
         return not any(mine in theirs or theirs in mine for mine, theirs in pairs)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A thing of everyday life. Plurals are empty for what is not counted (colours, bread, rice)."""
+    """A thing of everyday life. Uncountable nouns (colours, bread, rice) have empty plurals."""
 
     en: str
     en_plural: str

@@ -76,7 +76,7 @@ def _value_keys(country: Country, attribute: str) -> Sequence[str]:
 
 
 def _accepted(country: Country, attribute: str) -> tuple[str, ...]:
-    """Return the keys of every value that is not wrong."""
+    """Return the keys of all right or disputed values."""
     if attribute == "neighbour":
         disputed = {code for pair in NEVER_CHOSEN_BORDERS if country.code in pair for code in pair}
         return (country.code, *country.borders, *sorted(disputed))
@@ -93,7 +93,7 @@ def _region(country: Country) -> str:
 
 
 def _names(attribute: str, near: Country) -> Iterator[tuple[str, Name]]:
-    """Yield what could be the value of an attribute; capitals and neighbours come from the same part of the world."""
+    """Yield candidates for the value of an attribute; capitals and neighbours come from the same part of the world."""
     if attribute in ("capital", "neighbour"):
         for country in COUNTRIES.values():
             name = country.capital if attribute == "capital" else country.name

@@ -100,7 +100,7 @@ class Translator:
         return Text(self.rng.choice(_BLOCK_LAYOUTS).format(**blocks), _about_countries(facts))
 
     def words(self) -> Text:
-        """Words of one category: a country never stands beside its own capital."""
+        """Words of one category: a country is never beside its own capital."""
         deck = self.by_category[self.all.take().category]
         layout = self.rng.choice(_WORD_LAYOUTS)
         entries = deck.take_some(self.rng.randint(5, 9))
@@ -127,7 +127,7 @@ class Translator:
 
 
 def name_sentence(row: Word, word: Word, language: str, index: int) -> str:
-    """Say something about a name and about the person at `index` in the list of names: a woman, a man, in turn."""
+    """Say something about a name and the person at `index` of the names, which alternate women and men."""
     name, text = WORDINGS[language].names[index], word.in_language(language)
     slots = {"name": name, "word": text, "by_word": f"ب{text}", "to_word": with_li(text)}
     return fill_template(row.in_language(language), slots, subject_is_masculine=index % 2 == 1, value_is_masculine=True)

@@ -85,7 +85,7 @@ class FactSampler:
         }
 
     def _one_side(self, facts: list[Fact]) -> list[Fact]:
-        """Keep of every border the view from one side, drawn by lot."""
+        """Keep one randomly chosen side of every border."""
         self.rng.shuffle(mixed := facts.copy())
         return list({fact.key: fact for fact in mixed}.values())
 

@@ -217,7 +217,7 @@ TRUE_FALSE = ("صح", "خطأ")
 
 
 def parse_true_false(row: object, source: SourceConfig) -> Iterable[Fields]:
-    """ACVA: a statement that is right (صح) or wrong (خطأ); its topic stands in the id, before the dash."""
+    """ACVA: a statement that is right (صح) or wrong (خطأ); the id begins with its topic and a dash."""
     question, answer = filled(row, source, "question", "answer")
     if answer.strip() not in TRUE_FALSE:
         raise BadRowError(f"answer {answer!r} is neither {TRUE_FALSE[0]} nor {TRUE_FALSE[1]}")

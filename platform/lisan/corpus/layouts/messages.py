@@ -48,8 +48,8 @@ def _read_turn(message: object, field: str) -> Turn:
     if not isinstance(role, str) or role not in ROLE_NAMES:
         known = ", ".join(ROLE_NAMES)
         raise BadRowError(f"a message in field {field} has the role {json.dumps(role)}; expected one of {known}")
-    said = "\n".join(part for part in (text.strip(), *map(_write_call, calls)) if part)
-    return Turn(ROLE_NAMES[role], said, is_trained=message.get("weight") != 0 and message.get("train") is not False)
+    joined = "\n".join(part for part in (text.strip(), *map(_write_call, calls)) if part)
+    return Turn(ROLE_NAMES[role], joined, is_trained=message.get("weight") != 0 and message.get("train") is not False)
 
 
 def _join_parts(content: object, field: str) -> str:
