@@ -68,7 +68,7 @@ def _first_fault(read: Sequence[Counts]) -> str:
 
 
 def _num_lines(read: Sequence[Counts]) -> dict[tuple[str, int], int]:
-    """Return the number of lines of each file_range by its file and start."""
+    """Return the number of lines of each file range by file and start."""
     return {(path, start): num for task in read for path, start, num in task["ranges"]}
 
 

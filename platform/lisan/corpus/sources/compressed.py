@@ -57,7 +57,7 @@ class DamageError(Exception):
 
 
 def read_lines(stream: IO[bytes], path: str, offset: int) -> Iterator[bytes]:
-    """Yield lines from `offset`, where the stream stands; DamageError after the last line that can be read."""
+    """Yield lines from `offset`, the position of the stream; DamageError after the last line that can be read."""
     try:
         for line in stream:
             yield line

@@ -111,10 +111,10 @@ def _fault_of(taken: _RowLines, first: int, error: str) -> Fault:
 
 
 def _swallows_rows(cells: list[str], columns: list[str], taken: list[str]) -> bool:
-    """Tell whether lines that are rows by themselves were taken into a cell.
+    """Tell whether a cell contains lines that are rows of their own.
 
-    So they were where the row has other columns than the file and its second line has the same, or where all of more than
-    `MAX_ALIKE` lines in between have the same: text in a cell does not do that by chance.
+    True if the row has another number of columns than the file and its second line has the right one, or if each of more than
+    `MAX_ALIKE` inner lines has the right one: text in a cell does not do that by chance.
     """
     if len(taken) < 2 or len(columns) < 2:
         return False

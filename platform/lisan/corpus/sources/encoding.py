@@ -81,7 +81,7 @@ def _first_bad_byte(lines: list[bytes], encoding: str) -> int | None:
 
 
 def _bad_byte(line: bytes, encoding: str) -> int | None:
-    """Return where a line cannot be decoded; a null byte is never text, but half of UTF-16."""
+    """Return the offset of the first undecodable byte of a line; a null byte is never text, but half of UTF-16."""
     try:
         line.decode(encoding)
     except UnicodeDecodeError as error:
@@ -125,7 +125,7 @@ SAMPLE_BYTES, NUM_NAMED = 1 << 16, 3
 
 
 def guess_encodings(lines: Sequence[bytes], *labels: str) -> list[str]:
-    """Return the encodings that lines which are not UTF-8 may be in, the likelier ones first.
+    """Return likely encodings of lines that are not UTF-8, most likely first.
 
     utf-16 is known by its null bytes, others by giving text in a script of the labels' languages.
     """

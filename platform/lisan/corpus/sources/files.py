@@ -78,7 +78,7 @@ def describe_folders(patterns: Sequence[str], format: str) -> Iterator[str]:
 
 
 def location_of(path: str) -> Location:
-    """Return the location of a file; of a URI only the bucket or node is parsed, and any character may follow."""
+    """Return the location of a file; only the bucket or node of a URI is parsed, so the rest may hold any character."""
     if "://" not in path:
         return Location(path)
     scheme, rest = path.split("://", 1)

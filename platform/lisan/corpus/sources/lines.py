@@ -80,7 +80,7 @@ class Lines:
 
 
 def decode(line: bytes, encoding: str, number: int) -> str | Fault:
-    """Return the line as text without its end, or the fault that it is not in this encoding."""
+    """Return the line as text without its end, or a fault if it is not in this encoding."""
     try:
         return line.rstrip(b"\r\n").decode(encoding)
     except UnicodeDecodeError as error:

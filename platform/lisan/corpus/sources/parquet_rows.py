@@ -1,4 +1,4 @@
-"""Rows of parquet files, of which a column is read when a layout first asks for it."""
+"""Rows of parquet files. A column is read when a layout first needs it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -37,7 +37,7 @@ class _Column:
         self.values: list[Any] | None = []
 
     def read(self, index: int) -> Any:
-        """Return a row's value; BadRowError when Python has none for it, as for a date after the year 9999."""
+        """Return a row's value; BadRowError if Python cannot represent it, such as a date after the year 9999."""
         if index < self.start or not self.end:
             self.start = self.end = 0
             self.batches = self.file.iter_batches(batch_size=BATCH_ROWS, columns=[self.name], use_threads=False)
@@ -54,7 +54,7 @@ class _Column:
 
 
 def _all_values(array: pa.Array) -> list[Any] | None:
-    """Return the values at once (10x), or None when one of them has none in Python."""
+    """Return the values at once (10x), or None if Python cannot represent one of them."""
     try:
         values: list[Any] = array.to_pylist()
         return values
@@ -63,7 +63,7 @@ def _all_values(array: pa.Array) -> list[Any] | None:
 
 
 class _ColumnRow(Mapping[str, Any]):
-    """A row that reads its columns when they are asked for."""
+    """A row that reads its columns on access."""
 
     def __init__(self, columns: Mapping[str, _Column], index: int) -> None:
         self.columns, self.index = columns, index
@@ -78,7 +78,7 @@ class _ColumnRow(Mapping[str, Any]):
         return len(self.columns)
 
     def __repr__(self) -> str:
-        """Return the columns that were asked for so far, as far as they can be read."""
+        """Return the readable columns among those read so far."""
         shown = {}
         for name, column in self.columns.items():
             if column.end:

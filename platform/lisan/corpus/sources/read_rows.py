@@ -22,7 +22,7 @@ from lisan.corpus.sources.read_tasks import FileRange
 
 
 def read_range(file_range: FileRange, source: SourceConfig) -> Iterator[Item]:
-    """Yield every row of a file_range; DataError when the file as a whole cannot be read."""
+    """Yield every row of a file range; DataError if the file as a whole cannot be read."""
     lines = Lines(file_range)
     try:
         yield from READERS[source.format](lines, source)
@@ -58,7 +58,7 @@ _HALF = "broken JSON: half of a surrogate pair (\\ud800 to \\udfff) is no charac
 
 
 def _has_surrogate(value: object) -> bool:
-    """Tell whether one half of a pair is left: json joins the halves that belong together."""
+    """Tell whether an unpaired surrogate remains; json joins the pairs."""
     return bool(SURROGATE.search(json.dumps(value, ensure_ascii=False)))
 
 
