@@ -22,7 +22,7 @@ def test_a_result_travels_as_it_is() -> None:
     assert ask(lambda item: (item, 2)) == (1, 2)
 
 
-def test_what_users_can_cause_travels_in_its_own_words() -> None:
+def test_a_lisan_error_keeps_its_type_and_message() -> None:
     def fail(_: int) -> None:
         raise DataError("the data are bad")
 
@@ -49,7 +49,7 @@ def test_a_failure_of_ray_is_one_sentence_and_ours_stays() -> None:
         raise DataError("ours")
 
 
-def test_our_sentence_is_found_in_what_ray_wraps_around_it() -> None:
+def test_a_lisan_error_is_found_inside_of_an_error_of_ray() -> None:
     inner, outer = RuntimeError("Ray's"), RuntimeError("Ray Train's")
     inner.__cause__ = DataError("ours")
     outer.worker_failures = {0: inner}  # type: ignore[attr-defined]
@@ -66,7 +66,7 @@ def test_workers_know_the_commit_and_how_to_reach_the_tracker(monkeypatch: pytes
     assert "OTHER" not in passed  # type: ignore[operator]
 
 
-def test_what_a_submitted_job_gives_its_workers_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_a_submitted_job_are_not_passed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray refuses to merge two environments that both have a variable."""
     from ray.runtime_env.runtime_env import _merge_runtime_env
 

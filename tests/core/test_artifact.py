@@ -36,7 +36,7 @@ def test_a_reference_reads_back_as_it_is_written(text: str) -> None:
     "text",
     ["model/a", "modell/a@v1", "model/a/b@v1", "a@v1", "model/@v1", "", "model/a@", "model/-a@v1", "model/a b@v1"],
 )
-def test_what_is_no_reference_is_refused(text: str) -> None:
+def test_text_that_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Ref.parse(text)
     assert "\n" not in str(caught.value)
@@ -94,7 +94,7 @@ def test_a_draft_gives_its_only_parent_of_a_kind(store: Store) -> None:
     assert draft.parent(Kind.corpus) == parent
 
 
-def test_what_does_not_exist_is_answered_with_what_does(store: Store) -> None:
+def test_a_missing_artifact_error_lists_the_existing_ones(store: Store) -> None:
     make(store)
     make(store, Ref(Kind.corpus, "text", "v2"))
     with pytest.raises(ArtifactError, match=r"^corpus/text@v3 does not exist; versions: v1, v2$"):
@@ -120,14 +120,14 @@ class Recipe:
     log_every: int = field(default=10, metadata=NOT_IDENTITY)
 
 
-def test_what_says_only_how_a_stage_runs_may_change(store: Store) -> None:
+def test_fields_that_are_not_identity_may_change(store: Store) -> None:
     made = make(store, config=Recipe())
     assert store.find(TEXT, Recipe(log_every=1), ()) == made
     with pytest.raises(ArtifactError, match=r"exists with another config \(seed: 1 -> 2\)"):
         store.find(TEXT, Recipe(seed=2, log_every=1), ())
 
 
-def test_an_artifact_whose_fingerprint_held_what_is_not_identity_any_more_is_still_found(store: Store) -> None:
+def test_an_artifact_with_an_older_fingerprint_of_more_fields_is_found(store: Store) -> None:
     made = make(store, config={"seed": 1, "log_every": 10})
     assert store.find(TEXT, Recipe(log_every=1), ()) == made
     with pytest.raises(ArtifactError, match=r"exists with another config \(seed: 1 -> 2\)"):
@@ -153,7 +153,7 @@ def test_a_parent_made_anew_is_noticed(store: Store) -> None:
         store.find(ref, {"x": 1}, (changed,))
 
 
-def test_beginning_removes_what_a_crash_left(store: Store) -> None:
+def test_beginning_removes_leftovers_of_a_crash(store: Store) -> None:
     draft = store.begin(TEXT, {"seed": 1}, ())
     (draft.location / "half").write_bytes(b"1")
     draft = store.begin(TEXT, {"seed": 2}, ())
@@ -204,9 +204,7 @@ def test_differing_keys_name_five_and_count_the_rest() -> None:
         ("reference.parquet", True),
     ],
 )
-def test_what_launchers_leave_before_the_first_checkpoint_is_no_progress(
-    left: str, is_progress: bool, store: Store
-) -> None:
+def test_files_of_a_launcher_are_no_progress(left: str, is_progress: bool, store: Store) -> None:
     """A run that found no memory at its first step may be corrected under its name."""
     ref = Ref(Kind.model, "m", "v1")
     store.begin(ref, {"micro_rows": 8}, ())

@@ -76,7 +76,7 @@ def test_values_lie_over_the_overrides(conf: Path) -> None:
     assert config.bags == {"left": Wheel(size=5)}
 
 
-def test_what_is_loaded_is_frozen_and_pickles(conf: Path) -> None:
+def test_a_loaded_config_is_frozen_and_pickles(conf: Path) -> None:
     config = compose(conf, "ride", Bicycle, ["+weights={a: 1}"])
     assert pickle.loads(pickle.dumps(config)) == config
     with pytest.raises(FrozenInstanceError):
@@ -173,13 +173,13 @@ def test_flattening_gives_dotted_keys() -> None:
         (NotADirectoryError(20, "Not a directory", "/file/x"), "cannot write /file/x"),
     ],
 )
-def test_what_users_cause_is_a_line_and_exit_code_1(error: Exception, said: str) -> None:
+def test_an_error_of_a_user_is_one_line_and_exit_code_1(error: Exception, said: str) -> None:
     with pytest.raises(SystemExit, match=said) as caught, sentences():
         raise error
     assert isinstance(caught.value.code, str)  # Python prints it to stderr and exits with 1
 
 
-def test_what_we_cause_keeps_its_trace() -> None:
+def test_an_unexpected_error_keeps_its_trace() -> None:
     with pytest.raises(ZeroDivisionError), sentences():
         raise ZeroDivisionError
 

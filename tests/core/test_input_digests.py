@@ -90,11 +90,11 @@ def test_a_copy_of_other_times_is_no_other(base: Path) -> None:
     assert digest_inputs([str(base)]) == before
 
 
-def test_what_has_no_files_here_has_no_digest(base: Path) -> None:
+def test_a_name_without_local_files_has_no_digest(base: Path) -> None:
     assert digest_inputs(["meta-llama/Llama-3.1-8B", str(base / "gone"), "s3:///no bucket", "ftp://x/y"]) == {}
 
 
-def test_objects_are_told_apart_by_size_and_time(bucket: str) -> None:
+def test_objects_differ_by_size_and_time(bucket: str) -> None:
     place = Location(bucket)
     (place / "model" / "config.json").write_bytes(b"{}")
     folder = bucket.replace("/prefix", "/prefix/model")
@@ -118,7 +118,7 @@ def test_an_artifact_is_refused_when_a_folder_of_its_config_has_changed(base: Pa
         build(config)
 
 
-def test_a_folder_that_is_gone_is_said(base: Path, config: CopyConfig) -> None:
+def test_a_deleted_input_is_reported(base: Path, config: CopyConfig) -> None:
     build(config)
     (base / "config.json").unlink()
     said: list[str] = []
@@ -133,9 +133,7 @@ def test_an_artifact_of_an_older_version_stays(base: Path, config: CopyConfig) -
     build(config)
 
 
-def test_what_was_made_from_an_artifact_that_was_made_again_from_another_folder_is_refused(
-    base: Path, config: CopyConfig
-) -> None:
+def test_a_child_of_an_artifact_rebuilt_from_other_inputs_is_refused(base: Path, config: CopyConfig) -> None:
     made, child = build(config), replace(config, name="child", after="model/m@v1")
     build(child)
     made.location.delete()

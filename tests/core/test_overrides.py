@@ -108,7 +108,7 @@ def test_fields_of_other_types_are_read_as_before(conf: Path) -> None:
     assert again.weights == {"a": 100.0, "b": 0.5}
 
 
-def test_quotes_and_escapes_of_hydra_still_mean_what_they_meant(conf: Path) -> None:
+def test_quotes_and_escapes_of_hydra_keep_their_meaning(conf: Path) -> None:
     config = compose(conf, "job", Settings, ["name='a, b'", r"path=/m/epoch\=3", 'labels={a: "x, y"}'])
     assert (config.name, config.path, config.labels) == ("a, b", "/m/epoch=3", {"a": "x, y"})
 

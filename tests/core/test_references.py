@@ -27,7 +27,7 @@ def test_an_artifact_is_found_by_its_reference_and_anything_else_by_its_name(tmp
     assert fetch_named(store, "org/name", Kind.model) == "org/name"
 
 
-def test_a_path_is_told_from_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_distinguished_from_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()

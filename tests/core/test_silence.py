@@ -18,7 +18,7 @@ def test_work_is_named_after_every_silence(capsys: pytest.CaptureFixture[str]) -
     assert not capsys.readouterr().out, "the work is over"
 
 
-def test_inner_work_is_named_instead_and_what_speaks_for_itself_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_inner_activity_is_named_and_an_empty_name_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = Reporter(silence_s=0.02, first_silence_s=0.02)
     with reporter.doing("outer"):
         with reporter.doing(lambda: "  step 3"):
@@ -29,7 +29,7 @@ def test_inner_work_is_named_instead_and_what_speaks_for_itself_is_not(capsys: p
         assert not capsys.readouterr().out
 
 
-def test_what_was_said_meanwhile_puts_it_off(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_printed_line_restarts_the_pause(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = Reporter(silence_s=0.2, first_silence_s=0.2)
     with reporter.doing("reading"):
         for number in range(5):

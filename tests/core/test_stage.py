@@ -82,7 +82,7 @@ def run(stage: Stage, config: CountConfig, watcher: Watcher) -> tuple[Artifact, 
     return run_stage(stage, config, watcher.open, said.append), said
 
 
-def test_a_stage_makes_what_its_config_names(config: CountConfig, watcher: Watcher) -> None:
+def test_a_stage_makes_the_artifact_of_its_config(config: CountConfig, watcher: Watcher) -> None:
     made, said = run(STAGE, config, watcher)
     assert str(made.ref) == "corpus/n@v1"
     assert made.facts["rows"] == 3
@@ -97,7 +97,7 @@ def test_numbers_and_the_manifest_go_to_the_tracker(config: CountConfig, watcher
     assert watcher.events == ["open count_numbers []", "done"]
 
 
-def test_what_exists_opens_no_run_and_checks_nothing(config: CountConfig, watcher: Watcher) -> None:
+def test_an_existing_artifact_opens_no_run_and_checks_nothing(config: CountConfig, watcher: Watcher) -> None:
     run(STAGE, config, watcher)
     refuses = replace(STAGE, check=lambda *_: pytest.fail("checked"))
     _, said = run(refuses, config, watcher)
@@ -131,7 +131,7 @@ def test_a_stage_that_fails_closes_its_run_with_the_failure(config: CountConfig,
     assert Store(config.storage.root).versions(Kind.corpus, "n") == []
 
 
-def test_what_is_being_built_is_not_begun_again(config: CountConfig, watcher: Watcher) -> None:
+def test_an_artifact_under_construction_is_not_started_again(config: CountConfig, watcher: Watcher) -> None:
     """The second would delete what the first has written."""
 
     def build_twice(config: CountConfig, draft: Draft, run: Run) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def test_what_is_being_built_is_not_begun_again(config: CountConfig, watcher: Wa
     assert not list((Store(config.storage.root).root / "leases").walk())
 
 
-def test_what_another_process_has_just_finished_is_taken(config: CountConfig, watcher: Watcher) -> None:
+def test_an_artifact_finished_by_another_process_is_returned(config: CountConfig, watcher: Watcher) -> None:
     finished = replace(STAGE, check=lambda config, _: run(STAGE, config, watcher))
     made, said = run(finished, config, watcher)
     assert said == ["corpus/n@v1 exists, nothing to do"]
@@ -193,7 +193,7 @@ def test_an_impossible_cluster_is_refused(values: dict[str, int], said: str) -> 
         ClusterConfig(**values)  # type: ignore[arg-type]
 
 
-def test_a_root_that_a_submitted_job_guessed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submitted_job_with_a_default_root_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LISAN_HOME", raising=False)
     assert not warn_of_default_root(default_root())
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")

@@ -33,7 +33,7 @@ def place(request: Any, tmp_path: Path) -> Location:
     return Location(root)
 
 
-def test_what_is_written_is_read_back(place: Location) -> None:
+def test_written_bytes_are_read_back(place: Location) -> None:
     file = place / "a" / "b.bin"
     assert not file.exists()
     file.write_bytes(b"\x00\xff")
@@ -62,7 +62,7 @@ def test_a_folder_lists_its_entries_by_name_and_walks_its_files_by_path(place: L
     ]
 
 
-def test_what_does_not_exist_is_an_empty_folder_and_can_be_deleted(place: Location) -> None:
+def test_a_missing_folder_is_empty_and_can_be_deleted(place: Location) -> None:
     nothing = place / "nothing"
     assert nothing.list() == []
     assert list(nothing.walk()) == []
@@ -201,14 +201,14 @@ def test_a_root_that_cannot_be_is_one_sentence(root: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_root_is_what_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISAN_HOME", "/elsewhere")
     assert default_root() == "/elsewhere"
     monkeypatch.delenv("LISAN_HOME")
     assert default_root() == str(Path.home() / "lisan")
 
 
-def test_what_was_written_again_on_an_object_store_is_fetched_again(bucket: str) -> None:
+def test_a_changed_object_is_fetched_again(bucket: str) -> None:
     place = Location(bucket) / "model"
     (place / "weights").write_bytes(b"first")
     assert (place.local_folder() / "weights").read_bytes() == b"first"
@@ -217,7 +217,7 @@ def test_what_was_written_again_on_an_object_store_is_fetched_again(bucket: str)
     assert (place.local_folder() / "weights").read_bytes() == b"another"
 
 
-def test_what_did_not_change_is_fetched_once(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_object_is_fetched_once(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Location(bucket) / "model"
     (place / "weights").write_bytes(b"first")
     fetched = place.local_folder()

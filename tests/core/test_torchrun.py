@@ -49,7 +49,7 @@ def test_the_others_share_the_work_and_write_and_track_nothing(
     assert len(together.drafts) == 1
 
 
-def test_what_exists_is_nothing_to_do_for_all(config: CountConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_process_builds_an_existing_artifact(config: CountConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     together = Together()
     run_stage(together.stage, config, Watcher().open, lambda _: None)
     be(1, monkeypatch)
@@ -57,7 +57,7 @@ def test_what_exists_is_nothing_to_do_for_all(config: CountConfig, monkeypatch: 
     assert together.drafts == []
 
 
-def test_what_the_first_refuses_the_others_refuse(config: CountConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_refuse_the_same_configs(config: CountConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before they have met: who is refused alone would be waited for."""
     together = Together(Kind.model)
     store, ref = Store(config.storage.root), Ref(Kind.model, "n", "v1")

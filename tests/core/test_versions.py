@@ -11,5 +11,5 @@ def test_the_commit_is_that_of_the_checkout_or_of_the_environment(monkeypatch: p
     assert code_commit() == "unknown"
 
 
-def test_versions_name_what_is_installed() -> None:
+def test_versions_list_installed_libraries() -> None:
     assert {"python", "torch", "pyarrow"} <= set(library_versions())

@@ -91,7 +91,7 @@ def test_the_terminal_table_lines_up_and_marks_the_best():
     ]
 
 
-def test_the_markdown_table_has_a_row_a_model_and_an_empty_cell_for_what_is_missing():
+def test_the_markdown_table_has_a_row_per_model_and_empty_cells_for_missing_values():
     assert markdown_table(ROWS, (BITS,)).splitlines() == [
         "| model | bits per byte | seconds |",
         "| --- | ---: | ---: |",
@@ -120,14 +120,14 @@ def test_a_page_of_rows_alone_is_well_formed():
     assert "Training" not in "".join(outline.text)
 
 
-def test_replies_are_told_their_language_and_find_their_own_direction():
+def test_replies_have_a_language_and_the_direction_of_their_text():
     reply = Reply(language="ary", question="شنو هي العاصمة ديال المغرب؟", answer="الرباط")
     outline = Outline(render_page(make_page(replies=[reply])))
     talk = [attributes for _, attributes in outline.elements if attributes.get("class") in ("ask", "say")]
     assert [(attributes["lang"], attributes["dir"]) for attributes in talk] == [("ary", "auto")] * 2
 
 
-def test_what_a_model_says_cannot_become_markup():
+def test_text_of_a_model_cannot_become_markup():
     reply = Reply(language="en", question="<b>?</b>", answer="<script>alert(1)</script>")
     html = render_page(make_page(replies=[reply]))
     assert "<script" not in html

@@ -138,7 +138,7 @@ def test_a_comparison_is_made_of_all_results_and_not_of_some(
     assert capsys.readouterr().out.splitlines()[-1] == "x: ok there/x.json"
 
 
-def test_what_exists_is_skipped(
+def test_existing_artifacts_are_skipped(
     config: PipelineConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tiny import no_run

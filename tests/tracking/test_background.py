@@ -43,7 +43,7 @@ def test_put_does_not_wait_for_a_slow_receiver():
     assert time.perf_counter() - start < 0.2
 
 
-def test_what_could_not_be_sent_is_sent_when_the_receiver_is_back():
+def test_entries_are_sent_again_after_a_failure():
     receiver = Receiver(failures=2)
     box = BackgroundSender(receiver.take)
     box.put("first")

@@ -117,7 +117,7 @@ def test_a_model_on_an_object_store_is_served_from_where_it_was_promoted(far_roo
     assert "hush" not in found.source
 
 
-def test_mlflow_is_told_neither_the_key_of_a_store_nor_where_it_answers(far_root, root):
+def test_mlflow_gets_neither_key_nor_endpoint_of_a_store(far_root, root):
     version = promote_far(far_root)
     assert version.uri == far_root.partition("?")[0].replace("me:hush@", "") + "/model/chat/v1"
     client, [run] = find_runs(root)
@@ -252,7 +252,7 @@ def test_a_baseline_report_bounds_the_drop(root, model):
         (GateConfig(max_rise_ratio=0.03), 1.04, False),
     ],
 )
-def test_a_bound_is_part_of_what_it_allows_and_nan_passes_nothing(gate, value, passed):
+def test_a_bound_itself_passes_and_nan_fails(gate, value, passed):
     [result] = check_gates({"m": gate}, {"m": value}, {"m": 1.0}, "report/x@v1")
     assert result.passed is passed
 
