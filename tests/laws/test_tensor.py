@@ -252,7 +252,7 @@ def test_models_that_cannot_be_split_are_refused(tiny_store: Store, base_model: 
             check_model(config, ())
     model = load_model(base_model)
     model.config.attention_dropout = 0.1
-    with pytest.raises(ConfigError, match=r"attention_dropout=0\.1 would drop the same places"):
+    with pytest.raises(ConfigError, match=r"attention_dropout=0\.1 would drop the same positions"):
         check_tensor_parallel(model, 1)
     model.config.base_model_tp_plan = {"layers.*.mlp.up_proj": "colwise_gather_output"}
     with pytest.raises(ConfigError, match=r"LlamaForCausalLM wants mlp.up_proj colwise_gather_output"):

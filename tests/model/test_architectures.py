@@ -129,9 +129,9 @@ def test_what_is_written_is_what_transformers_itself_writes(family: str, tmp_pat
 def test_attention_that_wants_what_ours_does_not_know_is_refused() -> None:
     layout = collate(torch.ones(1, 4).numpy(), torch.ones(1, 4).numpy(), [[4]]).layout
     parts = [torch.ones(1, 2, 4, 8)] * 3
-    with pytest.raises(ConfigError, match="knows no attention sinks"):
+    with pytest.raises(ConfigError, match="does not support attention sinks"):
         attend_side_by_side(None, *parts, None, layout, s_aux=torch.ones(2))
-    with pytest.raises(ConfigError, match="knows no masks of the model's own"):
+    with pytest.raises(ConfigError, match="does not support masks of the model's own"):
         attend_side_by_side(None, *parts, torch.ones(1, 1, 4, 4), layout)
-    with pytest.raises(ConfigError, match="knows no documents"):
+    with pytest.raises(ConfigError, match="does not support documents"):
         attend_side_by_side(None, *parts, None)

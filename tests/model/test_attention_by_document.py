@@ -15,7 +15,7 @@ ROWS = st.lists(st.lists(st.integers(1, 60), max_size=4), min_size=1, max_size=4
 def test_the_worked_example() -> None:
     layout = lay_side_by_side([[2, 3]], 5)
     assert layout.tokens.tolist() == [0, 1, 1, 1, 1, 2, 3, 4, 4, 4]
-    assert layout.places.tolist() == [0, 1, 5, 6, 7]
+    assert layout.slots.tolist() == [0, 1, 5, 6, 7]
     assert layout.shapes == ((2, 5),)
 
 
@@ -23,15 +23,15 @@ def test_the_worked_example() -> None:
 def test_every_token_has_its_place_and_every_document_lies_in_one_bucket(rows: list[list[int]], rest: int) -> None:
     length = max(map(sum, rows)) + rest or 1
     layout = lay_side_by_side(rows, length)
-    assert torch.equal(layout.tokens[layout.places], torch.arange(len(rows) * length))
+    assert torch.equal(layout.tokens[layout.slots], torch.arange(len(rows) * length))
     assert sum(count * size for count, size in layout.shapes) == len(layout.tokens)
     assert all(size <= length for _, size in layout.shapes)
     bucket_ends = np.cumsum([0] + [size for count, size in layout.shapes for _ in range(count)])
     for row, lens in enumerate(rows):
         for start, size in zip(np.cumsum([0, *lens]), lens, strict=False):
-            places = layout.places[row * length + start : row * length + start + size]
-            assert torch.equal(places, torch.arange(places[0], places[0] + size))
-            assert int(places[0]) in bucket_ends
+            slots = layout.slots[row * length + start : row * length + start + size]
+            assert torch.equal(slots, torch.arange(slots[0], slots[0] + size))
+            assert int(slots[0]) in bucket_ends
 
 
 @given(st.integers(1, 5000))

@@ -16,7 +16,7 @@ from lisan.model.embeddings.trained_rows import (
     TRAINED_ROWS,
     decay_rows,
     freeze_other_rows,
-    place_trained_rows,
+    load_trained_rows,
     vocabulary_matrices,
     write_trained_rows,
 )
@@ -104,7 +104,7 @@ def test_trained_rows_are_written_and_placed_by_id(tie: bool, tmp_path: Path) ->
         for matrix in vocabulary_matrices(trained):
             matrix[list(IDS)] += 1
     write_trained_rows(trained, IDS, tmp_path)
-    place_trained_rows(fresh, tmp_path, None)
+    load_trained_rows(fresh, tmp_path, None)
     for name, matrix in read_matrices(trained).items():
         assert torch.equal(matrix, read_matrices(fresh)[name])
     write_trained_rows(trained, (), tmp_path / "none")
@@ -114,4 +114,4 @@ def test_trained_rows_are_written_and_placed_by_id(tie: bool, tmp_path: Path) ->
 def test_rows_of_an_untied_model_do_not_fit_a_tied_one(tmp_path: Path) -> None:
     write_trained_rows(model(tie=False), IDS, tmp_path)
     with pytest.raises(DataError, match=rf"{TRAINED_ROWS} has rows of input and output, the model matrices of input;"):
-        place_trained_rows(model(tie=True), tmp_path, None)
+        load_trained_rows(model(tie=True), tmp_path, None)

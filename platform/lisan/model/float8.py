@@ -1,8 +1,7 @@
-"""Matrix products in float8: about twice the arithmetic of bfloat16 on GPUs that have it.
+"""Makes the blocks of a model multiply in float8: about twice the speed of bfloat16 on GPUs that support it.
 
-In: a model before it is sharded. Out: the same module, whose blocks scale each tensor and multiply in float8 while weights,
-sums and everything else stay as they were. Always: the vocabulary's matrices and adapters keep their precision. Tried with
-torchao's emulation on a CPU; not yet run on a GPU.
+Applied before sharding. Each tensor is scaled and multiplied in float8; weights and sums keep their dtype. The vocabulary's
+matrices and adapters keep their precision. Tested with torchao's emulation on a CPU; not yet run on a GPU.
 """
 
 from typing import Any
@@ -15,13 +14,13 @@ from lisan.model.load import decoder_layers
 from lisan.model.quiet import quiet_imports
 
 FIRST_CAPABILITY = (8, 9)
-"Of CUDA, from which on there are float8 products: L4, L40, RTX 40, H100 and later."
+"First CUDA compute capability with float8 products: L4, L40, RTX 40, H100 and later."
 MULTIPLE = 16
-"Both sides of a product must be a multiple of it, or the kernels refuse."
+"The kernels need both sides of a product to be a multiple of it."
 
 
 def check_float8(device: str) -> None:
-    """Refuse what this machine cannot multiply."""
+    """Refuse a device without float8 products, or a worker without torchao."""
     try:
         with quiet_imports():
             import torchao.float8  # noqa: F401
@@ -40,16 +39,16 @@ def check_float8(device: str) -> None:
 
 
 def use_float8(model: Any, emulate: bool = False) -> int:
-    """Make the linear layers of the blocks multiply in float8 and return how many do; `emulate` rounds without such a GPU.
+    """Convert the linear layers of the blocks to float8 and return their number; `emulate` rounds on any device.
 
-    Raises ConfigError when none can.
+    ConfigError when no layer can be converted.
     """
     with quiet_imports():
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     config = Float8LinearConfig(emulate=emulate)
     for layer in decoder_layers(model):
-        convert_to_float8_training(layer, config=config, module_filter_fn=_is_wanted)
+        convert_to_float8_training(layer, config=config, module_filter_fn=_is_convertible)
     num_layers = sum(type(module).__name__ == "Float8Linear" for module in model.modules())
     if not num_layers:
         raise ConfigError(
@@ -59,8 +58,8 @@ def use_float8(model: Any, emulate: bool = False) -> int:
     return num_layers
 
 
-def _is_wanted(module: nn.Module, name: str) -> bool:
-    """Tell whether a layer is a matrix of the model and not of an adapter, whose thin products gain nothing."""
+def _is_convertible(module: nn.Module, name: str) -> bool:
+    """Tell whether a layer is a matrix of the model; the thin products of adapters gain nothing."""
     if not isinstance(module, nn.Linear) or "lora_" in name:
         return False
     return module.in_features % MULTIPLE == 0 and module.out_features % MULTIPLE == 0

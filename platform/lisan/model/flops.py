@@ -1,11 +1,10 @@
-"""What a model costs to compute: the floating-point operations that its mathematics asks for, from its layers' shapes.
+"""Counts the model FLOPs of a causal LM from the shapes of its layers; a multiplication and an addition count as two.
 
-In: a causal LM as it is trained, and counts of a batch. Out: FLOPs, a multiplication and an addition counted as two. Always:
-model FLOPs, not hardware FLOPs: logits or activations that are computed a second time to save memory count once, padding
-not at all. So a trick that only makes the hardware busy raises no MFU.
+These are model FLOPs, not hardware FLOPs: recomputed logits or activations count once, padding does not count, so that
+recomputation raises no MFU.
 
 Per token a matrix of n weights costs 2n forward, 2n for the gradient of its input and 2n for its own: 6n when it is
-trained, 4n when it is frozen under something that is (LoRA). The input embedding is a lookup and costs nothing; the output
+trained, 4n when it is frozen below trained weights (LoRA). The input embedding is a lookup and costs nothing; the output
 matrix is applied to labelled tokens only. Attention costs 4 x heads x head size for every pair of a query and a key of
 the same document, twice that again backward; as in PaLM (Chowdhery et al. 2022, appendix B) the half of the pairs that a
 causal mask hides is counted, so the pairs of a document are the square of its length, not of the row's.
@@ -23,7 +22,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to compute in some rows."""
+    """Counts of tokens, attention pairs and labels in some rows."""
 
     num_tokens: int
     "Without padding."
@@ -34,7 +33,7 @@ class Work:
 
 @dataclass(frozen=True)
 class ModelFlops:
-    """FLOPs of a forward and a backward pass, by what they grow with."""
+    """FLOPs of a forward and a backward pass, per token, per pair and per label."""
 
     forward_per_token: int
     forward_per_pair: int
@@ -62,10 +61,10 @@ class ModelFlops:
 
 
 def count_flops(model: Any) -> ModelFlops | None:
-    """Count a causal LM; None when it multiplies with weights that are in no linear layer (experts, convolutions).
+    """Count the FLOPs of a causal LM; None for weights outside linear layers (experts, convolutions).
 
-    Two small things are simpler than they are: of frozen projections right above a frozen embedding the gradient of the
-    input is counted though nobody needs it (0.1 % of an 8B model under LoRA), and a window of attention is not seen.
+    Two simplifications: the input gradient of frozen projections right above a frozen embedding is counted though it is not
+    computed (0.1 % of an 8B model under LoRA), and sliding windows of attention are ignored.
     """
     decoder, output = model.get_decoder(), model.get_output_embeddings()
     linears = [module for module in decoder.modules() if isinstance(module, nn.Linear)]
@@ -76,7 +75,7 @@ def count_flops(model: Any) -> ModelFlops | None:
     num_heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
     per_pair = 4 * num_heads * head_size * config.num_hidden_layers
-    # Shapes, not weights: those of a 4-bit layer are packed, those of a sharded one are here in part.
+    # Layer sizes instead of weight shapes: 4-bit weights are packed, sharded ones are partial.
     sizes = [(2 * linear.in_features * linear.out_features, _is_trained(linear)) for linear in linears]
     below = any(weight.requires_grad for weight in decoder.parameters())
     rows, width = output.out_features, output.in_features

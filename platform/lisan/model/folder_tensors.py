@@ -1,7 +1,6 @@
-"""The weights of a finished folder, tensor by tensor, and a model put together from such tensors.
+"""Reads the weights of a finished folder tensor by tensor, and assembles a model from such tensors.
 
-In: a folder with config.json and safetensors. Out: names and tensors as they lie there, or a model in fp32. Always: no more than
-one tensor is held beside what the caller keeps, and a model is complete or refused.
+At most one tensor is in memory beside those that the caller keeps.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +25,7 @@ def iter_state(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def make_empty(config: Any, device: str = "cpu") -> Any:
-    """Return a model of that config in fp32 with weights that mean nothing; on device `meta` it takes no memory."""
+    """Return an fp32 model of a config with arbitrary weights; on device `meta` it takes no memory."""
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
@@ -35,7 +34,7 @@ def make_empty(config: Any, device: str = "cpu") -> Any:
 
 
 def linear_names(config: Any) -> tuple[str, ...]:
-    """Return the names of the linear layers inside the blocks: all but the one that gives the logits."""
+    """Return the names of all linear layers but the output layer."""
     model = make_empty(config, "meta")
     output = model.get_output_embeddings()
     return tuple(
@@ -51,12 +50,14 @@ def block_names(config: Any) -> tuple[str, ...]:
 
 
 def parameter_names(config: Any) -> set[str]:
-    """Return every name under which the model has a parameter, tied ones too."""
+    """Return the names of all parameters, tied ones included."""
     return {name for name, _ in make_empty(config, "meta").named_parameters(remove_duplicate=False)}
 
 
-def assemble(config: Any, state: Iterable[tuple[str, torch.Tensor]] | Mapping[str, torch.Tensor], place: str) -> Any:
-    """Return the model that has exactly these weights, in fp32; DataError when some are missing or belong nowhere."""
+def assemble(
+    config: Any, state: Iterable[tuple[str, torch.Tensor]] | Mapping[str, torch.Tensor], folder_name: str
+) -> Any:
+    """Return the fp32 model with exactly these weights; DataError for missing or unknown ones, which names `folder_name`."""
     model = make_empty(config)
     named = dict(model.named_parameters(remove_duplicate=False))
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
@@ -65,10 +66,10 @@ def assemble(config: Any, state: Iterable[tuple[str, torch.Tensor]] | Mapping[st
         for name, tensor in state.items() if isinstance(state, Mapping) else state:
             if name not in named or named[name].shape != tensor.shape:
                 wanted = f"{list(named[name].shape)}" if name in named else "none of that name"
-                raise DataError(f"{place} holds {name} {list(tensor.shape)}, {type(model).__name__} has {wanted}")
+                raise DataError(f"{folder_name} holds {name} {list(tensor.shape)}, {type(model).__name__} has {wanted}")
             named[name].copy_(tensor)
             seen.add(name)
     if missing := sorted(named.keys() - seen):
-        raise DataError(f"{place} lacks {missing[0]}, which {type(model).__name__} needs; export it again")
+        raise DataError(f"{folder_name} lacks {missing[0]}, which {type(model).__name__} needs; export it again")
     model.tie_weights()
     return model.eval()

@@ -1,7 +1,6 @@
-"""The leakage probe: two small documents in one row, to see whether the real model keeps them apart.
+"""Checks on two small documents in one row that the attention of a real model keeps documents apart.
 
-In: a `Scorer` as it is about to be trained. Out: nothing, or one sentence that names the attention. Always: two small
-forward passes without gradients or dropout, the same on every rank, because sharded weights are gathered in step.
+Runs small forward passes without gradients or dropout, the same on every rank, because sharded weights are gathered in step.
 """
 
 import numpy as np
@@ -11,19 +10,19 @@ from lisan.core.errors import TrainingError
 from lisan.model.score import Scorer, collate, reshard
 
 DOCUMENT = 8
-"Tokens of each of the two."
+"Tokens of each document."
 MOVED = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Mean change of a log-probability that the place in the row may make, by precision: kernels may sum over other blocks of
-keys. A CPU made 0; learned positions that go on instead of restarting made more than 0.5."""
+"""Largest mean change of a log-probability from moving a document within its row, by precision: kernels may sum over other
+blocks of keys. Measured: 0 on a CPU, more than 0.5 with learned positions that do not restart."""
 
 
 @torch.no_grad()
 def check_documents_apart(scorer: Scorer, device: str, dtype: torch.dtype) -> None:
-    """Change a token of the first document and look at the second; change places and look at both.
+    """Change the first document and compare the second; swap the documents and compare both.
 
-    Then the first gets the positions of the end of a long document, which must not move the second either.
+    Then give the first the positions of the end of a long document, which must not change the second either.
 
-    Raises TrainingError when the second moves by one bit, or when a document scores another way behind another one.
+    TrainingError when the second changes by one bit, or when a document's score depends on its position in the row.
     """
     was_training = scorer.training
     scorer.eval()
@@ -58,13 +57,13 @@ def check_documents_apart(scorer: Scorer, device: str, dtype: torch.dtype) -> No
 
 
 def _documents(num_pieces: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Return two documents of different pieces from all over the vocabulary."""
+    """Return two documents [2, DOCUMENT] of different pieces spread over the vocabulary."""
     step = max(1, num_pieces // (2 * DOCUMENT + 1))
     return (np.arange(1, 2 * DOCUMENT + 1) * step % num_pieces).reshape(DOCUMENT, 2).T
 
 
 def _far_positions(scorer: Scorer) -> int:
-    """Return by how much the first document's positions are moved, so that it ends like the longest one that the model takes."""
+    """Return the shift of the first document's positions that makes it end at the model's largest position."""
     longest = getattr(scorer.model.config.get_text_config(), "max_position_embeddings", None) or DOCUMENT
     return max(0, int(longest) - DOCUMENT)
 

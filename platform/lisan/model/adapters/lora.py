@@ -1,8 +1,7 @@
-"""LoRA adapters: attach, merge, read back. The only file that knows PEFT.
+"""Attaches, merges and reads LoRA adapters. The only file that imports PEFT.
 
-In: a causal LM and a `LoraConfig`, or the folder of a finished adapter. Out: the same module with adapters in place. Always: a
-fresh adapter changes nothing, the merged model computes what the adapted one did, and an adapter that was trained over new
-rows finds the same rows again.
+A fresh adapter changes nothing, and a merged model computes what the adapted one did. An adapter trained over new embedding
+rows restores these rows on its base.
 """
 
 import json
@@ -18,21 +17,21 @@ from lisan.core.errors import ConfigError
 from lisan.model.adapters.nf4 import Nf4Linear, is_quantised, quantise_blocks, restore_linear
 from lisan.model.config import ALL, LoraConfig
 from lisan.model.embeddings.new_rows import NewRows, read_new_rows, replay_new_rows, write_new_rows
-from lisan.model.embeddings.trained_rows import TRAINED_ROWS, place_trained_rows
+from lisan.model.embeddings.trained_rows import TRAINED_ROWS, load_trained_rows
 from lisan.model.load import block_linears
 from lisan.model.quiet import quiet_imports, quiet_transformers
 from lisan.model.weights.load_shards import plain_name
 from lisan.model.weights.random_weights import RandomWeights, record_random_weights
 
 BASE = "quantised_base.json"
-"Beside an adapter that was trained over a base in 4 bits."
+"File beside an adapter that was trained over a 4-bit base."
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
-"Returns the whole of a sharded tensor, every rank calling it."
+"Returns the whole of a sharded tensor; every rank calls it."
 
 
 def attach_random_adapter(model: Any, config: LoraConfig, seed: int) -> tuple[Any, RandomWeights]:
-    """Do as `attach_adapter` does, with random weights that are yet to be drawn, and return what draws them too."""
+    """Attach an adapter on `meta` and return it with its seeded random weights."""
     with record_random_weights(seed) as drawn:
         wrapper = attach_adapter(model, config, is_empty=True)
     drawn.name_parameters(wrapper.base_model.model)
@@ -40,10 +39,10 @@ def attach_random_adapter(model: Any, config: LoraConfig, seed: int) -> tuple[An
 
 
 def attach_adapter(model: Any, config: LoraConfig, is_empty: bool = False) -> Any:
-    """Freeze the model and put LoRA into its target layers; returns PEFT's wrapper, whose inner model is changed in place.
+    """Freeze the model and add LoRA to its target layers in place; returns PEFT's wrapper.
 
-    With `is_empty` the adapter's weights are on the device `meta`. DoRA begins with the norms of the model's weights, which must
-    be there.
+    With `is_empty` the adapter's weights are on `meta`. DoRA starts from the norms of the model's weights, which must be
+    loaded.
     """
     quiet_transformers()
     with quiet_imports():
@@ -63,7 +62,7 @@ def attach_adapter(model: Any, config: LoraConfig, is_empty: bool = False) -> An
 
 
 def find_targets(model: Any, config: LoraConfig) -> list[str]:
-    """Return the names of the layers that get an adapter; ConfigError for one that the model has not."""
+    """Return the names of the layers that get an adapter; ConfigError for a target that the model lacks."""
     found = {name: name.rpartition(".")[2] for name in block_linears(model)}
     known = sorted(set(found.values()))
     if config.targets == (ALL,):
@@ -78,10 +77,9 @@ def find_targets(model: Any, config: LoraConfig) -> list[str]:
 
 
 def iter_merged(model: nn.Module) -> Iterator[tuple[str, Callable[[Gather], torch.Tensor]]]:
-    """Yield name and maker of every weight of the model without adapters, in the model's order.
+    """Yield the name of every weight of the merged model, in the model's order, with a function that computes it.
 
-    A maker gathers what it needs, every rank calling it, and returns the whole weight: adapter merged where there is one, 4 bits
-    restored where it is kept in them.
+    The function takes `gather`, which every rank calls, and returns the whole weight: merged if adapted, dequantised if in 4 bits.
     """
     adapted = _adapted_layers(model)
     inside = tuple(f"{name}.lora_" for name in adapted)
@@ -120,7 +118,7 @@ def _restore_one(layer: Nf4Linear, gather: Gather) -> torch.Tensor:  # noqa: ARG
 
 @torch.no_grad()
 def _merge_layer(layer: Any, gather: Gather) -> torch.Tensor:
-    """Let PEFT merge one layer, over whole copies of its weights in the place of their shards."""
+    """Merge one layer with PEFT, with whole copies of its weights in place of the shards."""
     from torch.nn.utils.stateless import _reparametrize_module
 
     base = layer.base_layer
@@ -138,11 +136,9 @@ def _merge_layer(layer: Any, gather: Gather) -> torch.Tensor:
 
 
 def write_adapter(wrapped: Any, folder: Path | None, new_rows: Sequence[NewRows], gather: Gather) -> None:
-    """Write the adapter alone, with the manifest of the rows that its base lacks, and a mark where the base was in 4 bits.
+    """Write the adapter, the manifest of new rows, and a note when the base was in 4 bits. A rank without a folder only gathers.
 
-    A rank without a folder only gathers.
-
-    PEFT would add both matrices of a vocabulary that grew, which no engine loads and the manifest makes unnecessary.
+    PEFT would also write both matrices of an expanded vocabulary, which no engine loads and the manifest makes unnecessary.
     """
     state = {name: gather(parameter) for name, parameter in wrapped.named_parameters() if ".lora_" in name}
     if folder is None:
@@ -154,15 +150,15 @@ def write_adapter(wrapped: Any, folder: Path | None, new_rows: Sequence[NewRows]
 
 
 def note_base(folder: Path, **figures: float) -> None:
-    """Say beside an adapter that its base was in 4 bits, and what was measured."""
+    """Write beside an adapter that its base was in 4 bits, with measured figures."""
     (folder / BASE).write_text(json.dumps({"quantise_base": "nf4", **figures}), encoding="utf-8")
 
 
 def read_adapter(model: Any, folder: Path, as_trained: bool = True) -> Any:
-    """Grow a base as the adapter's manifest says, where there is one, put trained rows there and the finished adapter over it.
+    """Expand a base by the adapter's manifest, load its trained rows, and attach the adapter.
 
-    The base is rounded to 4 bits where the adapter was trained over such a one, unless `as_trained` is false: an engine that
-    keeps it in 16 bits computes something else. Raises DataError when the base is not the one that it was trained over.
+    A base that was in 4 bits in training is quantised again, unless `as_trained` is false: engines keep the base in 16 bits.
+    DataError when the base is another than in training.
     """
     quiet_transformers()
     with quiet_imports():
@@ -170,7 +166,7 @@ def read_adapter(model: Any, folder: Path, as_trained: bool = True) -> Any:
 
     manifests = read_new_rows(folder)
     if (folder / TRAINED_ROWS).exists():
-        place_trained_rows(model, folder, manifests[-1] if manifests else None)
+        load_trained_rows(model, folder, manifests[-1] if manifests else None)
     else:
         for manifest in manifests:
             replay_new_rows(model, manifest)

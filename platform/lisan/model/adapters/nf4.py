@@ -1,10 +1,9 @@
-"""A frozen base in 4 bits under adapters (QLoRA, Dettmers et al. 2023, 2305.14314). The only file that knows bitsandbytes.
+"""Keeps a frozen base in 4 bits under adapters (QLoRA, Dettmers et al. 2023, 2305.14314). The only file that imports bitsandbytes.
 
-In: a model whose weights are there, on the CPU. Out: the same model, the linear layers of its blocks in NF4 with scales in 8 bits,
-about 4.1 bits a weight; embeddings, norms and the output layer stay as they are, and so do experts that are no linear layers.
-Always: the 4-bit weights are buffers, which FSDP leaves whole on every worker and checkpoints leave out; they are made on the CPU,
-from the same base the same ones, wherever they are computed with; what adapters are merged into is what they were trained over.
-Tried on CPUs only: the kernels of a GPU are bitsandbytes' own, behind the same two calls.
+Converts the linear layers of the blocks, on the CPU, to NF4 with 8-bit scales, about 4.1 bits a weight. Embeddings, norms, the
+output layer and experts that are not linear layers stay as they are. The 4-bit weights are buffers, which FSDP replicates and
+checkpoints omit; they depend on the base only, not on the device that computes with them. Adapters are merged into the
+dequantised weights that they were trained over. Tested on CPUs only: GPUs use bitsandbytes' kernels behind the same two calls.
 """
 
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ from lisan.model.load import block_linears
 from lisan.model.quiet import quiet_imports, quiet_transformers
 
 BLOCK = 64
-"Weights that share a scale; the paper's."
+"Weights that share a scale, as in the paper."
 SCALES_BLOCK = 256
 "Scales that share a scale of their own."
 
@@ -32,7 +31,7 @@ def check_installed() -> None:
 
 
 class Nf4Linear(nn.Linear):
-    """A frozen linear layer whose weight is kept in 4 bits and restored for each product, forwards and backwards."""
+    """A frozen linear layer with a 4-bit weight that is dequantised for each product, forward and backward."""
 
     def __init__(self, linear: nn.Linear) -> None:
         with quiet_imports():
@@ -55,7 +54,7 @@ class Nf4Linear(nn.Linear):
             self.register_buffer(name, tensor, persistent=False)
 
     def restore(self, dtype: torch.dtype) -> torch.Tensor:
-        """Return the weight [out, in] that the 4 bits stand for."""
+        """Return the dequantised weight [out, in]."""
         from bitsandbytes.functional import QuantState, dequantize_4bit
 
         state = QuantState(
@@ -75,7 +74,7 @@ class Nf4Linear(nn.Linear):
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """For those who ask for shape, type and norms, PEFT among them: the restored weight in fp32."""
+        """The dequantised weight in fp32; PEFT reads its shape, dtype and norms."""
         return self.restore(torch.float32)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -84,7 +83,7 @@ class Nf4Linear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """x W^T, with W restored again in the backward pass: autograd would keep it, and with it the whole model in 16 bits."""
+    """x W^T; dequantises W again in the backward pass, because autograd would keep the whole model in 16 bits."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, layer: Nf4Linear) -> torch.Tensor:
@@ -97,7 +96,7 @@ class _Product(torch.autograd.Function):
 
 
 def quantise_blocks(model: Any) -> None:
-    """Put the linear layers of the blocks into 4 bits, one after the other."""
+    """Convert the linear layers of the blocks to 4 bits, one at a time."""
     check_installed()
     quiet_transformers()
     names = [name for name in block_linears(model) if type(model.get_submodule(name)) is nn.Linear]
@@ -110,7 +109,7 @@ def quantise_blocks(model: Any) -> None:
 
 
 def restore_linear(layer: Nf4Linear) -> nn.Linear:
-    """Return a plain layer with the weight that the 4 bits stand for, in fp32."""
+    """Return a plain layer with the dequantised weight in fp32."""
     plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     plain.weight = nn.Parameter(layer.weight, requires_grad=False)
     plain.bias = layer.bias

@@ -1,8 +1,6 @@
-"""A trained model to a folder that anybody can load: gathered and written one tensor at a time.
+"""Writes a model as config.json and safetensors, adapters merged, gathering one tensor at a time.
 
-In: a sharded model, with adapters in place or not. Out: config.json and safetensors, in files of bounded size with an index
-where there is more than one. Always: every rank takes part in gathering; the first one holds the tensors of one file and one
-in fp32, never the model.
+Every rank takes part in gathering. The first rank holds the tensors of one file and one tensor in fp32, never the model.
 """
 
 import copy
@@ -19,9 +17,9 @@ from lisan.model.weights.safetensors_files import MAX_FILE_BYTES, WeightWriter
 
 
 def write_weights(model: nn.Module, folder: Path | None, dtype: torch.dtype, max_bytes: int = MAX_FILE_BYTES) -> None:
-    """Write the weights of a causal LM in `dtype`, adapters merged; a rank without a folder only takes part in gathering.
+    """Write the weights of a causal LM in `dtype`, adapters merged; a rank without a folder only gathers.
 
-    Files have the names that transformers' own of such a model have, others than the model's where it fuses.
+    Tensors get the names that transformers writes, which differ from the model's own where it fuses weights.
     """
     from transformers.core_model_loading import revert_weight_conversion
 

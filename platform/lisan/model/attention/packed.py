@@ -1,8 +1,6 @@
-"""Attention over packed rows: three kernels, one meaning.
+"""Attention over packed rows with one of three kernels: every token attends to its own document up to itself.
 
-In: the documents of every row. Out: what a transformers decoder must be called with so that a token looks at
-its own document, up to itself. Always: what this machine or this model cannot do is refused before the first step, and
-`leakage.py` holds the chosen kernel to it on the real model.
+Kernels that the machine or the model does not support are refused before the first step.
 
 Shapes: B rows, T tokens.
 """
@@ -22,11 +20,11 @@ IMPLEMENTATIONS = {
     Attention.flex: "lisan_flex",
     Attention.flash: "flash_attention_2",
 }
-"By the names that transformers knows; one with sdpa in it is refused for models of soft caps, which ours can do."
+"Names in transformers. A name with `sdpa` in it is refused for models with soft caps, which ours supports."
 
 
 def check_attention(attention: Attention, device: str, dtype: torch.dtype) -> None:
-    """Refuse what this machine cannot train with."""
+    """Refuse a kernel that this machine cannot train with."""
     from transformers.utils import is_flash_attn_2_available
 
     if attention is Attention.sdpa:
@@ -40,7 +38,7 @@ def check_attention(attention: Attention, device: str, dtype: torch.dtype) -> No
 
 
 def use_attention(model: Any, attention: Attention) -> None:
-    """Make a model use a kind of attention; ConfigError when the model cannot."""
+    """Set the attention of a model; ConfigError when the model does not support it."""
     name = type(model).__name__
     able = {Attention.sdpa: model._can_set_attn_implementation(), Attention.flex: model._supports_flex_attn}
     if not able.get(attention, model._supports_flash_attn):
@@ -48,19 +46,19 @@ def use_attention(model: Any, attention: Attention) -> None:
         raise ConfigError(f"attention={attention} is not possible with {name}; {remedy}")
     if getattr(model.config.get_text_config(), "attention_chunk_size", None):
         raise ConfigError(
-            f"{name} attends within chunks, which attention={attention} does not know; choose another model"
+            f"{name} attends within chunks, which attention={attention} does not support; choose another model"
         )
     dropout = getattr(model.config, "attention_dropout", 0)
     if attention is Attention.flex and dropout:
         raise ConfigError(
-            f"attention=flex knows no dropout and {name} has attention_dropout={dropout}; take attention=sdpa"
+            f"attention=flex does not support dropout and {name} has attention_dropout={dropout}; take attention=sdpa"
         )
     _register()
     model.set_attn_implementation(IMPLEMENTATIONS[attention])
 
 
 def attention_inputs(model: Any, documents: torch.Tensor, layout: DocumentLayout) -> dict[str, Any]:
-    """Return the arguments of a decoder that keep documents [B, T] apart, for the attention that the model is set to."""
+    """Return the decoder arguments that keep documents [B, T] apart, for the model's attention."""
     implementation = model.config._attn_implementation
     if implementation == IMPLEMENTATIONS[Attention.sdpa]:
         return {"attention_mask": None, "layout": layout}
@@ -68,11 +66,11 @@ def attention_inputs(model: Any, documents: torch.Tensor, layout: DocumentLayout
         return {"attention_mask": None, **document_lengths(documents)}
     if implementation == IMPLEMENTATIONS[Attention.flex]:
         return {"attention_mask": block_mask(documents)}
-    raise ValueError(f"{implementation} keeps no documents apart")
+    raise ValueError(f"{implementation} does not keep documents apart")
 
 
 def block_mask(documents: torch.Tensor) -> BlockMask:
-    """Return the same as blocks of 128 x 128 that are full, empty or mixed."""
+    """Return the mask of documents [B, T] in blocks of 128 x 128: full, empty or mixed."""
 
     def sees(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
         return (documents[row, query] == documents[row, key]) & (query >= key)
@@ -84,9 +82,9 @@ def block_mask(documents: torch.Tensor) -> BlockMask:
 
 
 def document_lengths(documents: torch.Tensor) -> dict[str, Any]:
-    """Return where the documents of all rows laid end to end begin, as flash attention's kernels for them want it.
+    """Return the cumulative document lengths of all rows for flash attention's variable-length kernels.
 
-    Numbers of documents rise from row to row, padding has a number of its own: equal neighbours are one document.
+    Document numbers rise from row to row and padding has its own, so that equal neighbours are one document.
     """
     sizes = documents.flatten().unique_consecutive(return_counts=True)[1]
     starts = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).int()
@@ -101,7 +99,7 @@ def _compiled(function: Any) -> Any:
 
 @cache
 def _register() -> None:
-    """Tell transformers about ours; its own flex always compiles, which a CPU without a compiler cannot."""
+    """Register our attention functions; transformers' own flex always compiles, which needs a compiler on a CPU."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(IMPLEMENTATIONS[Attention.sdpa], attend_side_by_side)
@@ -116,11 +114,11 @@ def _attend_flex(
     attention_mask: BlockMask,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Answer as an attention function of transformers does: [B, T, heads, head size] and no weights."""
+    """Implement transformers' attention interface: return [B, T, heads, head size] and no weights."""
     window, length = options.get("sliding_window") or query.shape[2], query.shape[2]
     if window < length or options.get("s_aux") is not None:
-        what = f"windows of {window} tokens in rows of {length}" if window < length else "attention sinks"
-        raise ConfigError(f"attention=flex knows no {what}; take attention=sdpa, or a model without them")
+        missing = f"windows of {window} tokens in rows of {length}" if window < length else "attention sinks"
+        raise ConfigError(f"attention=flex does not support {missing}; take attention=sdpa, or a model without them")
     softcap: float = options.get("softcap") or 0.0
 
     def cap(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:

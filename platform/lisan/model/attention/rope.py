@@ -1,7 +1,7 @@
-"""Rotary positions whose frequencies follow the length of a document: longrope and dynamic NTK, document by document.
+"""Rotary positions with length-dependent frequencies (longrope, dynamic NTK), computed for each document.
 
-Transformers chooses the frequencies of a whole batch by its largest position, so that one long document would move the scores of
-all others. Here every document gets those that it has alone.
+Transformers chooses the frequencies of a whole batch by its largest position, so that one long document would change the scores
+of all others.
 
 Shapes: B rows, T tokens.
 """
@@ -17,9 +17,9 @@ from lisan.core.errors import ConfigError
 
 
 def use_rope_by_document(model: nn.Module) -> None:
-    """Make the rotary positions of a model depend on each document's own length; nothing where they depend on none.
+    """Make length-dependent rotary positions of a model follow each document; does nothing for other models.
 
-    Raises ConfigError for a model whose layers have rotary positions of several kinds, one of them of this sort.
+    ConfigError when only some layers of a model have such positions.
     """
     for module in model.modules():
         kind = getattr(module, "rope_type", None)
@@ -39,13 +39,13 @@ def _depends_on_length(kind: str) -> bool:
 def _rotate_by_document(
     module: Any, rotate: Any, x: torch.Tensor, position_ids: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosines and sines [B, T, size of a head], those of every document as if it were alone."""
+    """Return cosines and sines [B, T, head size], for every document as if it were alone."""
     longest_short = _original_length(module)
-    rotate(x, torch.zeros_like(position_ids))  # forgets the lengths of earlier batches
+    rotate(x, torch.zeros_like(position_ids))  # resets the lengths of earlier batches
     cos, sin = rotate(x, position_ids.clamp(max=longest_short - 1))
     lengths = lengths_of_documents(position_ids)
     for length in lengths[lengths > longest_short].unique().tolist():
-        # One more column holds the largest position, by which transformers chooses.
+        # The extra column has the largest position, by which transformers chooses the frequencies.
         padded = F.pad(position_ids.clamp(max=length - 1), (0, 1), value=length - 1)
         its_own = (lengths == length)[..., None]
         long_cos, long_sin = (side[:, :-1] for side in rotate(x, padded))

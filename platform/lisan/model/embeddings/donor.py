@@ -1,7 +1,6 @@
-"""New rows from a donor: another model that has the pieces, its rows mapped into the base's space.
+"""Initialises new rows from a donor: another model that has the pieces, its rows mapped into the base's space.
 
-In: a base, a donor, and which ids of the two stand for the same bytes. Out: a recipe of new rows that carries the mapped rows.
-Always: the map is fitted on pieces that both have, one for each matrix (Jais-adapted, Gosal et al. 2024, 2407.12869).
+One linear map for each matrix, fitted on the pieces that both models have (Jais-adapted, Gosal et al. 2024, 2407.12869).
 """
 
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from lisan.model.embeddings.resize import read_matrices
 def project_donor(model: Any, donor: Any, matches: Mapping[int, int], recipe: NewRows) -> NewRows:
     """Map the donor's rows into the model's space by least squares over the pieces that both have.
 
-    `matches` gives the donor's id for ids of the grown vocabulary. A tied donor gives one matrix for both of an untied model.
+    `matches` gives the donor's id for ids of the expanded vocabulary. A tied donor gives one matrix for both of an untied model.
     """
     width = donor.get_input_embeddings().weight.shape[1]
     shared = [(ours, theirs) for ours, theirs in sorted(matches.items()) if ours < recipe.num_old]
@@ -39,6 +38,6 @@ def project_donor(model: Any, donor: Any, matches: Mapping[int, int], recipe: Ne
 
 
 def keep_donor_rows(model: Any, manifest: NewRows) -> NewRows:
-    """Return the manifest with the rows that a grown model has now as those that the donor gave."""
+    """Return the manifest with the model's current rows as the donor's rows."""
     rows = {name: matrix[list(manifest.donor_ids)].clone() for name, matrix in read_matrices(model).items()}
     return replace(manifest, donor_rows=rows, digests=hash_new_rows(model, manifest))

@@ -1,8 +1,7 @@
-"""How the rows of new pieces begin, and the manifest from which they are made again.
+"""Initialises the rows of new pieces, and records them in a manifest that reproduces them.
 
-In: a base model and what its vocabulary gained, in ids. Out: the model with new rows, and a `NewRows` that says how they
-came to be. Always: a row depends on the base, its id and the manifest alone, so that `replay_new_rows` gives the same bits or
-says what differs. Written beside weights and adapters as `new_rows.json`.
+A row depends on the base, its id and the manifest alone, so that `replay_new_rows` gives the same bits or names the difference.
+The manifest is written beside weights and adapters as `new_rows.json`.
 """
 
 import json
@@ -29,41 +28,41 @@ from lisan.model.weights.safetensors_files import read_tensors
 
 MANIFEST = "new_rows.json"
 DONOR_ROWS = "new_rows.donor"
-"In safetensors format under another suffix: engines take every `*.safetensors` of a folder for weights of the model."
+"Safetensors format under another suffix, because engines load every `*.safetensors` of a folder as weights."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRows:
-    """What it takes to make the rows of new pieces again over the same base."""
+    """Manifest of new rows: reproduces them over the same base."""
 
     method: InitMethod
     seed: int = 0
     donor: str | None = None
     tokenizer_hash: str
-    "sha256 of the tokenizer.json that the rows are for."
+    "sha256 of the expanded tokenizer.json."
     base_tokenizer_hash: str | None
     rows_after: int
     num_old: int
-    "Ids below it are the base's own pieces."
+    "Number of the base's pieces: ids below it are old."
     pieces: dict[int, tuple[int, ...]]
-    "The ids of the new rows, and the old ids that spell each."
+    "Ids of the new rows, each with the old ids that spell it."
     neighbours: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
-    "Of method=similarity: old ids with weights."
+    "For method=similarity: old ids with weights."
     donor_ids: tuple[int, ...] = ()
-    "Of method=donor: the new ids for which the donor has a row."
+    "For method=donor: new ids with a donor row."
     donor_rows: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
-    "Of method=donor: those rows, mapped. They are kept, because the last bits of a least-squares fit are its machine's."
+    "For method=donor: the mapped rows. Stored, because the last bits of a least-squares fit depend on the machine."
     num_fallbacks: int = 0
-    "New rows that took the mean of their old pieces because the method knew nothing of them."
+    "New rows that took the mean of their old pieces because the method has no data on them."
     rows_before: int = 0
     base_hash: str = ""
     "sha256 of the base's fp32 matrices, input then output."
     digests: dict[str, str] = field(default_factory=dict)
-    "sha256 of the new fp32 rows as they began, in the order of ids, for each matrix that the model has."
+    "sha256 of the initial fp32 rows in the order of ids, for each matrix."
 
 
 def init_new_rows(model: Any, recipe: NewRows) -> NewRows:
-    """Grow the model, fill the new rows, and return the recipe with the base and the rows that it gave."""
+    """Add initialised new rows to the model; return the manifest with hashes of the base and the rows."""
     old, ids = read_matrices(model), sorted(recipe.pieces)
     base_hash, rows_before = hash_rows(old.values()), len(old["input"])
     rows = {name: make_rows(recipe, name, matrix) for name, matrix in old.items()}
@@ -85,7 +84,7 @@ def make_rows(recipe: NewRows, name: str, old: torch.Tensor) -> torch.Tensor:
             return _draw_rows(recipe, name, old[: recipe.num_old])
         case InitMethod.global_mean:
             return mean_of_rows(old[: recipe.num_old]).repeat(len(ids), 1)
-    found = combine_rows(old, [recipe.neighbours.get(index) or spread(recipe.pieces[index]) for index in ids])
+    found = combine_rows(old, [recipe.neighbours.get(index) or equal_weights(recipe.pieces[index]) for index in ids])
     if recipe.method is InitMethod.donor:
         if not recipe.donor_rows:
             raise DataError(
@@ -96,13 +95,13 @@ def make_rows(recipe: NewRows, name: str, old: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def spread(pieces: Sequence[int]) -> Weights:
-    """Return equal weights: a piece said twice weighs twice."""
+def equal_weights(pieces: Sequence[int]) -> Weights:
+    """Return equal weights; a repeated piece counts twice."""
     return [(piece, 1 / len(pieces)) for piece in pieces]
 
 
 def _draw_rows(recipe: NewRows, name: str, old: torch.Tensor) -> torch.Tensor:
-    """Draw every row from a stream of its own: what else is new does not move it."""
+    """Draw every row from its own random stream, independent of the other new rows."""
     mean = mean_of_rows(old)
     deviation = mean_of_rows((old - mean).square()).sqrt()
     normal = [
@@ -113,13 +112,13 @@ def _draw_rows(recipe: NewRows, name: str, old: torch.Tensor) -> torch.Tensor:
 
 
 def replay_new_rows(model: Any, manifest: NewRows) -> None:
-    """Grow a base as the manifest says, to the same bits; DataError when the base or the rows are others."""
+    """Add the manifest's rows to a base, bit for bit; DataError when the base or the rows differ."""
     check_base(model, manifest)
     _compare(manifest, init_new_rows(model, manifest).digests, "replayed")
 
 
 def check_base(model: Any, manifest: NewRows) -> None:
-    """Refuse a base that is not the one of the manifest; DataError."""
+    """Raise DataError when the base is not the manifest's."""
     old = read_matrices(model)
     found = hash_rows(old.values())
     if found != manifest.base_hash:
@@ -130,12 +129,12 @@ def check_base(model: Any, manifest: NewRows) -> None:
 
 
 def check_new_rows(model: Any, manifest: NewRows) -> None:
-    """Refuse a grown model whose new rows are no longer those of the manifest."""
+    """Raise DataError when the model's new rows differ from the manifest's."""
     _compare(manifest, hash_new_rows(model, manifest), "as trained")
 
 
 def hash_new_rows(model: Any, manifest: NewRows) -> dict[str, str]:
-    """Return what the digests of the manifest would be if its rows were those that the model has now."""
+    """Return the sha256 of the model's current new rows, for each matrix."""
     return {name: hash_rows([matrix[sorted(manifest.pieces)]]) for name, matrix in read_matrices(model).items()}
 
 
@@ -150,7 +149,7 @@ def _compare(manifest: NewRows, found: Mapping[str, str], when: str) -> None:
 
 
 def write_new_rows(folder: Path, chain: Sequence[NewRows]) -> None:
-    """Write the manifests of every growth, oldest first; a donor's rows go along with the newest one."""
+    """Write the manifests of all expansions, oldest first, and the donor rows of the newest."""
     if not chain:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,11 +164,11 @@ def write_new_rows(folder: Path, chain: Sequence[NewRows]) -> None:
 
 
 def read_new_rows(folder: Path | str) -> tuple[NewRows, ...]:
-    """Return the manifests that lie in a folder, oldest first; none where no vocabulary grew."""
-    place = Path(folder) / MANIFEST
-    if not place.exists():
+    """Return the manifests of a folder, oldest first; empty without an expansion."""
+    file = Path(folder) / MANIFEST
+    if not file.exists():
         return ()
-    chain = [_read(raw) for raw in json.loads(place.read_bytes())]
+    chain = [_read(raw) for raw in json.loads(file.read_bytes())]
     if (Path(folder) / DONOR_ROWS).exists():
         chain[-1] = replace(chain[-1], donor_rows=read_tensors(Path(folder) / DONOR_ROWS))
     return tuple(chain)

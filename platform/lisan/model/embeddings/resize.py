@@ -1,8 +1,7 @@
-"""The rows of the vocabulary, by explicit ids: grow the matrices, combine rows, know them by a hash.
+"""Resizes the embedding matrices by explicit ids, combines rows, and hashes them.
 
-In: a model, the number of rows wanted, the ids of new rows and what to put there. Out: the same model, resized. Always: old rows
-stay as they are to the last bit, tied matrices stay tied, and sums go element by element in one order, so that every machine and
-every number of threads makes the same bits.
+Old rows keep every bit and tied matrices stay tied. Sums run element by element in one fixed order, so that every machine and
+every number of threads gives the same bits.
 """
 
 import hashlib
@@ -20,9 +19,9 @@ Weights = Sequence[tuple[int, float]]
 
 
 def read_matrices(model: Any) -> dict[str, torch.Tensor]:
-    """Return the fp32 matrices [rows, hidden] that the vocabulary has: `input`, and `output` unless the two are one.
+    """Return the fp32 embedding matrices [rows, hidden] on the CPU: `input`, and `output` unless they are tied.
 
-    They are whole and on the CPU; of a sharded model, every rank calls it.
+    With a sharded model, every rank calls it.
     """
     layers = {"input": model.get_input_embeddings()} | (
         {} if is_tied(model) else {"output": model.get_output_embeddings()}
@@ -31,7 +30,7 @@ def read_matrices(model: Any) -> dict[str, torch.Tensor]:
 
 
 def gather(parameter: torch.Tensor) -> torch.Tensor:
-    """Return the whole of a tensor on the CPU; of a sharded one, every rank calls it."""
+    """Return a whole tensor on the CPU; with a sharded one, every rank calls it."""
     whole = parameter.detach()
     return (whole.full_tensor() if isinstance(whole, DTensor) else whole).cpu()
 
@@ -41,24 +40,23 @@ def is_tied(model: Any) -> bool:
 
 
 def resize_embeddings(model: Any, num_rows: int, ids: Sequence[int], rows: Mapping[str, torch.Tensor]) -> None:
-    """Grow the matrices to `num_rows` rows and write `rows[matrix]` [ids, hidden] at `ids`.
+    """Enlarge the matrices to `num_rows` rows and write `rows[matrix]` [ids, hidden] at `ids`.
 
-    An id may be one of the model's own rows: bases are padded. Rows beyond the model's own that no id names are padding,
-    and get the mean of all rows.
+    An id may be an existing row, because bases are padded. Added rows outside `ids` are padding and get the mean of all rows.
     """
     was_tied, inner, outer = is_tied(model), model.get_input_embeddings(), model.get_output_embeddings()
-    _grow(inner, num_rows, ids, rows["input"])
+    _enlarge(inner, num_rows, ids, rows["input"])
     inner.num_embeddings = num_rows
     if was_tied:
         outer.weight = inner.weight
     else:
-        _grow(outer, num_rows, ids, rows["output"])
+        _enlarge(outer, num_rows, ids, rows["output"])
     outer.out_features = num_rows
     model.config.vocab_size = num_rows
 
 
-def _grow(layer: nn.Module, num_rows: int, ids: Sequence[int], new: torch.Tensor) -> None:
-    """Give a layer a larger matrix. The layer stays what it is: Gemma 3 scales what it looks up in a class of its own."""
+def _enlarge(layer: nn.Module, num_rows: int, ids: Sequence[int], new: torch.Tensor) -> None:
+    """Give a layer a larger matrix. Keeps the layer's class: Gemma 3 has its own, which scales embeddings."""
     if getattr(layer, "bias", None) is not None:
         raise DataError(
             "the model's output layer has a bias, and a new piece would have none; choose a base without one"
@@ -72,7 +70,7 @@ def _grow(layer: nn.Module, num_rows: int, ids: Sequence[int], new: torch.Tensor
 
 
 def mean_of_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Return the mean [hidden] of rows, summed by halves: a reduction's order is the library's, an addition's is ours."""
+    """Return the mean [hidden] of rows, summed by halves, because the order of a torch reduction is not fixed."""
     num_rows = len(rows)
     while len(rows) > 1:
         half = len(rows) // 2
@@ -89,9 +87,9 @@ def combine_rows(matrix: torch.Tensor, parts: Sequence[Weights]) -> torch.Tensor
     Worked example: [(4, 0.5), (7, 0.5)] is the mean of rows 4 and 7.
     """
     found = torch.zeros(len(parts), matrix.shape[1])
-    for place in range(max(map(len, parts), default=0)):
-        longer = [index for index, part in enumerate(parts) if len(part) > place]
-        ids, weights = zip(*(parts[index][place] for index in longer), strict=True)
+    for position in range(max(map(len, parts), default=0)):
+        longer = [index for index, part in enumerate(parts) if len(part) > position]
+        ids, weights = zip(*(parts[index][position] for index in longer), strict=True)
         found[longer] += torch.tensor(weights)[:, None] * matrix[list(ids)]
     return found
 

@@ -1,7 +1,6 @@
-"""Training some rows of the vocabulary and no others, and the file that carries trained rows beside an adapter.
+"""Trains chosen embedding rows only, and stores trained rows beside an adapter.
 
-In: a model or a sharded `Scorer`, and explicit ids. Out: matrices whose other rows have no gradient and no decay; the trained
-rows by id. Always: a row that is not named stays as it is to the last bit, whatever the optimizer and the number of workers.
+All other rows get no gradient and no weight decay, and keep every bit with any optimizer and any number of workers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,24 +20,24 @@ from lisan.model.embeddings.resize import is_tied, read_matrices, resize_embeddi
 from lisan.model.weights.safetensors_files import read_tensors
 
 TRAINED_ROWS = "rows.trained"
-"In safetensors format under another suffix: engines take every `*.safetensors` of a folder for weights of the model."
+"Safetensors format under another suffix, because engines load every `*.safetensors` of a folder as weights."
 IDS = "ids"
 
 FrozenRows = Mapping[nn.Parameter, torch.Tensor]
-"For each matrix of which some rows are trained, whether each row of this process's share [rows, 1] stays as it is."
+"For each partly trained matrix: whether each row of this process's shard [rows, 1] is frozen."
 
 
 def vocabulary_matrices(model: Any) -> list[nn.Parameter]:
-    """Return the matrices over the vocabulary: two, or the one that is both."""
+    """Return the input and output embedding matrices; one matrix if they are tied."""
     matrices = [model.get_input_embeddings().weight]
     return matrices if is_tied(model) else [*matrices, model.get_output_embeddings().weight]
 
 
 def freeze_other_rows(model: Any, ids: Sequence[int]) -> FrozenRows:
-    """Let only the rows `ids` of a model's vocabulary have a gradient; nothing to do where they are none or all.
+    """Clear the gradients of all embedding rows but `ids`; does nothing when `ids` are none or all.
 
-    Called once the model is sharded: every process masks the rows that it holds. The gradient is cleared as soon as it is
-    complete, before it is clipped, so that the norm counts what is trained.
+    Call it after sharding: every process masks its own rows. Gradients are cleared before clipping, so that the norm counts
+    trained rows only.
     """
     frozen = {
         matrix: _frozen_share(matrix, ids) for matrix in vocabulary_matrices(model) if 0 < len(ids) < matrix.shape[0]
@@ -65,13 +64,13 @@ def _clear_gradient(matrix: nn.Parameter, frozen: torch.Tensor) -> None:
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the share of a tensor that this process holds."""
+    """Return this process's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def decay_rows(optimizer: Optimizer, *_: Any, frozen: FrozenRows, weight_decay: float) -> None:
-    """Decay the trained rows as AdamW does, before it takes its step; the optimizer's own decay would take all rows."""
+    """Apply AdamW's weight decay to trained rows before its step; the optimizer's own decay would reach all rows."""
     for group in optimizer.param_groups:
         for matrix in group["params"]:
             if matrix in frozen:
@@ -81,7 +80,7 @@ def decay_rows(optimizer: Optimizer, *_: Any, frozen: FrozenRows, weight_decay: 
 
 
 def write_trained_rows(model: Any, ids: Sequence[int], folder: Path | None) -> None:
-    """Write the rows that were trained, in fp32, with their ids; nothing when none were. A rank without a folder only gathers."""
+    """Write the trained rows in fp32 with their ids, if any. A rank without a folder only gathers."""
     if not ids:
         return
     from safetensors.torch import save_file
@@ -92,10 +91,10 @@ def write_trained_rows(model: Any, ids: Sequence[int], folder: Path | None) -> N
         save_file({IDS: torch.tensor(list(ids)), **rows}, folder / TRAINED_ROWS)
 
 
-def place_trained_rows(model: Any, folder: Path, manifest: NewRows | None) -> None:
-    """Put the trained rows of a folder into a base, grown first where the manifest says that it grew.
+def load_trained_rows(model: Any, folder: Path, manifest: NewRows | None) -> None:
+    """Load the trained rows of a folder into a base, expanded first if there is a manifest.
 
-    Raises DataError when the base is another one, or has one matrix where two were trained.
+    DataError when the base is another one, or has one matrix where two were trained.
     """
     rows = read_tensors(folder / TRAINED_ROWS)
     ids = rows.pop(IDS).tolist()

@@ -1,7 +1,6 @@
-"""The safetensors files of a model's folder: which of them hold its weights, what lies in them, and new ones of bounded size.
+"""Finds, reads and writes the safetensors files of a model folder, in files of bounded size with an index.
 
-In: a folder, or tensors one after the other. Out: files in the order of their names, opened or refused, or written with the index
-that readers of several need. Always: the files are those that transformers reads, whatever else lies beside them.
+Reads the files that transformers reads and ignores others in the folder.
 """
 
 import json
@@ -22,9 +21,9 @@ Tensors = dict[str, torch.Tensor]
 
 
 def list_weights(folder: Path) -> list[str]:
-    """Return the names of the files that hold a model's weights, whether or not they are there yet; none where nothing says so.
+    """Return the names of a model's weight files, present or not: the single file, those of the index, or all *.safetensors.
 
-    Beside them a repository may keep the same weights once more (Mistral's `consolidated.safetensors`), or an adapter's.
+    A repository may hold other files, such as Mistral's `consolidated.safetensors` with the same weights, or an adapter's.
     """
     if (folder / WEIGHTS).exists():
         return [WEIGHTS]
@@ -39,18 +38,18 @@ def list_weights(folder: Path) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the model's weights; DataError where there are none, or not all that the index names."""
+    """Return the paths of the weight files; DataError when there are none or one of the index is missing."""
     files = [folder / name for name in list_weights(folder)]
     if not files:
         raise DataError(f"{folder} has no *.safetensors; save the model with transformers' save_pretrained first")
-    if lost := [file.name for file in files if not file.exists()]:
-        raise DataError(f"{folder} lacks {lost[0]}, which its {INDEX} names; copy or download the model again")
+    if missing := [file.name for file in files if not file.exists()]:
+        raise DataError(f"{folder} lacks {missing[0]}, which its {INDEX} names; copy or download the model again")
     return files
 
 
 @contextmanager
 def open_weights(file: Path) -> Iterator[Any]:
-    """Open a safetensors file as the library does; DataError where it is cut off, or no such file at all."""
+    """Open a safetensors file; DataError when it is truncated or in another format."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -61,7 +60,7 @@ def open_weights(file: Path) -> Iterator[Any]:
 
 
 def read_tensors(file: Path) -> Tensors:
-    """Return all that lies in a file."""
+    """Return all tensors of a file."""
     with open_weights(file) as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
 
@@ -77,26 +76,26 @@ def locate_tensors(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 
 class WeightWriter:
-    """Writes tensors to files of bounded size under the names that transformers, vLLM and llama.cpp know.
+    """Writes tensors to files of bounded size with the file names that transformers, vLLM and llama.cpp expect.
 
-    No more is held than the tensors of one file; a tensor beyond `max_bytes` gets a file of its own. `convert` renames the
-    tensors of a file, or takes them apart, before they are written.
+    Holds the tensors of one file; a tensor beyond `max_bytes` gets a file of its own. `convert` renames or splits the tensors
+    of a file before they are written.
     """
 
     def __init__(self, folder: Path, max_bytes: int, convert: Callable[[Tensors], Tensors] = dict) -> None:
         self.folder, self.max_bytes, self.convert = folder, max_bytes, convert
-        self.waiting: Tensors = {}
-        self.places: dict[str, int] = {}
+        self.pending: Tensors = {}
+        self.file_numbers: dict[str, int] = {}
         self.num_bytes = self.num_files = self.total_bytes = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        if self.waiting and self.num_bytes + tensor.nbytes > self.max_bytes:
+        if self.pending and self.num_bytes + tensor.nbytes > self.max_bytes:
             self._write()
-        self.waiting[name] = tensor.contiguous()
+        self.pending[name] = tensor.contiguous()
         self.num_bytes += tensor.nbytes
 
     def close(self) -> None:
-        """Write what is left, and give every file its name, which says how many there are."""
+        """Write the remaining tensors, give every file its final name, and write the index."""
         self._write()
         names = {
             number: f"model-{number:05d}-of-{self.num_files:05d}.safetensors" for number in range(1, self.num_files + 1)
@@ -104,21 +103,21 @@ class WeightWriter:
         if self.num_files == 1:
             names = {1: WEIGHTS}
         for number, name in names.items():
-            self._part(number).rename(self.folder / name)
+            self._unnamed_file(number).rename(self.folder / name)
         if self.num_files > 1:
-            places = {name: names[number] for name, number in sorted(self.places.items())}
-            index = {"metadata": {"total_size": self.total_bytes}, "weight_map": places}
+            weight_map = {name: names[number] for name, number in sorted(self.file_numbers.items())}
+            index = {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
             (self.folder / INDEX).write_text(json.dumps(index, indent=1))
 
     def _write(self) -> None:
         from safetensors.torch import save_file
 
-        named = {name: tensor.contiguous() for name, tensor in self.convert(self.waiting).items()}
+        named = {name: tensor.contiguous() for name, tensor in self.convert(self.pending).items()}
         self.num_files += 1
-        self.places |= dict.fromkeys(named, self.num_files)
+        self.file_numbers |= dict.fromkeys(named, self.num_files)
         self.total_bytes += sum(tensor.nbytes for tensor in named.values())
-        save_file(named, self._part(self.num_files), metadata={"format": "pt"})
-        self.waiting, self.num_bytes = {}, 0
+        save_file(named, self._unnamed_file(self.num_files), metadata={"format": "pt"})
+        self.pending, self.num_bytes = {}, 0
 
-    def _part(self, number: int) -> Path:
+    def _unnamed_file(self, number: int) -> Path:
         return self.folder / f"part-{number}.safetensors"
