@@ -150,7 +150,7 @@ def test_a_folder_is_exported_as_an_artifact_is(exported: Artifact, store: Store
 
 def test_an_export_that_is_too_far_off_is_refused_and_leaves_nothing(store: Store) -> None:
     with pytest.raises(
-        ArtifactError, match=r"model/tuned@v1 as int4 is .* nats a token from the original, tolerance 1e-09"
+        ArtifactError, match=r"model/tuned@v1 as int4 is .* nats per token from the original, tolerance 1e-09"
     ):
         export(store, "far", formats=(Format.int4,), tolerances={"int4": 1e-9})
     assert store.find(Ref.parse("export/far@v1"), None, ()) is None

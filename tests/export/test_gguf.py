@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from lisan.core.errors import ConfigError
 from lisan.export.config import GgufType
-from lisan.export.gguf import check_gguf, read_gguf, rope_factors, turn, turn_back, write_gguf
+from lisan.export.gguf import check_gguf, interleave_heads, read_gguf, restore_heads, rope_factors, write_gguf
 from lisan.model.config import ModelConfig
 from lisan.model.folder import read_config
 from lisan.model.folder_tensors import iter_state
@@ -105,10 +105,10 @@ def test_turned_rows_rotate_as_transformers_rotates_them() -> None:
     theirs = np.concatenate(
         [first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)], axis=1
     ).reshape(-1)
-    even, odd = np.moveaxis(turn(vector, heads).reshape(heads, dim // 2, 2), 2, 0)
+    even, odd = np.moveaxis(interleave_heads(vector, heads).reshape(heads, dim // 2, 2), 2, 0)
     rotated = np.stack([even * np.cos(angles) - odd * np.sin(angles), odd * np.cos(angles) + even * np.sin(angles)], 2)
-    assert np.allclose(turn_back(rotated.reshape(-1), heads), theirs)
-    assert np.array_equal(turn_back(turn(vector, heads), heads), vector)
+    assert np.allclose(restore_heads(rotated.reshape(-1), heads), theirs)
+    assert np.array_equal(restore_heads(interleave_heads(vector, heads), heads), vector)
 
 
 def test_rope_factors_are_those_of_transformers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fields of `export_model`, and how far each format may be from the original."""
+"""Configuration of `export_model`, and the tolerance of each format."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,14 +30,14 @@ class Format(StrEnum):
 
 TOLERANCES = {
     Format.hf: 0.0,
-    # The merged weights were rounded to the model's type, base and adapter were not.
+    # Merged weights are rounded to the model's dtype, base and adapter are not.
     Format.adapter: 1e-3,
     Format.merged: 1e-3,
     Format.int8: 0.02,
     Format.int4: 0.3,
     Format.gguf: 0.01,
 }
-"KL from the original in nats a token, mean over the probes, above which an export is refused."
+"Largest allowed KL from the original, in nats per token, mean over the probes."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,13 +45,13 @@ class ExportConfig(StageConfig):
     model: str
     "The model to export: model/name@version or a local folder."
     formats: tuple[Format, ...] = (Format.hf,)
-    "One folder is written for each."
+    "Formats to write, one folder each."
     int4_group: int = 128
-    "Weights of a row that share a scale in int4: fewer are closer to the original and larger."
+    "Weights of a row that share a scale in int4: smaller groups are more exact and take more space."
     gguf_type: GgufType = GgufType.float16
-    "Of the matrices in the GGUF file; vectors are float32."
+    "Type of the matrices in the GGUF file; vectors are float32."
     tolerances: dict[str, float] = field(default_factory=dict)
-    "Nats a token by format, in place of the standing ones."
+    "Nats per token by format, instead of the defaults."
 
     def __post_init__(self) -> None:
         if not self.formats:

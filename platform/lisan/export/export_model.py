@@ -1,8 +1,7 @@
-"""The `export_model` stage: a finished model in the layouts that others load.
+"""The `export_model` stage: writes a finished model in the formats of other engines.
 
-In: a model artifact or folder. Out: an `export` artifact with one folder for each format (`serve/formats.py`). Always: what was
-written is read back and compared with the original on the probes before it is called done; the figures are in the manifest,
-and in each folder for when it is copied somewhere else.
+Takes a model artifact or folder; returns an `export` artifact with one folder for each format. Every folder is read back and
+compared with the original on the probes; the figures are in the manifest and in the folder itself.
 """
 
 import json
@@ -50,46 +49,47 @@ def export_model(config: ExportConfig, draft: Draft, run: Run) -> Mapping[str, A
     facts = {}
     for form in config.formats:
         with tempfile.TemporaryDirectory(prefix="lisan-export-") as scratch:
-            place = draft.location / form
-            folder = Path(place.make().full_path) if place.is_local else Path(scratch)
-            with doing(f"writing {form}"), writing(place, f"the {form} export"):
+            location = draft.location / form
+            folder = Path(location.make().full_path) if location.is_local else Path(scratch)
+            with doing(f"writing {form}"), writing(location, f"the {form} export"):
                 WRITERS[form](config, source, folder)
             with doing(f"comparing {form} with the original"):
                 parity = compare_logits(reference, compute_logits(READERS[form](config, source, folder), rows))
             check_parity(config, form, parity)
             facts[form] = {**asdict(parity), "tolerance": config.tolerance(form), "num_bytes": count_bytes(folder)}
             write_provenance(config, source, form, folder, facts[form])
-            with writing(place, f"the {form} export"):
-                place.upload(folder)
+            with writing(location, f"the {form} export"):
+                location.upload(folder)
         run.log_metrics({f"{form}/{name}": float(value) for name, value in facts[form].items()})
         print(
-            f"  {form}: KL {parity.mean_kl:.2e} nats a token, same first token {parity.agreement_ratio:.1%}", flush=True
+            f"  {form}: KL {parity.mean_kl:.2e} nats per token, same first token {parity.agreement_ratio:.1%}",
+            flush=True,
         )
     return {"model": config.model, "formats": facts}
 
 
 def check_parity(config: ExportConfig, form: Format, parity: Parity) -> None:
-    """Refuse an export that says something else than the model it was made from; ArtifactError."""
+    """Raise ArtifactError when an export differs from its model by more than the tolerance."""
     tolerance = config.tolerance(form)
     if not parity.mean_kl <= tolerance:
         raise ArtifactError(
-            f"{config.model} as {form} is {parity.mean_kl:.4g} nats a token from the original, tolerance {tolerance:.4g}; "
+            f"{config.model} as {form} is {parity.mean_kl:.4g} nats per token from the original, tolerance {tolerance:.4g}; "
             f"choose a format with more bits, or set '+tolerances={{{form}: ...}}' if that is close enough"
         )
 
 
 def find_source(config: ExportConfig, store: Store) -> ExportSource:
-    """Find the model and, where it has an adapter, the very base that it was trained over."""
+    """Return the model and, for an adapter, the base that it was trained over."""
     if not Ref.looks_like(config.model):
         folder = Path(config.model).expanduser().resolve()
         base = read_adapter_config(folder).get("base_model_name_or_path") or ""
         return ExportSource(folder, "", base, base)
     artifact = store.open(Ref.parse(config.model, Kind.model))
-    folder, mark = fetch_folder(artifact.location), artifact.manifest["fingerprint"]
+    folder, fingerprint = fetch_folder(artifact.location), artifact.manifest["fingerprint"]
     if not (folder / ADAPTER).is_dir():
-        return ExportSource(folder, mark)
+        return ExportSource(folder, fingerprint)
     name = artifact.config["model"]["path"]
-    return ExportSource(folder, mark, _open_base(artifact, name, store) if Ref.looks_like(name) else name, name)
+    return ExportSource(folder, fingerprint, _open_base(artifact, name, store) if Ref.looks_like(name) else name, name)
 
 
 def _open_base(artifact: Artifact, name: str, store: Store) -> str:
@@ -102,7 +102,7 @@ def _open_base(artifact: Artifact, name: str, store: Store) -> str:
 
 
 def check_export(config: ExportConfig, store: Store) -> None:
-    """Refuse what a format cannot say about this model, before anything is written."""
+    """Refuse formats that cannot represent this model, before anything is written."""
     folder = find_source(config, store).folder
     if not (folder / "config.json").exists():
         raise DataError(
@@ -128,7 +128,7 @@ def check_export(config: ExportConfig, store: Store) -> None:
 
 
 def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
-    """Refuse an adapter that is not there, and one that no engine puts over a base; ConfigError."""
+    """Raise ConfigError for a missing adapter, or one that no engine loads over a base."""
     if not plain:
         raise ConfigError(
             f"formats names adapter or merged, but {config.model} has no {ADAPTER}/{ADAPTER_CONFIG}: it was not trained with "
@@ -152,7 +152,7 @@ def check_adapter(config: ExportConfig, plain: Mapping[str, Any]) -> None:
 def write_provenance(
     config: ExportConfig, source: ExportSource, form: Format, folder: Path, figures: Mapping[str, Any]
 ) -> None:
-    """Say in the folder itself where it comes from, for when it is copied somewhere else."""
+    """Write the source and the figures of an export into its folder, which may be copied elsewhere."""
     plain = {
         "export": f"{Kind.export}/{config.name}@{config.version}",
         "format": form,
@@ -163,8 +163,8 @@ def write_provenance(
         "gguf_type": config.gguf_type if form is Format.gguf else None,
         "parity": dict(figures),
     }
-    said = {key: value for key, value in plain.items() if value not in ("", None)}
-    (folder / PROVENANCE).write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
+    known = {key: value for key, value in plain.items() if value not in ("", None)}
+    (folder / PROVENANCE).write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def count_bytes(folder: Path) -> int:

@@ -1,10 +1,10 @@
-"""The layouts of an export: how each is written, and how it is read back to be compared.
+"""Writers and readers of the export formats.
 
-In: an `ExportConfig` and the model it names. Out: a folder for each `Format`. Always: a reader loads nothing but what its writer
-wrote (an adapter's base apart), with the numbers that its engine computes with.
+A writer makes a folder from an `ExportSource`. A reader loads only that folder (and the base of an adapter), with the numbers
+that its engine computes with.
 
-hf: the folder as it is. adapter: the LoRA alone, for its base. merged: base and adapter put together again. int8, int4: for
-vLLM. gguf: for llama.cpp, with a Modelfile for Ollama.
+hf: the folder as it is. adapter: the LoRA alone. merged: base and adapter merged. int8, int4: for vLLM. gguf: for llama.cpp,
+with a Modelfile for Ollama.
 """
 
 import json
@@ -35,26 +35,27 @@ from lisan.tokenizer.tokenizer import load_tokenizer
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
 PROVENANCE = "export.json"
-"Says in each folder where it comes from."
+"File with the source and the figures of an export."
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 @dataclass(frozen=True)
 class ExportSource:
-    """The model that is exported."""
+    """The model to export, and the base of its adapter."""
 
     folder: Path
     fingerprint: str
-    "Of the artifact; empty for a folder."
+    "Fingerprint of the artifact; empty for a folder."
     base: str = ""
     "Folder or hub id of the base of its adapter; empty without one."
     base_name: str = ""
-    "The base as a person calls it."
+    "Name of the base in the training config: a ref, a folder or a hub id."
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    place = folder / ADAPTER / ADAPTER_CONFIG
-    found: dict[str, Any] = json.loads(place.read_bytes()) if place.exists() else {}
+    """Return the adapter config beside a model; empty without an adapter."""
+    file = folder / ADAPTER / ADAPTER_CONFIG
+    found: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
     return found
 
 
@@ -62,7 +63,7 @@ def write_hf(config: ExportConfig, source: ExportSource, folder: Path) -> None: 
     files = weight_files(source.folder)
     names = ["config.json", *(file.name for file in files)]
     if WEIGHTS not in names and (source.folder / INDEX).exists():
-        names.append(INDEX)  # beside one whole file it would lead engines to others
+        names.append(INDEX)  # beside a single file it would send engines to missing ones
     for name in names:
         shutil.copy(source.folder / name, folder / name)
     if (plain := read_corrected_json(source.folder)) != read_json(source.folder / "config.json"):
@@ -71,7 +72,7 @@ def write_hf(config: ExportConfig, source: ExportSource, folder: Path) -> None: 
 
 
 def write_adapter(config: ExportConfig, source: ExportSource, folder: Path) -> None:  # noqa: ARG001
-    # PEFT's model card names the folder that the base lay in on the machine of the training.
+    # PEFT's model card has the base's local path on the training machine.
     shutil.copytree(source.folder / ADAPTER, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
     plain = read_adapter_config(source.folder) | {"base_model_name_or_path": source.base_name}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -117,16 +118,16 @@ def gguf_file(config: ExportConfig, folder: Path) -> Path:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy what lies beside the weights: tokenizer, template, generation defaults, manifests of expansion and new rows."""
-    left = {"config.json", MANIFEST, DRAFT, PAGE, PROVENANCE}
+    """Copy the other files: tokenizer, template, generation defaults, manifests of expansion and new rows."""
+    excluded = {"config.json", MANIFEST, DRAFT, PAGE, PROVENANCE}
     for path in sorted(source.iterdir()):
         is_weights = path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json")
-        if path.is_file() and path.name not in left and not is_weights:
+        if path.is_file() and path.name not in excluded and not is_weights:
             shutil.copy(path, folder / path.name)
 
 
 def read_adapted(config: ExportConfig, source: ExportSource, folder: Path) -> Any:  # noqa: ARG001
-    # An engine keeps the base as it is, also where the adapter was trained over one in 4 bits.
+    # Engines do not quantise the base, even if the adapter was trained over a 4-bit one.
     return read_adapter(load_model(source.base), folder, as_trained=False).eval()
 
 

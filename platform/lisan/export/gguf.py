@@ -1,10 +1,8 @@
-"""A Llama's weights as one GGUF file, which llama.cpp and Ollama run. The only file that knows the `gguf` library.
+"""Writes a Llama as one GGUF file for llama.cpp and Ollama, and reads it back. The only file that imports the `gguf` library.
 
-In: a finished folder of the Llama architecture, the metadata of its tokenizer. Out: one `.gguf`. Always: `read_gguf` gives back
-the weights as llama.cpp multiplies them, in the order that transformers has them.
-
-llama.cpp turns neighbouring dimensions of a head (2i, 2i + 1) where transformers turns (i, i + d / 2), so that the rows of
-q_proj and k_proj change places; tied output embeddings are left out and taken from the input's.
+`read_gguf` returns the weights that llama.cpp multiplies with, in transformers' order. llama.cpp rotates neighbouring dimensions
+of a head (2i, 2i + 1), transformers rotates (i, i + d / 2), so that the rows of q_proj and k_proj are reordered. Tied output
+embeddings are left out.
 """
 
 import logging
@@ -22,14 +20,14 @@ from lisan.model.folder import read_config
 from lisan.model.folder_tensors import iter_state
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
-"Both are `llama` to llama.cpp."
+"Architectures that llama.cpp calls `llama`."
 ROPES = ("default", "linear", "llama3")
-MAX_HALF = 65504.0
+MAX_FLOAT16 = 65504.0
 BLOCK_NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 def check_gguf(folder: Path, gguf_type: GgufType) -> None:
-    """Refuse what the file could not say about the model; ConfigError."""
+    """Raise ConfigError for a model that a GGUF file of this type cannot represent."""
     config = read_config(folder)
     [name, *_] = config.architectures or ["an unknown architecture"]
     if name not in ARCHITECTURES:
@@ -49,14 +47,14 @@ def check_gguf(folder: Path, gguf_type: GgufType) -> None:
             raise ConfigError(
                 f"gguf_type=q8_0 needs rows of a multiple of 32, {tensor_name} has {tensor.shape[1]}; set gguf_type=float16"
             )
-        if gguf_type is GgufType.float16 and float(tensor.abs().amax()) > MAX_HALF:
+        if gguf_type is GgufType.float16 and float(tensor.abs().amax()) > MAX_FLOAT16:
             raise ConfigError(
-                f"gguf_type=float16 ends at {MAX_HALF:.0f} and {tensor_name} goes beyond; set gguf_type=bfloat16"
+                f"gguf_type=float16 ends at {MAX_FLOAT16:.0f} and {tensor_name} goes beyond; set gguf_type=bfloat16"
             )
 
 
 def write_gguf(folder: Path, file: Path, gguf_type: GgufType, name: str, tokenizer: Mapping[str, Any]) -> None:
-    """Write weights, shape and `tokenizer` (keys of GGUF's metadata below `tokenizer.` with their values)."""
+    """Write weights, shape and `tokenizer`: metadata keys below `tokenizer.` with their values."""
     import gguf
 
     logging.getLogger("gguf").setLevel(logging.WARNING)
@@ -89,20 +87,20 @@ def read_gguf(file: Path, config: Any) -> Iterator[tuple[str, torch.Tensor]]:
         array = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type).reshape(shape)
         ours = names[tensor.name]
         heads = _num_heads(ours, config)
-        yield ours, torch.from_numpy(np.array(turn_back(array, heads) if heads else array, np.float32))
+        yield ours, torch.from_numpy(np.array(restore_heads(array, heads) if heads else array, np.float32))
 
 
-def turn(array: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[Any, Any]:
-    """Put the rows of each head in llama.cpp's order: 0, d/2, 1, d/2 + 1, ..."""
+def interleave_heads(array: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[Any, Any]:
+    """Reorder the rows of each head for llama.cpp: 0, d/2, 1, d/2 + 1, ..."""
     return array.reshape(num_heads, 2, -1, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 
-def turn_back(array: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[Any, Any]:
+def restore_heads(array: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[Any, Any]:
     return array.reshape(num_heads, -1, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 
 def rope_factors(config: Any) -> np.ndarray[Any, Any] | None:
-    """Return by what Llama 3 divides each rotary frequency (Llama 3.1's scaling); None for every other model."""
+    """Return the divisor of each rotary frequency in Llama 3.1's scaling; None for other models."""
     rope = config.rope_parameters
     if rope["rope_type"] != "llama3":
         return None
@@ -128,11 +126,11 @@ def _tensors(folder: Path, config: Any) -> Iterator[tuple[str, np.ndarray[Any, A
             )
         heads = _num_heads(name, config)
         array = tensor.float().numpy()
-        yield names[name], np.ascontiguousarray(turn(array, heads)) if heads else array
+        yield names[name], np.ascontiguousarray(interleave_heads(array, heads)) if heads else array
 
 
 def _names(config: Any) -> dict[str, str]:
-    """Return llama.cpp's name of every tensor by transformers' one."""
+    """Return llama.cpp's tensor names by transformers' names."""
     import gguf
 
     mapping = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
@@ -149,7 +147,7 @@ def _names(config: Any) -> dict[str, str]:
 
 
 def _num_heads(name: str, config: Any) -> int:
-    """Return the heads whose rows change places, 0 where none do."""
+    """Return the number of heads of a reordered matrix; 0 for others."""
     if name.endswith("q_proj.weight"):
         return int(config.num_attention_heads)
     return int(config.num_key_value_heads) if name.endswith("k_proj.weight") else 0
@@ -198,7 +196,7 @@ def _describe(writer: Any, config: Any, gguf_type: GgufType) -> None:
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
-    """Add a value of the type that Python gives it; ids are unsigned, as llama.cpp reads them."""
+    """Add a value with the GGUF type of its Python type; integers are unsigned, as llama.cpp reads ids."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

@@ -1,11 +1,10 @@
-"""What llama.cpp must know of a tokenizer, as metadata of a GGUF file.
+"""Describes a tokenizer as GGUF metadata, so that llama.cpp gives the ids of training, or refuses it.
 
-In: a model folder's tokenizer. Out: keys below `tokenizer.` with their values. Always: llama.cpp gives the ids that training
-gave, or the tokenizer is refused; every embedding row has a piece, a filler where the vocabulary is padded. One exception: of a
-tokenizer that composes text (NFC) llama.cpp gives those ids for composed text only, which it does not compose itself.
+Every embedding row has a piece; padding rows get filler pieces. One exception: llama.cpp does not compose text, so that a
+tokenizer with NFC gives equal ids for composed text only.
 
-llama.cpp knows pre-tokenizers by name, each with a regular expression in its source; the names here are those whose
-expression cuts any text as the tokenizer's own does.
+llama.cpp has a fixed list of named pre-tokenizers, each with a regular expression; the names here are those that split any text
+as the tokenizer does.
 """
 
 import json
@@ -27,7 +26,7 @@ LLAMA_3 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}
 QWEN_2 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + LINES
 QWEN_35 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + LINES
 GPT_2 = "GPT-2"
-"The expression inside of the library's ByteLevel."
+"Stands for the regular expression inside the library's ByteLevel."
 DIGITS = "digits, "
 
 PRE_TYPES = {
@@ -41,19 +40,19 @@ PRE_TYPES = {
     (GPT_2, False): "gpt-2",
     (DIGITS + GPT_2, False): "smollm",
 }
-"llama.cpp's name by the expression, and by whether a word that is a piece is taken whole (`ignore_merges`)."
+"llama.cpp's name by regular expression and `ignore_merges` (a word that is a piece is taken whole)."
 COMPOSED = {"type": "NFC"}
 SPACES: tuple[Definition, ...] = (
     {"type": "Prepend", "prepend": SPACE},
     {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
 )
-"What a SentencePiece tokenizer does to its text, and llama.cpp too."
+"Normalisation steps of SentencePiece, which llama.cpp also does."
 UNREACHED = -1e9
-"Score of a piece that no merge makes."
+"Score of a piece that no merge produces."
 
 
 def describe_tokenizer(folder: Path, num_rows: int) -> dict[str, Any]:
-    """Return the metadata for a model with so many embedding rows; ConfigError when llama.cpp has no such tokenizer."""
+    """Return the metadata for a model with `num_rows` embedding rows; ConfigError when llama.cpp has no such tokenizer."""
     definition = json.loads(read_definition(tokenizer_folder(folder)))
     if bpe.recognises(definition):
         check_normaliser(definition, (COMPOSED,), folder)
@@ -79,12 +78,12 @@ def describe_tokenizer(folder: Path, num_rows: int) -> dict[str, Any]:
 
 
 def composes_text(folder: Path) -> bool:
-    """Tell whether a folder's tokenizer composes text, as llama.cpp does not: shadda, fatha as typed become fatha, shadda."""
+    """Tell whether a tokenizer composes text (NFC), which llama.cpp does not: shadda, fatha becomes fatha, shadda."""
     return COMPOSED in iter_steps(json.loads(read_definition(tokenizer_folder(folder))).get("normalizer"))
 
 
 def check_normaliser(definition: Definition, known: Sequence[Definition], folder: Path) -> None:
-    """Refuse a tokenizer that changes text in ways other than the known; ConfigError."""
+    """Raise ConfigError for a normalisation step that is not in `known`."""
     for step in iter_steps(definition.get("normalizer")):
         if step not in known:
             raise ConfigError(
@@ -94,7 +93,7 @@ def check_normaliser(definition: Definition, known: Sequence[Definition], folder
 
 
 def pre_type(definition: Definition) -> str:
-    """Return llama.cpp's name for how a byte-level tokenizer cuts words."""
+    """Return llama.cpp's name of a byte-level tokenizer's pre-tokenizer."""
     cut = ""
     for step in iter_steps(definition["pre_tokenizer"]):
         match step:
@@ -116,7 +115,7 @@ def pre_type(definition: Definition) -> str:
 
 
 def adds_space(definition: Definition) -> bool:
-    """Tell whether a text is encoded with a space before it."""
+    """Tell whether the tokenizer adds a space before a text."""
     prepends = any(step["type"] == "Prepend" for step in iter_steps(definition.get("normalizer")))
     schemes = {step.get("prepend_scheme") for step in iter_steps(definition.get("pre_tokenizer"))}
     return prepends or not schemes.isdisjoint({"always", "first"})
@@ -154,7 +153,7 @@ def _merges(definition: Definition) -> list[str]:
 
 
 def _scores(definition: Definition, num_rows: int) -> list[float]:
-    """Return scores under which llama.cpp joins the pair that the merges put first: minus the rank of a piece's rule."""
+    """Return scores that give llama.cpp the order of the merges: minus the rank of each piece's merge."""
     scores = [UNREACHED] * num_rows
     pieces = vocabulary(definition)
     for rank, rule in reversed(list(enumerate(definition["model"]["merges"]))):
@@ -164,12 +163,12 @@ def _scores(definition: Definition, num_rows: int) -> list[float]:
 
 
 def _roles(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Return special ids, the template, and whether a text gets marks at its ends."""
+    """Return special ids, the chat template, and whether BOS and EOS are added to a text."""
     plain, marked = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
     end = end_of_turn_id(tokenizer)
     ids = {
         "bos": tokenizer.bos_token_id,
-        # Without one llama.cpp takes a fixed id, which here is some piece of text.
+        # Without one llama.cpp takes a fixed id, which here is a piece of text.
         "eos": end if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
         "eot": end,
         "unknown": tokenizer.unk_token_id,

@@ -1,8 +1,7 @@
-"""An Ollama Modelfile for a GGUF file: the chat template in Ollama's own language, and where a reply ends.
+"""Writes an Ollama Modelfile for a GGUF file: the chat template as a Go template, sampling parameters and stop strings.
 
-In: a tokenizer with its Jinja template. Out: the Modelfile's text. Always: what Ollama renders is what the Jinja template renders
-for conversations of system, user and assistant, or no TEMPLATE is written and Ollama takes the one in the GGUF's metadata; what
-Ollama reads out of a value is what was put in, or the export is refused.
+Ollama's rendering equals the Jinja template's for conversations of system, user and assistant; otherwise no TEMPLATE is written
+and Ollama takes the one in the GGUF metadata. Values that a Modelfile cannot hold are refused.
 """
 
 import re
@@ -19,9 +18,9 @@ from lisan.tokenizer.chat.chat_template import end_of_turn_id, render_prompt
 MODELFILE = "Modelfile"
 SAMPLING = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "repetition_penalty": "repeat_penalty"}
 "Fields of generation_config.json and their names in a Modelfile."
-SIDES = ("system", "user", "assistant")
-MARKS = {role: f"the words of the {role}" for role in SIDES}
-"Contents that stand in no template, and that none trims."
+ROLES = ("system", "user", "assistant")
+MARKS = {role: f"the words of the {role}" for role in ROLES}
+"Message contents that occur in no template and that no template trims."
 CHECKS: tuple[tuple[str, ...], ...] = (
     ("user",),
     ("system", "user"),
@@ -32,13 +31,13 @@ CHECKS: tuple[tuple[str, ...], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a template puts around the messages."""
+    """Text that a chat template puts around the messages."""
 
     start: str
     around: dict[str, tuple[str, str]]
     "Text before and after a message, by role."
     prompt: str
-    "What makes the assistant speak."
+    "Generation prompt of the assistant."
 
     def render(self, turns: Sequence[Turn]) -> str:
         parts = (before + turn.content + after for turn in turns for before, after in [self.around[turn.role]])
@@ -46,7 +45,7 @@ class Frame:
 
     @property
     def is_code(self) -> bool:
-        """Whether Go would take a text of the frame, or its end with what `to_go` puts after it, for the start of an action."""
+        """Whether Go would parse a text of the frame, or its end with the `{{` of `to_go`, as the start of an action."""
         texts = [self.start, *(text for sides in self.around.values() for text in sides), self.prompt]
         return any("{{" in text or text.endswith("{") for text in texts)
 
@@ -60,7 +59,7 @@ class Frame:
 
 
 def write_modelfile(tokenizer: Any, gguf_name: str, adds_bos: bool, generation: Mapping[str, Any] | None = None) -> str:
-    """Return the Modelfile; `adds_bos` tells whether llama.cpp puts the mark before a text itself.
+    """Return the Modelfile; `adds_bos` tells whether llama.cpp adds BOS to a text.
 
     `generation` is the model's generation_config.json: sampling parameters and further ids that end a reply.
     """
@@ -83,7 +82,7 @@ def write_modelfile(tokenizer: Any, gguf_name: str, adds_bos: bool, generation: 
 
 
 def _stop_ids(tokenizer: Any, generation: Mapping[str, Any]) -> list[int]:
-    """Return the ids that end a reply, the template's first, each once."""
+    """Return the distinct ids that end a reply, the template's first."""
     ends = generation.get("eos_token_id")
     ids = [end_of_turn_id(tokenizer), *(ends if isinstance(ends, list) else [ends])]
     return list(dict.fromkeys(id_ for id_ in ids if id_ is not None))
@@ -98,22 +97,22 @@ def _sampling(generation: Mapping[str, Any]) -> list[str]:
 
 
 def fits(text: str) -> bool:
-    """Tell whether Ollama's parser gives a value back as it is.
+    """Tell whether Ollama's parser returns a value unchanged.
 
-    It knows no escapes, drops what is not printable, and ends a value in triple quotes at the first line that ends in them.
+    It has no escapes, drops unprintable characters, and ends a triple-quoted value at the first line that ends in quotes.
     """
     is_whole = all(char.isprintable() or char in "\t\r\n" for char in text)
     return is_whole and not re.search(r'"""[ \t]*[\r\n]', text)
 
 
 def quote(text: str) -> str:
-    """Return a text that `fits` as a value: as it is, or in triple quotes, within which others stand for themselves."""
+    """Return a text that `fits` as a Modelfile value, in triple quotes where needed."""
     is_bare = text == text.strip() and "\n" not in text and "\r" not in text and text[:1] not in ("", '"')
     return text if is_bare else f'"""{text}"""'
 
 
 def find_frame(tokenizer: Any) -> Frame | None:
-    """Take the template apart; None where it does more than to frame messages."""
+    """Return the frame of a tokenizer's chat template; None for a template that does more than frame messages."""
     user, chat, two, led = (
         _cut(tokenizer, roles)
         for roles in (("user",), ("user", "assistant"), ("user", "assistant", "user"), ("system", "user"))
@@ -135,7 +134,7 @@ def find_frame(tokenizer: Any) -> Frame | None:
 
 
 def _cut(tokenizer: Any, roles: Sequence[str]) -> list[str]:
-    """Return what the template writes before, between and after the messages; nothing when it refuses or changes them."""
+    """Return the template's texts before, between and after messages; empty when it refuses or changes messages."""
     messages = [{"role": role, "content": MARKS[role]} for role in roles]
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)

@@ -1,7 +1,6 @@
-"""How far an exported model is from the one it was made from, in what they say of the same tokens.
+"""Compares an exported model with its original on fixed probes: KL divergence and agreement of next tokens.
 
-In: a tokenizer and models. Out: a `Parity`. Always: the same probes in the same order, in every language of the house, so that
-figures of formats and versions compare.
+The probes are the same, in the same order, for every format and version, so that figures are comparable.
 """
 
 from collections.abc import Sequence
@@ -27,19 +26,19 @@ PROBES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parity:
-    """What the manifest keeps of a comparison."""
+    """Figures of a comparison, as in the manifest."""
 
     mean_kl: float
     "KL(original || exported) of the next token, mean over the probes' tokens, in nats."
     max_difference: float
     "Largest difference of two logits."
     agreement_ratio: float
-    "Share of tokens after which both put the same token first."
+    "Share of tokens after which both models rank the same token first."
     num_tokens: int
 
 
 def probe_rows(tokenizer: Any, max_tokens: int) -> list[list[int]]:
-    """Return the ids of the probes as plain text and, where there is a template, as questions of a user."""
+    """Return the ids of the probes as plain text and, with a chat template, as user messages."""
     rows: list[list[int]] = [tokenizer.encode(text) for text in PROBES]
     if tokenizer.chat_template is not None:
         rows += [encode_prompt(tokenizer, (Turn("user", text),)) for text in PROBES]
@@ -57,9 +56,7 @@ def compare_logits(original: Sequence[torch.Tensor], exported: Sequence[torch.Te
     logps, others = first.log_softmax(-1), second.log_softmax(-1)
     kl = (logps.exp() * (logps - others)).sum(-1)
     return Parity(
-        mean_kl=float(
-            kl.mean().clamp(min=0)
-        ),  # not max(): what is not a number must stay one that no gate lets through
+        mean_kl=float(kl.mean().clamp(min=0)),  # not max(), which would turn NaN into a value that passes
         max_difference=float((first - second).abs().max()),
         agreement_ratio=float((first.argmax(-1) == second.argmax(-1)).float().mean()),
         num_tokens=len(first),

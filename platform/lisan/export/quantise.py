@@ -1,10 +1,10 @@
-"""Weights in 8 or 4 bits in the compressed-tensors layout, which vLLM loads as it lies.
+"""Rounds weights to 8 or 4 bits in the compressed-tensors layout, which vLLM loads directly.
 
-In: a finished folder. Out: another one whose linear layers are rounded to nearest; embeddings, norms and the output layer stay as
-they are. Always: `read_quantised` gives back exactly the numbers that the engine multiplies with.
+Linear layers are rounded to nearest; embeddings, norms and the output layer stay as they are. `read_quantised` returns exactly the
+numbers that the engine multiplies with.
 
-int8: one scale for each output channel, activations rounded to 8 bits for each token as they come (W8A8, dynamic).
-int4: one scale for each `group` inputs of a channel, activations as they are (W4A16).
+int8: one scale per output channel, activations rounded to 8 bits per token (W8A8, dynamic).
+int4: one scale per `group` inputs of a channel, activations unchanged (W4A16).
 Shapes: O outputs, I inputs, G groups of a row.
 """
 
@@ -41,7 +41,7 @@ def quantise_rows(
 
 
 def restore_rows(integers_OI: torch.Tensor, scale_OG: torch.Tensor) -> torch.Tensor:
-    """Return the fp32 weights [O, I] that integers and scales stand for."""
+    """Return the dequantised fp32 weights [O, I]."""
     group = integers_OI.shape[1] // scale_OG.shape[1]
     weight_OI: torch.Tensor = (integers_OI.float().unflatten(1, (-1, group)) * scale_OG.float()[..., None]).flatten(1)
     return weight_OI
@@ -60,7 +60,7 @@ def unpack_rows(packed: torch.Tensor) -> torch.Tensor:
 
 
 def check_quantisable(folder: Path, num_bits: int, group: int) -> None:
-    """Refuse a model that is quantised already or has other than linear layers, and a group that does not divide; ConfigError."""
+    """Raise ConfigError for a quantised model, one with other matrices than linear layers, or a group that does not divide."""
     config = read_config(folder)
     if getattr(config, "quantization_config", None):
         raise ConfigError(f"int{num_bits} of {folder}: the model is quantised already; export the one it was made from")
@@ -76,10 +76,10 @@ def check_quantisable(folder: Path, num_bits: int, group: int) -> None:
 
 
 def _check_layers(config: Any, layers: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], subject: str) -> None:
-    """Refuse blocks whose matrices are other than linear layers (experts, Conv1D), and names that are not the model's own.
+    """Refuse blocks with other matrices than linear layers (experts, Conv1D), and unknown tensor names.
 
-    Matrices left as they are would lie under a `quantization_config` that makes the engine look for their scales; other names
-    `read_quantised` would refuse, after everything has been written.
+    The engine would look for scales of matrices that were not quantised, and `read_quantised` would refuse unknown names only
+    after everything was written.
     """
     wanted, known = {f"{name}.weight" for name in layers}, parameter_names(config)
     blocks = tuple(f"{name}." for name in block_names(config))
@@ -89,18 +89,18 @@ def _check_layers(config: Any, layers: tuple[str, ...], shapes: Mapping[str, tup
     reason = None
     if not layers:
         reason = "the model has no linear layers in its blocks"
-    elif lost := sorted(wanted - shapes.keys()):
-        reason = f"its files have no {lost[0]}, which the model has"
+    elif missing := sorted(wanted - shapes.keys()):
+        reason = f"its files have no {missing[0]}, which the model has"
     elif other:
         reason = f"{min(other)} is no linear layer of the model and would stay as it is"
-    elif strange := sorted(shapes.keys() - known):
-        reason = f"its files have {strange[0]}, which the model has not under that name"
+    elif unknown := sorted(shapes.keys() - known):
+        reason = f"its files have {unknown[0]}, which the model has not under that name"
     if reason:
         raise ConfigError(f"{subject}: {reason}; leave int8 and int4 out of formats")
 
 
 def write_quantised(source: Path, folder: Path, num_bits: int, group: int, max_bytes: int = MAX_FILE_BYTES) -> None:
-    """Write config.json and the weights of `source` with linear layers in `num_bits` bits; `group` is for 4."""
+    """Write config.json and the weights of `source` with linear layers in `num_bits` bits; `group` applies to 4 bits."""
     config = read_config(source)
     layers = {f"{name}.weight" for name in linear_names(config)}
     written = WeightWriter(folder, max_bytes)
@@ -113,7 +113,7 @@ def write_quantised(source: Path, folder: Path, num_bits: int, group: int, max_b
             written.add(name, integers)
             written.add(f"{name}_scale", scale)
         else:
-            # The engine keeps these scales in the model's type: rounded before use, they are the ones that it multiplies with.
+            # The engine keeps scales in the model's dtype, so they are rounded before use here too.
             integers, scale = quantise_rows(tensor, 4, group, tensor.dtype)
             written.add(f"{name}_packed", pack_rows(integers))
             written.add(f"{name}_scale", scale)
@@ -125,7 +125,7 @@ def write_quantised(source: Path, folder: Path, num_bits: int, group: int, max_b
 
 
 def describe(num_bits: int, group: int) -> dict[str, Any]:
-    """Return `quantization_config`, by which vLLM and transformers choose how to read the folder."""
+    """Return the `quantization_config` of config.json, which vLLM and transformers read."""
     weights = {"num_bits": num_bits, "type": "int", "symmetric": True, "dynamic": False}
     weights |= {"strategy": "channel"} if num_bits == 8 else {"strategy": "group", "group_size": group}
     activations = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}
@@ -146,7 +146,7 @@ def describe(num_bits: int, group: int) -> dict[str, Any]:
 
 
 def read_quantised(folder: Path) -> Any:
-    """Return the model that `write_quantised` wrote, in fp32, its activations rounded as the engine rounds them."""
+    """Return the model that `write_quantised` wrote, in fp32, with activations rounded as in the engine."""
     config = read_config(folder)
     plain = config.quantization_config
     rounds = (plain if isinstance(plain, dict) else plain.to_dict())["format"] == "int-quantized"
@@ -160,7 +160,7 @@ def read_quantised(folder: Path) -> Any:
 
 
 def _restored(folder: Path, layers: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield plain weights; the parts of a layer may come in any order, and from two files."""
+    """Yield dequantised weights; the parts of a layer may come in any order, and from two files."""
     parts: dict[str, dict[str, torch.Tensor]] = {f"{name}.weight": {} for name in layers}
     for name, tensor in iter_state(folder):
         layer = name.removesuffix("_packed").removesuffix("_scale").removesuffix("_shape")
@@ -175,6 +175,6 @@ def _restored(folder: Path, layers: tuple[str, ...]) -> Iterator[tuple[str, torc
 
 
 def _round_activations(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """Round each token's activations to 8 bits, as W8A8 with dynamic scales does before it multiplies."""
+    """Round each token's activations to 8 bits, as W8A8 with dynamic scales does before a product."""
     tokens = inputs[0].flatten(0, -2)
     return (restore_rows(*quantise_rows(tokens, 8, tokens.shape[-1])).view_as(inputs[0]),)
