@@ -258,7 +258,7 @@ def test_models_that_cannot_be_split_are_refused(tiny_store: Store, base_model: 
     with pytest.raises(ConfigError, match=r"LlamaForCausalLM wants mlp.up_proj colwise_gather_output"):
         check_tensor_parallel(model, 1)
     model.config.base_model_tp_plan = {"layers.*.mlp.up_proj": "colwise", "layers.*.mlp.down_proj": "rowwise"}
-    with pytest.raises(ConfigError, match=r"LlamaForCausalLM does not say what becomes of mlp\.gate_proj between them"):
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM does not define the split of mlp\.gate_proj between them"):
         check_tensor_parallel(model, 1)
     model.config.base_model_tp_plan = None
     with pytest.raises(ConfigError, match="LlamaForCausalLM does not say how its blocks are split"):

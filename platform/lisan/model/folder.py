@@ -165,7 +165,7 @@ def _text_name(name: str, base: str) -> str | None:
 
 
 def _both_of_pairs(config: Any, tensors: Mapping[str, StoredTensor], name_or_path: str | Path) -> list[tuple[str, str]]:
-    """Return the tied pairs (copy, original) of which the files hold both."""
+    """Return the tied pairs (copy, original) that are both in the files."""
     pairs = getattr(model_class(config, name_or_path), "_tied_weights_keys", None) or {}
     return [(copy, of) for copy, of in dict(pairs).items() if copy in tensors and of in tensors]
 

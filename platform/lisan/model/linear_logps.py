@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 CHUNK_TOKENS = 2048
-"Labelled tokens whose logits exist at a time."
+"Labelled tokens of a tile."
 ROUND_TOKENS = 64
-"Their number is filled up to a multiple of this."
+"The number of labelled tokens is padded to a multiple of this."
 CHUNK_PIECES = {"cpu": 2048, "cuda": 65_536}
-"""Pieces of the vocabulary whose logits exist at a time, by device: on a CPU 2048 x 2048 x 4 bytes = 16 MB stay in the
-cache, where the softmax costs half of what it does through memory; a GPU wants few large products, 512 MB."""
+"""Pieces of a tile by device: on a CPU 2048 x 2048 x 4 bytes = 16 MB stay in the cache, where the softmax takes half the
+time; a GPU is faster with few large products, 512 MB."""
 
 
 KEPT_BYTES = 64 * 2**20
-"Up to which the logits stay for the backward pass, which computes larger ones again."
+"Logits of up to this size are kept for the backward pass; larger ones are computed again."
 
 
 class _LinearLogps(torch.autograd.Function):
@@ -79,13 +79,13 @@ def _parts(num: int) -> Iterator[slice]:
 
 
 def _tiles(weight_VD: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield the first piece and the rows of each part of the output matrix, in a type."""
+    """Yield the first piece and the rows of each tile of the output matrix, in `dtype`."""
     size = CHUNK_PIECES[weight_VD.device.type]
     return ((first, weight_VD[first : first + size].to(dtype)) for first in range(0, len(weight_VD), size))
 
 
 def _make_scratch(hidden: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
-    """Return memory for a tile in fp32: new memory for every one costs a CPU as much as what is computed in it."""
+    """Return fp32 memory for a tile; allocating it anew for each tile takes a CPU as long as the computation."""
     size = min(CHUNK_PIECES[hidden.device.type], len(weight_VD))
     return hidden.new_empty(len(hidden) * size, dtype=torch.float32)
 
@@ -101,7 +101,7 @@ def _score_part(
     softcap: float,
     kept: list[torch.Tensor] | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logps and log Z of tokens, one part of the vocabulary after the other; add its logits to `kept`."""
+    """Return logps and log Z of tokens, tile by tile over the vocabulary; append the logits to `kept`."""
     target_logits = hidden.new_empty(len(hidden), dtype=torch.float32)
     log_z = torch.full_like(target_logits, -torch.inf)
     scratch = _make_scratch(hidden, weight_VD)
@@ -121,11 +121,11 @@ def _score_part(
 def linear_logps(
     hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, softcap: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log p(target) and log Z for each of N hidden states, fp32; memory is one tile of logits, or all below KEPT_BYTES.
+    """Return log p(target) and log Z for each of N hidden states, fp32; holds one tile, or all logits up to KEPT_BYTES.
 
     With `softcap` c the logits are c tanh(x / c), as Gemma 2 has them.
     """
-    # oneDNN compiles and keeps a kernel for every shape that it meets in bf16, some megabytes each: few shapes, little memory.
+    # oneDNN caches a bf16 kernel of some megabytes for every shape: padding keeps the number of shapes small.
     num = len(targets_N)
     rest = -num % ROUND_TOKENS
     padded = nn.functional.pad(hidden_ND, (0, 0, 0, rest)), weight_VD, nn.functional.pad(targets_N, (0, rest)), softcap

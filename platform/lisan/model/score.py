@@ -30,15 +30,15 @@ class Batch:
     input_ids: torch.Tensor
     "[B, T]"
     labels: torch.Tensor
-    "[B, T]; negative where nothing is labelled"
+    "[B, T]; negative for tokens without a label"
     documents: torch.Tensor
-    "[B, T]; number of the document within the batch, padding of a row has one of its own"
+    "[B, T]; number of the document in the batch; the padding of a row has its own number"
     positions: torch.Tensor
-    "[B, T]; place within the document"
+    "[B, T]; position in the document"
     doc_numbers: torch.Tensor
-    "[documents]; the numbers of real documents, row by row"
+    "[documents]; numbers of the documents without padding, row by row"
     layout: DocumentLayout
-    "Where attention finds the documents."
+    "Buckets of documents for attention."
 
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
@@ -71,15 +71,15 @@ def collate(input_ids: Any, labels: Any, doc_lens: Sequence[Sequence[int]]) -> B
 
 
 class Scorer(nn.Module):
-    """A causal LM that answers with log-probabilities; the unit that is sharded, trained and evaluated."""
+    """A causal LM whose forward pass returns log-probabilities; the unit that is sharded, trained and evaluated."""
 
     def __init__(self, model: Any, attention: Attention = Attention.sdpa, exact_logits: bool = False) -> None:
-        """With `exact_logits` the output product is computed in fp32 whatever the type of the weights.
+        """Wrap a model; `exact_logits` computes the output product in fp32 for weights of any dtype.
 
-        In bf16 a logit of 20 is rounded to a multiple of 0.125, and different answers come out equal. Training goes without: its
-        mean over many tokens loses nothing.
+        In bf16 a logit of 20 is rounded to a multiple of 0.125, so that different answers tie. Training does not need it: the
+        rounding averages out over many tokens.
 
-        Raises ConfigError when the model cannot use this attention, or keep its positions apart.
+        ConfigError when the model does not support this attention or positions by document.
         """
         super().__init__()
         use_attention(model, attention)
@@ -114,7 +114,7 @@ class Scorer(nn.Module):
 
 
 def read_head(model: Any) -> tuple[float, float]:
-    """Return what the logits are multiplied by and their soft cap, 0 for none; ConfigError for an output layer with a bias."""
+    """Return the scale and the soft cap (0 for none) of the logits; ConfigError for an output layer with a bias."""
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise ConfigError(f"the output layer of {type(model).__name__} has a bias; choose a model without one")
     config = model.config.get_text_config()
@@ -124,7 +124,7 @@ def read_head(model: Any) -> tuple[float, float]:
 
 
 def _spread(values_N: torch.Tensor, is_scored: torch.Tensor) -> torch.Tensor:
-    """Put the values of labelled tokens back to their places [B, T]; the first place of a row is never scored."""
+    """Scatter the values of labelled tokens to [B, T]; the first token of a row is never scored."""
     values_BT = values_N.new_zeros(len(is_scored), is_scored.shape[1] + 1)
     values_BT[:, 1:] = values_BT[:, 1:].masked_scatter(is_scored, values_N)
     return values_BT

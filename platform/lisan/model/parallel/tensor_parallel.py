@@ -114,9 +114,8 @@ def _read_plan(model: Any) -> dict[str, str]:
     between = [inner for inner in weights if inner not in plan and any(f"{inner}.".startswith(f"{o}.") for o in owners)]
     if between:
         raise ConfigError(
-            f"sharding.tensor_parallel_size splits the products of a block, and {name} does not say what becomes of "
-            f"{between[0]} between "
-            "them; take tensor_parallel_size=1, or another model class"
+            f"sharding.tensor_parallel_size splits the products of a block, and {name} does not define the split of "
+            f"{between[0]} between them; take tensor_parallel_size=1, or another model class"
         )
     return plan
 
