@@ -2,7 +2,7 @@
 which training waits for; and a run that is started again is back at its first new step at once.
 
 A model of 28 M parameters with its full training state, weights and both moments in fp32 (337 MB), trains in this process.
-Checkpoints of the two kinds alternate, some steps apart, in one run. What counts as held up is the time inside the keeper's
+Checkpoints of the two kinds alternate, some steps apart, in one run. What counts as held up is the time inside the checkpointer's
 calls, which is all of what the loop waits for; beside it stands by how much the steps get slower that compute while a
 checkpoint is written, because a CPU that trains also hashes and writes here. Then the run is started again in a new process.
 
@@ -21,8 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
-from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "platform"))
@@ -32,7 +30,6 @@ import torch
 
 from lisan.cluster.config import Precision
 from lisan.cluster.worker import ProcessGroup, Worker
-from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
 from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.model.load import make_random_model
@@ -40,7 +37,7 @@ from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Batch, Scorer, collate
 from lisan.model.weights.load_shards import load_shards
 from lisan.train.checkpoint import retention, sharded_state
-from lisan.train.checkpoint.checkpointer import Keeper
+from lisan.train.checkpoint.checkpointer import Checkpointer
 from lisan.train.objectives import causal_lm
 from lisan.train.optim import make_optimizer
 from lisan.train.options import LoopConfig, OptimConfig
@@ -59,7 +56,7 @@ WORKER = Worker()
 
 @dataclass
 class Trial:
-    """A model in training, with a keeper of each kind."""
+    """A model in training, with a checkpointer of each kind."""
 
     scorer: Scorer
     optimizer: torch.optim.Optimizer
@@ -74,32 +71,32 @@ class Trial:
         yield
         self.held_up_s += time.perf_counter() - begun
 
-    def train(self, keeper: Keeper) -> None:
-        """Take a step as the loop does; its time is without what the keeper took of it."""
+    def train(self, checkpointer: Checkpointer) -> None:
+        """Take a step as the loop does; its time is without what the checkpointer took of it."""
         begun, before = time.perf_counter(), self.held_up_s
         loss = causal_lm(self.scorer, self.batch)
         (loss.total / loss.num_targets).backward()
         with self.held_up():
-            keeper.wait_for_copy()
+            checkpointer.wait_for_copy()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.steps_s.append(time.perf_counter() - begun - (self.held_up_s - before))
 
-    def keep(self, keeper: Keeper) -> tuple[float, float, float]:
+    def keep(self, checkpointer: Checkpointer) -> tuple[float, float, float]:
         """Keep this step and train on; return the seconds held up, and those of a step beside the writing and without."""
         self.held_up_s = 0.0
         with self.held_up():
-            keeper.begin(self.step, {}, BOOKS)
+            checkpointer.begin(self.step, {}, BOOKS)
         self.steps_s = []
-        while keeper._thread is not None and keeper._thread.is_alive():
-            self.train(keeper)
+        while checkpointer._thread is not None and checkpointer._thread.is_alive():
+            self.train(checkpointer)
         beside = self.steps_s
         with self.held_up():
-            keeper.finish()
+            checkpointer.finish()
         held_up_s, self.steps_s = self.held_up_s, []
         for _ in range(STEPS_APART):
-            self.train(keeper)
+            self.train(checkpointer)
         return held_up_s, statistics.median(beside or [0.0]), statistics.median(self.steps_s)
 
 
@@ -113,21 +110,16 @@ def make_trial() -> Trial:
     return Trial(scorer, make_optimizer(scorer, OptimConfig()), batch)
 
 
-def open_keeper(trial: Trial, folder: Location, is_async: bool) -> Keeper:
-    course: Any = SimpleNamespace(
-        config=LoopConfig(async_checkpoints=is_async, keep_checkpoints=1),
-        checkpoints=folder,
-        run=SilentRun(),
-        num_steps=0,  # none is the last
-    )
-    return Keeper(trial.scorer, trial.optimizer, course, replace(WORKER))
+def open_checkpointer(trial: Trial, folder: Location, is_async: bool) -> Checkpointer:
+    config = LoopConfig(async_checkpoints=is_async, keep_checkpoints=1)
+    return Checkpointer(trial.scorer, trial.optimizer, folder, config, replace(WORKER))
 
 
 def measure_stalls(folder: Location, rounds: int) -> dict[str, float]:
     """Alternate checkpoints of both kinds; return medians in seconds, and the parameters."""
     with ProcessGroup(WORKER):
         trial = make_trial()
-        with open_keeper(trial, folder, True) as beside, open_keeper(trial, folder, False) as between:
+        with open_checkpointer(trial, folder, True) as beside, open_checkpointer(trial, folder, False) as between:
             for _ in range(2):
                 trial.train(beside)
             pairs = [(trial.keep(beside), trial.keep(between)) for _ in range(rounds + 1)][
@@ -152,8 +144,8 @@ def be_back(folder: Location) -> None:
         found = retention.find_latest(folder)
         assert found is not None
         sharded_state.load(trial.scorer, trial.optimizer, found)
-        with open_keeper(trial, folder, True) as keeper:
-            trial.train(keeper)
+        with open_checkpointer(trial, folder, True) as checkpointer:
+            trial.train(checkpointer)
 
 
 def measure_return(folder: Location) -> float:

@@ -46,16 +46,18 @@ from lisan.model.load import make_random_model
 from lisan.model.parallel.fsdp import shard
 from lisan.model.score import Scorer
 from lisan.model.weights.load_shards import Parts, load_shards
-from lisan.train import objectives
 from lisan.train.loop import train
 from lisan.train.metrics.hardware import find_peak
+from lisan.train.metrics.run_log import RunLog
+from lisan.train.objectives import CausalLm
 from lisan.train.optim import make_optimizer
 from lisan.train.options import LoopConfig, OptimConfig
-from lisan.train.plan import Course
+from lisan.train.plan import TrainPlan
 
 VOCABULARY = 128_256
 "Pieces of Llama 3."
 WARM_INTERVALS = 2
+HEADER = {"title": "benchmark", "planned": {"made": 1.0}, "languages": {"made": "und"}, "facts": {}}
 LOG_EVERY = 5
 LORA = LoraConfig(rank=16)
 
@@ -174,7 +176,7 @@ def measure(case: Case, arguments: argparse.Namespace, worker: Worker) -> tuple[
         watch = Watch(WARM_INTERVALS + arguments.intervals)
         num_steps = (watch.num_intervals + 1) * LOG_EVERY
         step_rows = arguments.micro_rows * arguments.accumulate
-        course = Course(
+        plan = TrainPlan(
             config=LoopConfig(
                 num_steps=num_steps,
                 step_rows=step_rows,
@@ -185,18 +187,13 @@ def measure(case: Case, arguments: argparse.Namespace, worker: Worker) -> tuple[
             optim=config,
             num_steps=num_steps,
             order=MadeOrder(step_rows, arguments.context, arguments.vocabulary),
-            objective=causal_lm,
-            count_targets=objectives.count_labels,
+            objective=CausalLm(),
             checkpoints=Location(scratch),
-            run=watch,
+            log=RunLog(watch, Location(scratch), {**HEADER, "num_steps": num_steps}),
         )
         with suppress(EnoughError):
-            train(scorer, make_optimizer(scorer, config), course, worker)
+            train(scorer, make_optimizer(scorer, config), plan, worker)
         return float(np.median(watch.speeds[WARM_INTERVALS:])), flops
-
-
-def causal_lm(scorer: Scorer, batch: Any, rows: RowBatch, **_: Any) -> objectives.Loss:  # noqa: ARG001
-    return objectives.causal_lm(scorer, batch)
 
 
 def flops_per_token(model: Any, context: int) -> float:

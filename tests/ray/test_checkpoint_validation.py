@@ -17,7 +17,7 @@ from lisan.core.stage import ClusterConfig, run_stage
 from lisan.core.storage import Location
 from lisan.records.kinds import RecordKind
 from lisan.train import launch
-from lisan.train.metrics.run_log import read_history
+from lisan.train.metrics.run_log import read_run_log
 from lisan.train.options import ValidationConfig
 from lisan.train.stages import CPT
 
@@ -63,7 +63,7 @@ def test_a_validation_beside_two_workers_finds_what_they_find_and_moves_no_bit(
 
 def losses(checkpoints: Location) -> dict[int, dict[str, float]]:
     """Return what the history of a run says of its validations, by step."""
-    _, lines = read_history(checkpoints)
+    _, lines = read_run_log(checkpoints)
     return {
         line["step"]: {key: value for key, value in line.items() if key.startswith("validation/")}
         for line in lines

@@ -18,9 +18,9 @@ from lisan.core.artifact import Store
 from lisan.core.errors import ArtifactError, ConfigError
 from lisan.core.storage import Location
 from lisan.train.checkpoint import retention, sharded_state
-from lisan.train.checkpoint.checkpointer import Keeper
+from lisan.train.checkpoint.checkpointer import Checkpointer
 from lisan.train.checkpoint.staging import Staging
-from lisan.train.metrics.run_log import read_history
+from lisan.train.metrics.run_log import read_run_log
 from lisan.train.options import LoopConfig
 from lisan.train.run import run_worker
 
@@ -63,7 +63,7 @@ def test_a_checkpoint_is_the_same_whether_training_waits_for_it_or_not(
 
 
 def delayed(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, may_go: threading.Event) -> None:
-    """Let a function of the keeper's thread begin only when something has happened in the loop."""
+    """Let a function of the checkpointer's thread begin only when something has happened in the loop."""
     real: Callable[..., Any] = getattr(owner, name)
 
     def late(*args: Any, **kwargs: Any) -> Any:
@@ -94,21 +94,21 @@ def test_no_weight_changes_before_its_copy_is_made(
     tiny_store: Store, tmp_path: Path, written_in_turn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_about_to_change = threading.Event()
-    wait = Keeper.wait_for_copy
+    wait = Checkpointer.wait_for_copy
 
-    def waits(keeper: Keeper) -> None:
-        if keeper._flight is not None:
+    def waits(checkpointer: Checkpointer) -> None:
+        if checkpointer._pending is not None:
             is_about_to_change.set()
-        wait(keeper)
+        wait(checkpointer)
 
-    finish = Keeper.finish
+    finish = Checkpointer.finish
 
-    def finishes(keeper: Keeper) -> None:
+    def finishes(checkpointer: Checkpointer) -> None:
         is_about_to_change.set()
-        finish(keeper)
+        finish(checkpointer)
 
-    monkeypatch.setattr(Keeper, "wait_for_copy", waits)
-    monkeypatch.setattr(Keeper, "finish", finishes)
+    monkeypatch.setattr(Checkpointer, "wait_for_copy", waits)
+    monkeypatch.setattr(Checkpointer, "finish", finishes)
     delayed(monkeypatch, Staging, "copy", is_about_to_change)
     train_alone(tiny_store, config(tiny_store), tmp_path)
     assert_same_checkpoints(tmp_path, written_in_turn)
@@ -179,13 +179,13 @@ def test_a_run_that_fails_lets_the_checkpoint_that_is_being_written_come_to_its_
     tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_failed = threading.Event()
-    leave = Keeper.__exit__
+    leave = Checkpointer.__exit__
 
-    def leaves(keeper: Keeper, *args: Any) -> None:
+    def leaves(checkpointer: Checkpointer, *args: Any) -> None:
         has_failed.set()
-        leave(keeper, *args)
+        leave(checkpointer, *args)
 
-    monkeypatch.setattr(Keeper, "__exit__", leaves)
+    monkeypatch.setattr(Checkpointer, "__exit__", leaves)
     delayed(monkeypatch, sharded_state, "write", has_failed)
 
     class Failing(Recorder):
@@ -237,7 +237,7 @@ def test_a_checkpoint_is_validated_beside_training_stays_meanwhile_and_is_ranked
     assert sorted(marks(tmp_path)) == ["step_00000004", "step_00000006"]
     assert [(found.step, found.facts["loss"]) for found in retention.find_best(places, 2)] == [(4, 1.0), (6, 3.0)]
     assert largest_difference(weights(tmp_path), weights(written_in_turn)) == 0
-    _, lines = read_history(places)
+    _, lines = read_run_log(places)
     assert {line["step"]: line["validation/loss"] for line in lines if "validation/loss" in line} == {
         2: 2.0,
         4: 1.0,

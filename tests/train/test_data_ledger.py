@@ -17,7 +17,7 @@ from lisan.data.mix import make_plan
 from lisan.data.row_order import open_order
 from lisan.data.rows import RowReader
 from lisan.train.checkpoint import retention
-from lisan.train.metrics.data_ledger import Ledger, chain_hash
+from lisan.train.metrics.data_ledger import DataLedger, chain_hash
 
 MIX = MixConfig(
     weights={"ar_text": 0.75, "en_text": 0.25},
@@ -116,13 +116,13 @@ def test_a_checkpoint_without_books_is_refused(tiny_store: Store, tmp_path: Path
     train_alone(tiny_store, config(tiny_store, num_steps=5), tmp_path)
     mark = Location(str(tmp_path)) / "checkpoints" / "step_00000005" / retention.MARK
     mark.write_json({name: value for name, value in mark.read_json().items() if name not in ("read", "position")})
-    with pytest.raises(TrainingError, match="step_00000005 does not say what was read; delete it"):
+    with pytest.raises(TrainingError, match="step_00000005 has no position; delete it"):
         train_alone(tiny_store, config(tiny_store), tmp_path)
 
 
 def test_the_books_keep_no_row_in_memory(tiny_store: Store, reader: RowReader) -> None:
     """Rows that Ray Data sends are views of a block in the object store, which stays for as long as one of them does."""
-    ledger = Ledger(open_order(tiny_store.open(Ref.parse("tokens/documents@v1")), MixConfig(), 1, 8), ALONE)
+    ledger = DataLedger(open_order(tiny_store.open(Ref.parse("tokens/documents@v1")), MixConfig(), 1, 8), ALONE)
     rows = reader.read(range(8))
     ledger.add(rows)
     assert rows.row_ids.base is not None

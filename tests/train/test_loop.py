@@ -16,8 +16,8 @@ from lisan.data.config import MixConfig
 from lisan.data.row_order import open_order
 from lisan.data.rows import RowBatch
 from lisan.train.loop import check_rows, next_rows
-from lisan.train.metrics.meter import Meter
-from lisan.train.metrics.progress_line import Progress
+from lisan.train.metrics.meter import Meter, StepRange
+from lisan.train.metrics.progress_line import ProgressLine
 from lisan.train.options import LoopConfig
 from lisan.train.run import run_worker
 
@@ -73,14 +73,12 @@ def test_an_impossible_loop_is_refused(values: dict[str, int]) -> None:
 
 
 class Along:
-    """A course of the tiny documents, as far as rows are concerned."""
+    """A plan of the tiny documents, as far as rows are concerned."""
 
     def __init__(self, store: Store, step_rows: int) -> None:
         tokens = store.open(Ref.parse("tokens/documents@v1"))
         self.order = open_order(tokens, MixConfig(), 12, step_rows)
         self.config = LoopConfig(step_rows=step_rows, micro_rows=1)
-        self.gauge = self.history = None
-        self.progress = Progress()
         self.num_steps = 12
 
     def step(self, step: int) -> RowBatch:
@@ -88,35 +86,35 @@ class Along:
 
 
 def test_rows_that_the_plan_does_not_name_stop_the_run(tiny_store: Store) -> None:
-    course: Any = Along(tiny_store, 4)
-    right = course.step(1)
-    assert next_rows(iter([right]), course, ALONE, 1) is right
+    plan: Any = Along(tiny_store, 4)
+    right = plan.step(1)
+    assert next_rows(iter([right]), plan, ALONE, 1) is right
     with pytest.raises(
         TrainingError, match=r"step 2 of rank 0 expected rows \[.*\]\.\.\. and received rows .*out of order"
     ):
-        next_rows(iter([right]), course, ALONE, 2)
+        next_rows(iter([right]), plan, ALONE, 2)
     with pytest.raises(TrainingError, match="received nothing"):
-        next_rows(iter([]), course, ALONE, 1)
+        next_rows(iter([]), plan, ALONE, 1)
 
 
 def test_a_stream_is_trained_on_like_rows_read_directly(tiny_store: Store, tmp_path: Path) -> None:
     config = train_config(tiny_store, loop={"num_steps": 3})
     direct = train_alone(tiny_store, config, tmp_path / "direct")
-    course: Any = Along(tiny_store, 8)
+    plan: Any = Along(tiny_store, 8)
 
     def stream() -> Iterator[RowBatch]:
-        return (course.step(step) for step in range(3))
+        return (plan.step(step) for step in range(3))
 
     streamed = train_alone(tiny_store, config, tmp_path / "streamed", replace(ALONE, stream=stream))
     assert streamed.curve("loss") == direct.curve("loss")
 
 
 def test_a_step_without_a_trained_token_is_refused(tiny_store: Store, tmp_path: Path) -> None:
-    course: Any = Along(tiny_store, 8)
+    plan: Any = Along(tiny_store, 8)
 
     def unlabelled() -> Iterator[RowBatch]:
         for step in range(6):
-            rows = course.step(step)
+            rows = plan.step(step)
             yield replace(rows, labels=np.full_like(rows.labels, -100))
 
     with pytest.raises(DataError, match="no row of step 0 has a trained token"):
@@ -157,24 +155,23 @@ def test_metrics_are_logged_at_intervals_and_at_the_end(tiny_store: Store, tmp_p
 
 def test_the_loss_is_the_mean_of_its_sources_weighted_by_tokens(tiny_store: Store, tmp_path: Path) -> None:
     run = train_alone(tiny_store, train_config(tiny_store, loop={"num_steps": 1, "step_rows": 8}), tmp_path)
-    course: Any = Along(tiny_store, 8)
-    rows = course.step(0)
-    counts = np.bincount(course.order.source_of(rows.row_ids), (rows.labels[:, 1:] >= 0).sum(1), minlength=2)
-    by_source = [run.steps[1][f"train/loss/{source}"] for source in course.order.sources]
+    plan: Any = Along(tiny_store, 8)
+    rows = plan.step(0)
+    counts = np.bincount(plan.order.source_of(rows.row_ids), (rows.labels[:, 1:] >= 0).sum(1), minlength=2)
+    by_source = [run.steps[1][f"train/loss/{source}"] for source in plan.order.sources]
     assert run.steps[1]["train/loss"] == pytest.approx(np.average(by_source, weights=counts), rel=1e-5)
 
 
 def test_the_loss_of_a_language_is_the_mean_of_its_sources_weighted_by_tokens() -> None:
     reader: Any = SimpleNamespace(sources=("a", "b", "c", "d"), languages={"a": "ar", "b": "en", "c": "ar", "d": "fr"})
-    course: Any = SimpleNamespace(order=reader, gauge=None, history=None, progress=Progress())
-    losses = Meter(course, ALONE, 0)._losses([10.0, 4.0, 2.0, 0.0], [2.0, 1.0, 4.0, 0.0])
+    losses = Meter(reader, StepRange(1, 1), ALONE, ProgressLine())._losses([10.0, 4.0, 2.0, 0.0], [2.0, 1.0, 4.0, 0.0])
     assert losses == {"loss/a": 5, "loss/b": 4, "loss/c": 0.5, "language_loss/ar": 2, "language_loss/en": 4}
 
 
 def test_only_the_wait_for_rows_counts_as_waiting(tiny_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    meter = Meter(Along(tiny_store, 8), ALONE, 0)  # type: ignore[arg-type]
+    meter = Meter(Along(tiny_store, 8).order, StepRange(12, 10), ALONE, ProgressLine())
     for step in range(3):
         with meter.waiting(step):
             next(clock)

@@ -20,9 +20,9 @@ from lisan.train.metrics import hardware
 from lisan.train.metrics import mfu as gauge_of
 from lisan.train.metrics.hardware import Measured, Peak, find_peak, look_up, measure_again, read_memory
 from lisan.train.metrics.meter import measure_work
-from lisan.train.metrics.mfu import Gauge, make_gauge
+from lisan.train.metrics.mfu import Mfu, make_mfu
 from lisan.train.metrics.run_header import count_weights
-from lisan.train.metrics.run_log import read_history
+from lisan.train.metrics.run_log import read_run_log
 from lisan.train.options import RuntimeConfig
 
 FLOPS = ModelFlops(2, 4, 6, 4, 8, 12)
@@ -63,10 +63,10 @@ def test_a_peak_of_a_busy_machine_says_so_and_rises_when_it_is_measured_again(
     monkeypatch.setitem(hardware._fastest, key, Measured(1e-9, 64, had_ratio=0.4))
     slow = find_peak("cpu", torch.float32)
     assert "of a busy machine, which left it 40% of their time" in slow.said
-    gauge = Gauge(FLOPS, slow, again=lambda: measure_again("cpu", torch.float32))
-    gauge.measure_again()
-    assert gauge.peak.tflops > 1e-4
-    assert "left it 40%" not in gauge.peak.said
+    mfu = Mfu(FLOPS, slow, again=lambda: measure_again("cpu", torch.float32))
+    mfu.measure_again()
+    assert mfu.peak.tflops > 1e-4
+    assert "left it 40%" not in mfu.peak.said
     monkeypatch.setitem(hardware._fastest, key, Measured(1e9, 64, had_ratio=1.0))
     assert measure_again("cpu", torch.float32).tflops == 1e9  # the best stays
 
@@ -81,9 +81,9 @@ def test_measuring_again_takes_a_hundredth_of_the_time_at_most(monkeypatch: pyte
         return Peak(1.0, "1")
 
     monkeypatch.setattr(gauge_of.time, "perf_counter", lambda: now)
-    gauge = Gauge(FLOPS, Peak(1.0, "1"), again=measure)
+    mfu = Mfu(FLOPS, Peak(1.0, "1"), again=measure)
     for _ in range(1000):
-        gauge.measure_again()
+        mfu.measure_again()
         now += 1
     assert asked == [0, 202, 404, 606, 808]
 
@@ -96,7 +96,7 @@ def test_an_mfu_above_the_whole_is_not_told(
     assert "train/tokens_per_second" in run.steps[1]
     assert not any("train/mfu_ratio" in step for step in run.steps.values())
     said = capsys.readouterr().out
-    assert said.count("no MFU: the steps are faster than the peak that it is a share of (1e-09 TFLOP/s fp32") == 1
+    assert said.count("no MFU: the steps are faster than its peak (1e-09 TFLOP/s fp32") == 1
 
 
 def test_a_higher_peak_is_told_on_the_line_and_on_the_page(
@@ -107,7 +107,7 @@ def test_a_higher_peak_is_told_on_the_line_and_on_the_page(
     run = train_alone(tiny_store, train_config(tiny_store, loop={"num_steps": 2, "log_every": 1}), tmp_path)
     assert capsys.readouterr().out.count("MFU of a fast peak: measured again, 1e-09 before") == 1
     assert 0 < run.steps[1]["train/mfu_ratio"] < 0.1
-    assert read_history(Location(str(tmp_path / "checkpoints")))[0]["facts"]["MFU of"] == "a fast peak"
+    assert read_run_log(Location(str(tmp_path / "checkpoints")))[0]["facts"]["MFU of"] == "a fast peak"
 
 
 def test_a_peak_that_is_given_is_taken() -> None:
@@ -117,12 +117,12 @@ def test_a_peak_that_is_given_is_taken() -> None:
 
 
 def test_mfu_is_model_flops_over_the_peak_of_all_workers() -> None:
-    gauge = Gauge(FLOPS, Peak(2.0, "2 TFLOP/s bf16"), extra_forwards=1)
+    mfu = Mfu(FLOPS, Peak(2.0, "2 TFLOP/s bf16"), extra_forwards=1)
     work = Work(num_tokens=10, num_pairs=100, num_labels=5)
-    assert gauge.flops_of(work) == 4 * (20 + 400 + 30)
-    assert gauge.mfu(8e12, seconds=4.0, world_size=2) == pytest.approx(0.5)
-    assert gauge.said(1) == "MFU of 2 TFLOP/s bf16"
-    assert gauge.said(2) == "MFU of 2 TFLOP/s bf16, each of 2 workers"
+    assert mfu.flops_of(work) == 4 * (20 + 400 + 30)
+    assert mfu.ratio(8e12, seconds=4.0, world_size=2) == pytest.approx(0.5)
+    assert mfu.said(1) == "MFU of 2 TFLOP/s bf16"
+    assert mfu.said(2) == "MFU of 2 TFLOP/s bf16, each of 2 workers"
 
 
 def test_padding_is_no_work_and_documents_are_apart() -> None:
@@ -135,10 +135,10 @@ def test_a_model_that_cannot_be_counted_has_no_mfu_and_says_so(
     scorer: Scorer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ProcessGroup(Worker()):
-        assert make_gauge(scorer, Worker(precision=Precision.float32), 0) is None
-        assert make_gauge(scorer, Worker(precision=Precision.float32), 3.0) is not None
+        assert make_mfu(scorer, Worker(precision=Precision.float32), 0) is None
+        assert make_mfu(scorer, Worker(precision=Precision.float32), 3.0) is not None
         scorer.model.get_decoder().experts = torch.nn.Parameter(torch.zeros(4, 8, 8))
-        assert make_gauge(scorer, Worker(precision=Precision.float32), 3.0) is None
+        assert make_mfu(scorer, Worker(precision=Precision.float32), 3.0) is None
     assert capsys.readouterr().out.count("no MFU: the model multiplies with weights outside of linear layers") == 1
 
 

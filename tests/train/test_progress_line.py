@@ -10,7 +10,7 @@ import select
 import pytest
 
 from lisan.train.metrics import progress_line
-from lisan.train.metrics.progress_line import Progress, format_bytes, format_count, format_seconds
+from lisan.train.metrics.progress_line import ProgressLine, format_bytes, format_count, format_seconds
 
 
 def test_the_worked_examples() -> None:
@@ -37,7 +37,7 @@ def test_sizes_have_units() -> None:
 
 def test_a_log_gets_lines_and_no_bar() -> None:
     out = io.StringIO()
-    spoken = Progress(out)
+    spoken = ProgressLine(out)
     assert not spoken.is_live
     spoken.show(1, 10, "loss 2.0")
     spoken.say("  step 1/10 loss 2.0")
@@ -48,7 +48,7 @@ def test_a_log_gets_lines_and_no_bar() -> None:
 def test_a_terminal_gets_one_line_that_is_drawn_over_and_lines_that_stay_above_it() -> None:
     mine, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
-        spoken = Progress(terminal)
+        spoken = ProgressLine(terminal)
         assert spoken.is_live
         spoken.say("  page: [somewhere]")
         for step in range(11):

@@ -101,5 +101,5 @@ def test_a_request_before_the_first_step_ends_the_run_at_once(state: RunState) -
 def test_a_ray_that_is_gone_is_one_sentence(state: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
     node = SimpleNamespace(dead_processes=lambda: [("raylet", None)])
     monkeypatch.setattr("ray._private.worker._global_node", node)
-    with pytest.raises(ClusterError, match=r"^Ray's raylet on this machine ended; see .*; the same command goes on"):
+    with pytest.raises(ClusterError, match=r"^Ray's raylet on this machine ended; see .*; the same command resumes"):
         Watch(state, 2).look(is_asked=False)

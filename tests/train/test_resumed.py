@@ -18,8 +18,8 @@ from lisan.core.errors import ArtifactError, ConfigError, Interrupted
 from lisan.core.storage import Location
 from lisan.model.config import ShardingConfig
 from lisan.train.checkpoint import retention, sharded_state
-from lisan.train.checkpoint.checkpointer import Keeper
-from lisan.train.metrics.run_log import read_history
+from lisan.train.checkpoint.checkpointer import Checkpointer
+from lisan.train.metrics.run_log import read_run_log
 from lisan.train.run import run_worker
 from lisan.train.stages import check, train
 from lisan.train.watchdog import Watchdog
@@ -59,7 +59,7 @@ def test_steps_that_were_skipped_before_a_run_went_on_are_counted(
 ) -> None:
     config = train_config(tiny_store)
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "look", die_after(3))
+        patch.setattr(Checkpointer, "report_if_done", die_after(3))
         with pytest.raises(KilledError):
             train_alone(tiny_store, config, tmp_path)
     latest = retention.find_latest(Location(str(tmp_path)) / "checkpoints")
@@ -71,13 +71,13 @@ def test_steps_that_were_skipped_before_a_run_went_on_are_counted(
 def die_after(step: int) -> Any:
     looked: list[int] = []
 
-    def look(keeper: Keeper) -> None:
+    def report_if_done(checkpointer: Checkpointer) -> None:
         looked.append(1)
         if len(looked) > step:
-            keeper._flight.result.result() if keeper._flight else None
+            checkpointer._pending.result.result() if checkpointer._pending else None
             raise KilledError
 
-    return look
+    return report_if_done
 
 
 def test_a_checkpoint_that_nobody_was_told_of_is_told_of_when_the_run_goes_on(
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_nobody_was_told_of_is_told_of_when_the_run_goes_on(
 ) -> None:
     config, job = train_config(tiny_store), make_job(tiny_store, train_config(tiny_store), tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "look", die_after(3))
+        patch.setattr(Checkpointer, "report_if_done", die_after(3))
         with pytest.raises(KilledError):
             run_worker(job, ALONE)
     assert job.run.checkpoints == []  # type: ignore[attr-defined]
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_nobody_was_told_of_is_told_of_when_the_run_goes_on(
     assert run.checkpoints == [3, 6]
     assert run.steps[3]["validation/loss"] == 2.0
     assert any(name.startswith("read/tokens/") for name in run.steps[3])
-    [line] = [line for line in read_history(job.checkpoints)[1] if line["step"] == 3]
+    [line] = [line for line in read_run_log(job.checkpoints)[1] if line["step"] == 3]
     assert line["validation/loss"] == 2.0
 
 
@@ -105,7 +105,7 @@ def test_a_run_on_an_object_store_leaves_nothing_on_the_machine(
 ) -> None:
     job = make_job(tiny_store, train_config(tiny_store), away.root)
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "look", die_after(3))
+        patch.setattr(Checkpointer, "report_if_done", die_after(3))
         with pytest.raises(KilledError):
             run_worker(job, ALONE)
     run_worker(job, ALONE)

@@ -12,7 +12,7 @@ from tiny import ALONE, Recorder, make_job, train_alone, train_config
 from lisan.core.artifact import METRICS, PAGE, Store
 from lisan.core.stage import SilentRun
 from lisan.core.storage import Location
-from lisan.train.metrics.run_log import History, leave_page, read_history
+from lisan.train.metrics.run_log import RunLog, read_run_log, write_final_page
 from lisan.train.metrics.run_page import PLOTS, find_series, render_run
 
 HEADER: dict[str, Any] = {
@@ -24,8 +24,8 @@ HEADER: dict[str, Any] = {
 }
 
 
-def history(folder: Path, run: Any = None) -> History:
-    return History(run or SilentRun(), Location(str(folder)), dict(HEADER))
+def history(folder: Path, run: Any = None) -> RunLog:
+    return RunLog(run or SilentRun(), Location(str(folder)), dict(HEADER))
 
 
 class Outline(HTMLParser):
@@ -56,7 +56,7 @@ def test_what_is_logged_at_a_step_is_one_line_and_goes_on_to_the_tracker(tmp_pat
     kept.log_metrics({"read/tokens/en_web": 7}, 10)
     kept.log_metrics({"train/loss": 1.5}, 20)
     kept.log_metrics({"seconds": 3.0})
-    header, lines = read_history(Location(str(tmp_path)))
+    header, lines = read_run_log(Location(str(tmp_path)))
     assert header == {**HEADER, "resumed": []}
     assert [(line["step"], line.get("train/loss"), line.get("read/tokens/en_web")) for line in lines] == [
         (10, 2.0, 7),
@@ -75,7 +75,7 @@ def test_a_run_that_goes_on_keeps_what_led_to_its_checkpoint_and_nothing_after_i
     again = history(tmp_path)
     again.open(20)
     again.log_metrics({"train/loss": -30.0}, 30)
-    header, lines = read_history(Location(str(tmp_path)))
+    header, lines = read_run_log(Location(str(tmp_path)))
     assert [line["train/loss"] for line in lines] == [10, 20, -30]
     assert header["resumed"] == [20]
     seconds = [line["seconds"] for line in lines]
@@ -87,8 +87,8 @@ def test_a_run_that_begins_anew_forgets_the_one_before(tmp_path: Path) -> None:
     first.open(0)
     first.log_metrics({"train/loss": 1.0}, 10)
     history(tmp_path).open(0)
-    assert read_history(Location(str(tmp_path)))[1] == []
-    assert read_history(Location(str(tmp_path / "nothing"))) == ({}, [])
+    assert read_run_log(Location(str(tmp_path)))[1] == []
+    assert read_run_log(Location(str(tmp_path / "nothing"))) == ({}, [])
 
 
 def test_lines_that_were_not_written_whole_are_left_out(tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_lines_that_were_not_written_whole_are_left_out(tmp_path: Path) -> None:
     header, ten, twenty, thirty = (tmp_path / METRICS).read_bytes().splitlines(keepends=True)
     place = Location(str(tmp_path))
     (tmp_path / METRICS).write_bytes(header + ten + twenty[:9] + b"\xff\n7\n" + thirty)
-    assert [line["step"] for line in read_history(place)[1]] == [10, 30]
+    assert [line["step"] for line in read_run_log(place)[1]] == [10, 30]
     for torn in (b"", header[:9] + b"\n" + ten, ten + twenty):
         (tmp_path / METRICS).write_bytes(torn)
-        assert read_history(place) == ({}, [])
+        assert read_run_log(place) == ({}, [])
 
 
 def test_the_page_is_drawn_when_it_is_due_and_with_the_last_checkpoint(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_page_is_drawn_when_it_is_due_and_with_the_last_checkpoint(tmp_path:
 def test_a_history_that_is_lost_at_the_end_costs_the_page_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    leave_page(Location(str(tmp_path)), Location(str(tmp_path / "model")), SilentRun())
+    write_final_page(Location(str(tmp_path)), Location(str(tmp_path / "model")), SilentRun())
     assert "its model has no page" in capsys.readouterr().out
     assert not (tmp_path / "model").exists()
 
@@ -207,7 +207,7 @@ def test_a_run_tells_of_itself_beside_its_checkpoints(tiny_store: Store, tmp_pat
     config = train_config(tiny_store)
     job = make_job(tiny_store, config, tmp_path)
     train_alone(tiny_store, config, tmp_path)
-    header, lines = read_history(job.checkpoints)
+    header, lines = read_run_log(job.checkpoints)
     assert [line["step"] for line in lines] == list(range(1, 7))
     assert header["title"] == "model/test@v1"
     assert sum(header["planned"].values()) == pytest.approx(1)
@@ -225,7 +225,7 @@ def test_the_history_of_a_run_that_died_is_that_of_one_that_did_not(tiny_store: 
     with pytest.raises(KeyboardInterrupt):
         train_alone(tiny_store, config, tmp_path / "parts", replace(ALONE, report=die))
     train_alone(tiny_store, config, tmp_path / "parts")
-    whole, parts = (read_history(Location(str(tmp_path / name / "checkpoints"))) for name in ("whole", "parts"))
+    whole, parts = (read_run_log(Location(str(tmp_path / name / "checkpoints"))) for name in ("whole", "parts"))
     assert (whole[0]["resumed"], parts[0]["resumed"]) == ([], [3])
     for key in ("step", "train/loss", "train/loss/ar_text", "train/lr", "read/tokens/ar_text"):
         assert [line.get(key) for line in whole[1]] == [line.get(key) for line in parts[1]]

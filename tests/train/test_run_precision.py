@@ -18,8 +18,8 @@ from lisan.core.errors import ConfigError, DataError
 from lisan.core.identity import fingerprint
 from lisan.core.storage import Location
 from lisan.train.checkpoint import retention
-from lisan.train.checkpoint.checkpointer import Keeper
-from lisan.train.metrics.run_log import read_history
+from lisan.train.checkpoint.checkpointer import Checkpointer
+from lisan.train.metrics.run_log import read_run_log
 from lisan.train.preference.reference import check_precision
 from lisan.train.run import run_worker
 
@@ -32,14 +32,14 @@ def on_a_machine_with(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> 
 
 @contextmanager
 def dying_after(step: int) -> Iterator[None]:
-    def die(keeper: Keeper) -> None:
-        keeper.finish()
-        latest = retention.find_latest(keeper.course.checkpoints)
+    def die(checkpointer: Checkpointer) -> None:
+        checkpointer.finish()
+        latest = retention.find_latest(checkpointer.folder)
         if latest is not None and latest.step == step:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Keeper, "look", die)
+        patch.setattr(Checkpointer, "report_if_done", die)
         with pytest.raises(KeyboardInterrupt):
             yield
 
@@ -58,7 +58,7 @@ def test_auto_is_resolved_once_and_kept(
     latest = retention.find_latest(job.checkpoints)
     assert latest is not None
     assert latest.facts["precision"] == "float32"
-    header, _ = read_history(job.checkpoints)
+    header, _ = read_run_log(job.checkpoints)
     assert header["facts"]["workers"].endswith("float32")
     assert header["facts"]["config"] == fingerprint(config)[:12]  # of auto
 

@@ -14,16 +14,16 @@ from lisan.core.errors import ConfigError, TrainingError
 from lisan.core.storage import Location
 from lisan.train.checkpoint.retention import Checkpoint, amend, find_latest
 from lisan.train.run import run_worker
-from lisan.train.spike_guard import Guard, GuardConfig, OnSpike
+from lisan.train.spike_guard import GuardConfig, OnSpike, SpikeGuard
 
 SKIP: dict[str, Any] = {"on_spike": OnSpike.skip, "spike_factor": 3.0, "window": 4}
 
 
-def guard_of(**values: Any) -> Guard:
-    return Guard(GuardConfig(**{**SKIP, **values}))
+def guard_of(**values: Any) -> SpikeGuard:
+    return SpikeGuard(GuardConfig(**{**SKIP, **values}))
 
 
-def refused(guard: Guard, *values: float, grad_norm: float | None = None) -> list[int]:
+def refused(guard: SpikeGuard, *values: float, grad_norm: float | None = None) -> list[int]:
     """Return which of the steps with these losses, and gradient norms that are the same or one given, are refused."""
     return [
         step
@@ -36,7 +36,7 @@ def test_a_spike_is_refused_and_not_remembered() -> None:
     guard = guard_of()
     assert refused(guard, 1, 1, 1, 1, 3.1, 2.9, 3.1) == [4, 6]
     assert guard.num_skipped == 2
-    assert guard.close()["guard"]["loss"] == [1, 1, 1, 2.9]
+    assert guard.state_dict()["loss"] == [1, 1, 1, 2.9]
 
 
 def test_until_the_window_is_full_only_what_is_not_finite_is_refused() -> None:
@@ -45,7 +45,7 @@ def test_until_the_window_is_full_only_what_is_not_finite_is_refused() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_without_a_factor_only_what_is_not_finite_is_refused(bad: float) -> None:
-    guard = Guard(GuardConfig(on_spike=OnSpike.skip))
+    guard = SpikeGuard(GuardConfig(on_spike=OnSpike.skip))
     assert refused(guard, 1, 1, 1e9, bad, 1) == [3]
 
 
@@ -73,7 +73,7 @@ def test_too_many_in_a_row_stop_the_run() -> None:
 
 
 def test_stopping_names_what_the_usual_was() -> None:
-    guard = Guard(GuardConfig(spike_factor=2.0, window=1))
+    guard = SpikeGuard(GuardConfig(spike_factor=2.0, window=1))
     assert not guard.refuse(0, 1.0, 1.0, lambda: [1])
     with pytest.raises(
         TrainingError,
@@ -87,17 +87,17 @@ def test_a_guard_goes_on_from_a_checkpoint() -> None:
     for cut in range(len(losses)):
         whole, before, after = guard_of(), guard_of(), guard_of()
         refused(before, *losses[:cut])
-        after.open(Checkpoint(cut, Location("/tmp"), 0, "", before.close()))
+        after.load_state_dict(before.state_dict())
         assert [*refused(whole, *losses)] == [
             *refused(guard_of(), *losses[:cut]),
             *(cut + at for at in refused(after, *losses[cut:])),
         ]
-        assert after.close() == whole.close()
+        assert after.state_dict() == whole.state_dict()
 
 
 def test_a_checkpoint_without_a_guard_is_refused() -> None:
-    with pytest.raises(TrainingError, match="knows nothing of a guard; delete it"):
-        guard_of().open(Checkpoint(1, Location("/tmp"), 0, "", {}))
+    with pytest.raises(TrainingError, match="has no guard; delete it"):
+        Checkpoint(1, Location("/tmp"), 0, "", {}).fact("guard")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""The loop: one for continued pretraining, fine-tuning and preferences.
+"""The training loop of continued pretraining, fine-tuning and preference training.
 
-In: a sharded `Scorer`, an objective, rows by step. Out: trained weights, checkpoints, metrics. Always: a step divides
-by the global number of targets over all ranks and micro batches; the rows of a step are those the plan names, or the
-run stops; a run that is resumed computes what an uninterrupted one would have. No Ray in here.
+Takes a sharded `Scorer`, a plan and rows by step; trains the weights, writes checkpoints and logs metrics. A step divides its
+loss by the global number of targets over all ranks and micro batches. The rows of a step are those of the plan, or the run stops.
+A resumed run computes the same as an uninterrupted one.
 """
 
 import math
@@ -24,116 +24,124 @@ from lisan.core.seed import derive_seed
 from lisan.data.rows import RowBatch
 from lisan.model.score import Batch, Scorer, collate
 from lisan.train.checkpoint import retention, sharded_state
-from lisan.train.checkpoint.checkpointer import Keeper
-from lisan.train.checkpoint.schedule import CheckpointTimes
-from lisan.train.metrics.data_ledger import Ledger
-from lisan.train.metrics.meter import Meter
+from lisan.train.checkpoint.checkpointer import Checkpointer
+from lisan.train.checkpoint.schedule import CheckpointSchedule
+from lisan.train.metrics.data_ledger import POSITION, READ, ROWS_HASH, DataLedger
+from lisan.train.metrics.meter import Meter, StepRange
 from lisan.train.objectives import Loss
 from lisan.train.optim import learning_rate, set_rate
 from lisan.train.options import LoopConfig, OptimConfig
-from lisan.train.plan import Course
-from lisan.train.spike_guard import Guard
+from lisan.train.plan import TrainPlan
+from lisan.train.spike_guard import SpikeGuard
 from lisan.train.validation import VALIDATION_LOSS, log_losses
 from lisan.train.watchdog import Watchdog
 
-Books = tuple[Ledger, Guard]
-"What is opened from a checkpoint and closed with it."
 Measured = tuple[RowBatch, Loss, Batch]
+GUARD = "guard"
+"Fact of a checkpoint: state of the spike guard."
 
 
-def train(scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker) -> dict[str, float]:
-    """Run the steps that are left and return the last metrics.
+def train(scorer: Scorer, optimizer: Optimizer, plan: TrainPlan, worker: Worker) -> dict[str, float]:
+    """Take the remaining steps and return the last metrics.
 
-    Raises DivergenceError when the loss is not a number, TrainingError when the rows are not those of the plan, DataError when
-    none of their tokens is trained, ArtifactError when a checkpoint cannot be written, Interrupted after the checkpoint that is
-    written when the run is asked to end.
+    Raises DivergenceError for a loss that is not finite, TrainingError for rows that are not those of the plan, DataError when no
+    token of a step is trained, ArtifactError when a checkpoint cannot be written, and Interrupted after the checkpoint of an
+    interrupted run.
     """
     with (
-        worker.doing(course.progress.describe, write=course.progress.say),
+        worker.doing(plan.progress.describe, write=plan.progress.say),
         Interruption() as interruption,
-        Keeper(scorer, optimizer, course, worker) as keeper,
+        Checkpointer(scorer, optimizer, plan.checkpoints, plan.config, worker, plan.log) as checkpointer,
         Watchdog(worker) as watchdog,
     ):
         if worker.is_interrupted is never:
             worker = replace(worker, is_interrupted=interruption)
-        return take_steps(scorer, optimizer, course, worker, keeper, watchdog)
+        return take_steps(scorer, optimizer, plan, worker, checkpointer, watchdog)
 
 
 def take_steps(
-    scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker, keeper: Keeper, watchdog: Watchdog
+    scorer: Scorer,
+    optimizer: Optimizer,
+    plan: TrainPlan,
+    worker: Worker,
+    checkpointer: Checkpointer,
+    watchdog: Watchdog,
 ) -> dict[str, float]:
-    ledger, guard = books = Ledger(course.order, worker), Guard(course.config.guard)
-    latest = resume(scorer, optimizer, course, worker, books)
+    ledger, guard = DataLedger(plan.order, worker), SpikeGuard(plan.config.guard)
+    latest = resume(scorer, optimizer, plan, ledger, guard)
     first = latest.step if latest else 0
-    precisions = go_on_in(latest, worker)
-    meter = Meter(course, worker, first, guard.num_skipped)
+    precisions = list_precisions(latest, worker)
+    meter = Meter(
+        plan.order, StepRange(plan.num_steps, plan.config.log_every, first), worker, plan.progress, plan.mfu, plan.log
+    )
+    meter.skipped_steps = guard.num_skipped
     if latest is not None:
         meter.last = dict(latest.facts.get(retention.METRICS, {}))
-        keeper.tell_again(latest)
+        checkpointer.report_resumed(latest)
     rows_by_step = (
-        worker.stream()
-        if worker.stream
-        else course.order.read(ledger.position, worker.data_rank, worker.num_data_ranks)
+        worker.stream() if worker.stream else plan.order.read(ledger.position, worker.data_rank, worker.num_data_ranks)
     )
-    times = CheckpointTimes(course.config, course.num_steps, worker)
+    schedule = CheckpointSchedule(plan.config, plan.num_steps, worker)
     grad_norm = math.nan
     scorer.train()
-    for step in range(first, course.num_steps):
+    for step in range(first, plan.num_steps):
         with meter.waiting(step):
-            rows = next_rows(rows_by_step, course, worker, step)
+            rows = next_rows(rows_by_step, plan, worker, step)
         ledger.add(rows)
-        # Dropout draws from the step, so a resumed run draws what the whole one did; ranks with the same rows draw the same.
-        torch.manual_seed(derive_seed(course.config.seed, "step", step, worker.data_rank))
-        lr = learning_rate(step, course.num_steps, course.optim)
-        measured, loss = accumulate(scorer, rows, course, meter, times)
-        norm = clip(optimizer, course.optim)
+        # Seeded by step, so that a resumed run repeats the dropout of the whole one; ranks with the same rows share it.
+        torch.manual_seed(derive_seed(plan.config.seed, "step", step, worker.data_rank))
+        lr = learning_rate(step, plan.num_steps, plan.optim)
+        measured, loss = accumulate(scorer, rows, plan, meter, schedule)
+        norm = clip(optimizer, plan.optim)
         refusal = guard.refuse(step, loss, norm, partial(gather_row_ids, rows, worker))
         if refusal:
             meter.skip(refusal, guard.num_skipped)
         else:
             grad_norm = norm
-            keeper.wait_for_copy()
-            take_step(optimizer, lr)
+            checkpointer.wait_for_copy()
+            set_rate(optimizer, lr)
+            optimizer.step()
             for one in measured:
                 meter.add(*one)
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
-        if done % course.config.log_every == 0 or done == course.num_steps:
+        if done % plan.config.log_every == 0 or done == plan.num_steps:
             meter.log(done, lr, grad_norm)
-            keeper.look()
+            checkpointer.report_if_done()
         with watchdog.paused():
-            course.progress.begin(f"validation or checkpoint after step {done}")
-            validated = validate(scorer, done, times.is_planned(done), course, worker)
-            if times.is_kept(done):
-                facts = close_books(books, meter, validated, course)
-                keeper.begin(done, {**meter.last, **validated}, {**facts, retention.PRECISION: precisions})
-            if times.is_ending:
-                keeper.finish()
+            plan.progress.begin(f"validation or checkpoint after step {done}")
+            losses = validate(scorer, done, schedule.is_planned(done), plan, worker)
+            if schedule.is_kept(done):
+                facts = {**ledger.state_dict(), GUARD: guard.state_dict(), retention.METRICS: meter.last}
+                facts |= {retention.LOSS: rank_loss(losses, guard, plan, worker), retention.PRECISION: precisions}
+                checkpointer.begin(done, {**meter.last, **losses}, facts, is_last=done == plan.num_steps)
+            if schedule.is_ending:
+                checkpointer.finish()
                 raise Interrupted(f"the run was asked to end after step {done}")
         meter.finish_step(done)
         watchdog.beat(done)
     with watchdog.paused():
-        keeper.finish()
+        checkpointer.finish()
     return meter.last
 
 
 def resume(
-    scorer: Scorer, optimizer: Optimizer, course: Course, worker: Worker, books: Books
+    scorer: Scorer, optimizer: Optimizer, plan: TrainPlan, ledger: DataLedger, guard: SpikeGuard
 ) -> retention.Checkpoint | None:
-    """Load the last checkpoint and its books, and return it; None where there is none."""
-    latest = retention.find_latest(course.checkpoints)
+    """Load the last checkpoint into model, optimizer, ledger and guard, and return it; None without one."""
+    latest = retention.find_latest(plan.checkpoints)
     if latest is None:
         return None
     sharded_state.load(scorer, optimizer, latest)
-    for book in books:
-        book.open(latest)
-    if worker.is_first:
-        print(f"  resumed at step {latest.step} of {course.num_steps}", flush=True)
+    ledger.load_state_dict({name: latest.fact(name) for name in (POSITION, READ, ROWS_HASH)})
+    guard.load_state_dict(latest.fact(GUARD))
+    if ledger.worker.is_first:
+        print(f"  resumed at step {latest.step} of {plan.num_steps}", flush=True)
     return latest
 
 
-def go_on_in(latest: retention.Checkpoint | None, worker: Worker) -> str:
-    """Return the precision of the run, with those that its earlier steps were computed in; say a change."""
+def list_precisions(latest: retention.Checkpoint | None, worker: Worker) -> str:
+    """Return the precision of the run, after those of its earlier steps; print a change."""
     known: str = latest.facts.get(retention.PRECISION, "") if latest else ""
     if latest is None or not known or known.endswith(worker.precision):
         return worker.precision.value
@@ -143,60 +151,55 @@ def go_on_in(latest: retention.Checkpoint | None, worker: Worker) -> str:
     return changed
 
 
-def close_books(books: Books, meter: Meter, validated: Mapping[str, float], course: Course) -> dict[str, Any]:
-    """Return what a checkpoint keeps beside the state, with the loss that it is compared by, or none unless it is measured."""
-    facts = {name: fact for book in books for name, fact in book.close().items()}
-    _, guard = books
-    # A training loss is never ranked among held-out ones.
-    has_validation = course.validate is not None or meter.worker.validate is not None
-    loss = validated.get(VALIDATION_LOSS) if has_validation else guard.recent_loss
-    return {**facts, retention.METRICS: meter.last, retention.LOSS: loss}
+def rank_loss(losses: Mapping[str, float], guard: SpikeGuard, plan: TrainPlan, worker: Worker) -> float | None:
+    """Return the loss that ranks a checkpoint: the held-out one (None until measured), without validation the training loss."""
+    has_validation = plan.validate is not None or worker.validate is not None
+    return losses.get(VALIDATION_LOSS) if has_validation else guard.recent_loss
 
 
-def validate(scorer: Scorer, step: int, is_kept: bool, course: Course, worker: Worker) -> dict[str, float]:
-    """Measure and log the losses on held-out rows, if this is a step for it."""
-    every = course.validate_every
-    if course.validate is None or not (step % every == 0 or step == course.num_steps if every else is_kept):
+def validate(scorer: Scorer, step: int, is_kept: bool, plan: TrainPlan, worker: Worker) -> dict[str, float]:
+    """Measure and log the losses on held-out rows after the steps that the plan validates."""
+    every = plan.validate_every
+    if plan.validate is None or not (step % every == 0 or step == plan.num_steps if every else is_kept):
         return {}
-    losses = course.validate(scorer)
+    losses = plan.validate(scorer)
     if worker.is_first:
-        log_losses(course.run, step, course.num_steps, losses)
+        log_losses(plan.log, step, losses)
     return losses
 
 
-def next_rows(rows_by_step: Iterator[RowBatch], course: Course, worker: Worker, step: int) -> RowBatch:
-    """Take the rows of a step and check that they are the planned ones."""
+def next_rows(rows_by_step: Iterator[RowBatch], plan: TrainPlan, worker: Worker, step: int) -> RowBatch:
+    """Return the rows of a step; TrainingError when they are not the planned ones."""
     rows = next(rows_by_step, None)
     where = f"step {step} of rank {worker.rank}"
     if rows is None:
         raise TrainingError(f"{where} received nothing; the stream ended before the run")
     try:
-        course.order.check(step, worker.data_rank, rows.row_ids)
+        plan.order.check(step, worker.data_rank, rows.row_ids)
     except DataError as error:
         raise TrainingError(f"{where} {error}; the stream is out of order") from error
     return rows
 
 
 def accumulate(
-    scorer: Scorer, rows: RowBatch, course: Course, meter: Meter, times: CheckpointTimes
+    scorer: Scorer, rows: RowBatch, plan: TrainPlan, meter: Meter, schedule: CheckpointSchedule
 ) -> tuple[list[Measured], float]:
-    """Add up the gradients of this rank's rows; return what each micro batch made and the mean loss over all ranks."""
-    micro = course.config.micro_rows
+    """Add up the gradients of this rank's rows; return the losses of its micro batches and the mean loss over all ranks."""
+    micro, objective, worker = plan.config.micro_rows, plan.objective, meter.worker
     parts = [rows.part(start, start + micro) for start in range(0, len(rows), micro)]
     batches = [collate(part.input_ids, part.labels, part.doc_lens) for part in parts]
-    worker = meter.worker
-    own = torch.tensor([sum(map(course.count_targets, batches)), *times.wishes()], dtype=torch.float64)
-    num_targets, *wishes = worker.sum_over_data(own).tolist()
-    times.hear(wishes)
+    own = torch.tensor([sum(map(objective.count_targets, batches)), *schedule.requests()], dtype=torch.float64)
+    num_targets, *requests = worker.sum_over_data(own).tolist()
+    schedule.set_requests(requests)
     if num_targets == 0:
         raise DataError(
             f"no row of step {meter.step} has a trained token; check the roles and labels of the tokens artifact"
         )
-    objective = partial(course.objective, kl=course.anchor(scorer, parts)) if course.anchor else course.objective
+    objective.begin_step(scorer, parts)
     measured: list[Measured] = []
     for part, batch in zip(parts, batches, strict=True):
-        loss = objective(scorer, batch.to(meter.device), part)
-        # FSDP averages gradients over ranks; the loss is a mean over all targets of all ranks.
+        loss = objective.process_batch(scorer, batch.to(worker.device), part)
+        # FSDP averages gradients over ranks; the loss is a mean over the targets of all ranks.
         (loss.total * (worker.num_data_ranks / num_targets)).backward()
         measured.append((part, replace(loss, total=loss.total.detach()), batch))
     total = worker.sum_over_data(torch.stack([loss.total.double().cpu() for _, loss, _ in measured]).sum())
@@ -204,11 +207,11 @@ def accumulate(
 
 
 def clip(optimizer: Optimizer, config: OptimConfig) -> float:
-    """Scale the gradients down to their largest norm and return the norm they had over all ranks."""
+    """Clip the gradients to `max_grad_norm`; return their norm before, over all ranks."""
     by_mesh: dict[Any, list[torch.Tensor]] = {}
     for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
         by_mesh.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
-    # Weights that lie on different meshes, as split ones do, cannot be reduced together.
+    # Weights of different meshes (tensor parallelism) cannot be reduced together.
     norms = [_whole(get_total_norm([p.grad for p in some if p.grad is not None])) for some in by_mesh.values()]
     norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
     for some in by_mesh.values():
@@ -227,13 +230,8 @@ def gather_row_ids(rows: RowBatch, worker: Worker) -> list[int]:
     return [row_id for share in shares[:: worker.tensor_parallel_size] for row_id in share]
 
 
-def take_step(optimizer: Optimizer, lr: float) -> None:
-    set_rate(optimizer, lr)
-    optimizer.step()
-
-
 def check_rows(config: LoopConfig, world_size: int, tensor_parallel_size: int = 1) -> None:
-    """Refuse a batch that workers and micro batches cannot share evenly."""
+    """Refuse a batch that does not divide evenly into workers and micro batches."""
     share, rest = divmod(config.step_rows, world_size // tensor_parallel_size)
     if rest and tensor_parallel_size > 1:
         raise ConfigError(

@@ -1,20 +1,20 @@
-"""What training minimises: pure functions of a model and a batch.
+"""Objectives of training: CPT and SFT minimise cross-entropy, DPO, IPO and KTO a loss over preference pairs.
 
-In: a `Scorer`, a batch, for preferences also the reference's log-probabilities. Out: the *sum* of the loss, the
-number of targets it is a sum over, and metrics. Always: the loop divides by the global number of targets, never by a
-micro-batch's.
-
-Shapes: B rows, T tokens, P preference pairs.
+Every objective returns the *sum* of its loss and the number of targets of the sum; the loop divides by the global number of
+targets over all ranks and micro batches. B rows, T tokens, P preference pairs.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
-from lisan.model.score import Batch, sum_by_document
+from lisan.data.rows import RowBatch
+from lisan.model.score import Batch, Scorer, sum_by_document
 from lisan.train.options import PreferenceLoss
+from lisan.train.preference.reference import Reference, attach_reference
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,60 @@ class Loss:
     "Sums over targets; the loop divides them by the number of targets."
 
 
+class Objective(Protocol):
+    """A loss over micro batches."""
+
+    def count_targets(self, batch: Batch) -> int:
+        """Return the targets of a micro batch."""
+
+    def begin_step(self, scorer: Scorer, micro_batches: Sequence[RowBatch]) -> None:
+        """Compute what the micro batches of a step share; a collective."""
+
+    def process_batch(self, scorer: Scorer, batch: Batch, rows: RowBatch) -> Loss:
+        """Return the loss of a micro batch: the tensors of `rows`, on the device of the model."""
+
+
+@dataclass(frozen=True)
+class CausalLm:
+    """Cross-entropy of labelled tokens: CPT and SFT."""
+
+    z_loss: float = 0.0
+
+    def count_targets(self, batch: Batch) -> int:
+        return count_labels(batch)
+
+    def begin_step(self, scorer: Scorer, micro_batches: Sequence[RowBatch]) -> None:
+        """Micro batches share nothing."""
+
+    def process_batch(self, scorer: Scorer, batch: Batch, rows: RowBatch) -> Loss:  # noqa: ARG002
+        return causal_lm(scorer, batch, self.z_loss)
+
+
+@dataclass
+class PreferencePairs:
+    """A loss over preference pairs against the log-probabilities of a reference model: DPO, IPO and KTO."""
+
+    reference: Reference
+    terms: "Terms"
+    estimate_kl: Callable[[Scorer, Sequence[RowBatch]], float] | None = None
+    "For KTO."
+    kl: float = 0.0
+    "Of the current step."
+
+    def count_targets(self, batch: Batch) -> int:
+        return count_pairs(batch)
+
+    def begin_step(self, scorer: Scorer, micro_batches: Sequence[RowBatch]) -> None:
+        if self.estimate_kl is not None:
+            self.kl = self.estimate_kl(scorer, micro_batches)
+
+    def process_batch(self, scorer: Scorer, batch: Batch, rows: RowBatch) -> Loss:
+        logps = attach_reference(rows, self.reference).to(batch.input_ids.device)
+        return preference(scorer, batch, logps, self.terms, self.kl)
+
+
 class Score(Protocol):
-    """What the loss asks of a model; `Scorer` answers it."""
+    """Log-probabilities of a batch, as `Scorer` returns them."""
 
     def __call__(self, batch: Batch, /, with_log_z: bool = False) -> torch.Tensor: ...
 
@@ -62,7 +114,7 @@ def causal_lm(score: Score, batch: Batch, z_loss: float = 0.0) -> Loss:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a preference loss is computed with; `DpoConfig` has the same fields and their meaning."""
+    """Hyper-parameters of a preference loss, as in `DpoConfig`."""
 
     loss: PreferenceLoss
     beta: float
@@ -73,7 +125,7 @@ class Terms:
 def preference(score: Score, batch: Batch, reference: torch.Tensor, terms: Terms, kl: float = 0.0) -> Loss:
     """Learn preferences against a reference model.
 
-    `reference` holds log-probabilities [2P] of the documents under it, `kl` is KTO's estimate (see `kto_anchor`).
+    `reference` holds log-probabilities [2P] of the documents under it, `kl` is KTO's estimate (see `preference/kto.py`).
     """
     logps_BT = score(batch)
     ratio = sum_by_document(logps_BT, batch) - reference

@@ -1,8 +1,4 @@
-"""A training run, resolved, and what one process of it does.
-
-In: the config of a training stage and where its parents lie. Out: `run_worker(job, worker)`, which is all that a process does,
-whoever started it: Ray Train, torchrun or a test.
-"""
+"""One process of a training run: `run_worker(job, worker)`, started by Ray Train, torchrun, a job or a test."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -21,24 +17,23 @@ from lisan.model.embeddings.trained_rows import freeze_other_rows
 from lisan.model.float8 import check_float8, use_float8
 from lisan.model.leakage import check_documents_apart
 from lisan.model.parallel.fsdp import check_compiler, check_sharding, shard
-from lisan.model.score import Batch, Scorer
+from lisan.model.score import Scorer
 from lisan.model.weights.finite import check_finite
 from lisan.model.weights.load_shards import load_shards
-from lisan.train import objectives
 from lisan.train.config import DpoConfig, TrainConfig
-from lisan.train.loop import Course, check_rows, train
-from lisan.train.metrics.mfu import make_gauge
-from lisan.train.metrics.run_header import RunPlan, describe_run
-from lisan.train.metrics.run_log import History
-from lisan.train.objectives import Terms
+from lisan.train.loop import check_rows, train
+from lisan.train.metrics.mfu import make_mfu
+from lisan.train.metrics.run_header import HeaderFacts, describe_run
+from lisan.train.metrics.run_log import RunLog
+from lisan.train.objectives import CausalLm, Objective, PreferencePairs, Terms
 from lisan.train.optim import make_optimizer
 from lisan.train.options import PreferenceLoss
+from lisan.train.plan import TrainPlan
 from lisan.train.preference.kto import MismatchedReader, estimate_kl
 from lisan.train.preference.reference import (
     MISMATCHED,
     REFERENCE,
     Reference,
-    attach_reference,
     check_precision,
     check_reference,
     read_reference,
@@ -51,19 +46,19 @@ from lisan.train.validation import measure_losses
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A training run, resolved: everything a worker needs, wherever it runs."""
+    """A training run with its artifacts found: everything that a worker needs."""
 
     config: TrainConfig
     tokens: Artifact
     parents: tuple[Artifact, ...]
-    "Every worker fetches what it starts from to its own machine."
+    "Every worker fetches their files to its own machine."
     checkpoints: Location
     output: Location
     run: Run
 
 
 def plan_run(config: TrainConfig, tokens: Artifact) -> tuple[int, RowOrder]:
-    """Return how many steps the run takes and which rows it reads; ConfigError when the rows cannot feed the mix."""
+    """Return the number of steps and the row order; ConfigError when the rows cannot feed the mix."""
     sources = tokens.facts["sources"]
     num_rows = sum(facts["rows"] for source, facts in sources.items() if config.mix.reads(source))
     num_steps = config.loop.steps(num_rows)
@@ -88,16 +83,16 @@ def run_worker(job: TrainJob, worker: Worker) -> dict[str, float]:
             adapted, scorer = open_scorer(config, places, worker)
             optimizer = make_optimizer(scorer, config.optim, freeze_other_rows(scorer.model, adapted.rows))
         with worker.doing("preparing the rows"):
-            course = make_course(job, scorer, worker)
-        with closing(course.progress):
-            metrics = train(scorer, optimizer, course, worker)
+            plan = make_plan(job, scorer, worker)
+        with closing(plan.progress):
+            metrics = train(scorer, optimizer, plan, worker)
         with worker.doing("writing the model"):
             write_model(config, places, adapted, scorer, job.output, worker)
     return metrics
 
 
 def open_scorer(config: TrainConfig, places: Places, worker: Worker) -> tuple[Adapted, Scorer]:
-    """Return the model that a run starts from, adapted, sharded and seen to keep documents apart."""
+    """Return the adapted, sharded model at the start of a run, after the leakage probe."""
     check_attention(config.attention, worker.device, worker.precision.dtype)
     if config.float8:
         check_float8(worker.device)
@@ -112,43 +107,40 @@ def open_scorer(config: TrainConfig, places: Places, worker: Worker) -> tuple[Ad
     return adapted, scorer
 
 
-def make_course(job: TrainJob, scorer: Scorer, worker: Worker) -> Course:
+def make_plan(job: TrainJob, scorer: Scorer, worker: Worker) -> TrainPlan:
     config = job.config
     num_steps, order = plan_run(config, job.tokens)
-    objective: Callable[..., objectives.Loss] = partial(_causal_lm, z_loss=config.optim.z_loss)
-    count, anchor = objectives.count_labels, None
-    if isinstance(config, DpoConfig):
-        reference = find_reference(job, scorer, RowReader(job.tokens), "", worker)
-        terms = Terms(config.loss, config.beta, config.label_smoothing, config.length_normalised)
-        objective = partial(_preference, reference=reference, terms=terms)
-        count = objectives.count_pairs
-        if config.loss is PreferenceLoss.kto:
-            anchor = make_anchor(job, scorer, worker)
-    gauge = make_gauge(scorer, worker, config.runtime.peak_tflops, extra_forwards=bool(anchor))
-    history = None
-    if worker.is_first:
-        history = History(
-            job.run, job.checkpoints, describe_run(config, scorer, worker, RunPlan(num_steps, order, gauge))
-        )
-    return Course(
+    objective = make_objective(job, scorer, worker)
+    has_kl = isinstance(objective, PreferencePairs) and objective.estimate_kl is not None
+    mfu = make_mfu(scorer, worker, config.runtime.peak_tflops, extra_forwards=int(has_kl))
+    header = describe_run(config, scorer, worker, HeaderFacts(num_steps, order, mfu)) if worker.is_first else None
+    return TrainPlan(
         config=config.loop,
         optim=config.optim,
         num_steps=num_steps,
         order=order,
         objective=objective,
-        count_targets=count,
         checkpoints=job.checkpoints,
-        run=history or job.run,
-        anchor=anchor,
+        log=RunLog(job.run, job.checkpoints, header) if header else None,
+        mfu=mfu,
         validate=None if config.validation.asynchronous else make_validation(job, worker),
         validate_every=config.validation.every,
-        gauge=gauge,
-        history=history,
     )
 
 
+def make_objective(job: TrainJob, scorer: Scorer, worker: Worker) -> Objective:
+    """Return the objective of the config; a preference objective first scores the reference where no scores are given."""
+    config = job.config
+    if not isinstance(config, DpoConfig):
+        return CausalLm(config.optim.z_loss)
+    reference = find_reference(job, scorer, RowReader(job.tokens), "", worker)
+    terms = Terms(config.loss, config.beta, config.label_smoothing, config.length_normalised)
+    needs_kl = config.loss is PreferenceLoss.kto
+    return PreferencePairs(reference, terms, make_kl_estimate(job, scorer, worker) if needs_kl else None)
+
+
 def make_validation(job: TrainJob, worker: Worker) -> Callable[[Scorer], dict[str, float]] | None:
-    """Return what measures the loss on the held-out rows that the config names; None when it names none."""
+    """Return the function that measures losses on the held-out rows of the config; None without any."""
     config = job.config
     if config.validation.tokens is None:
         return None
@@ -162,15 +154,15 @@ def make_validation(job: TrainJob, worker: Worker) -> Callable[[Scorer], dict[st
     )
 
 
-def make_anchor(job: TrainJob, scorer: Scorer, worker: Worker) -> Callable[[Scorer, Sequence[RowBatch]], float]:
-    """Let the reference score the exchanged replies of every row, once; return what estimates KTO's KL of a step."""
+def make_kl_estimate(job: TrainJob, scorer: Scorer, worker: Worker) -> Callable[[Scorer, Sequence[RowBatch]], float]:
+    """Score the exchanged replies of every row with the reference; return the function that estimates KTO's KL of a step."""
     reader = MismatchedReader(job.tokens)
     reference = find_reference(job, scorer, reader, MISMATCHED, worker)
     return partial(estimate_kl, reader=reader, reference=reference, device=worker.device)
 
 
 def find_reference(job: TrainJob, scorer: Scorer, reader: RowReader, folder: str, worker: Worker) -> Reference:
-    """Return the scores that the config names, or score now with the model that has not moved yet."""
+    """Return the scores that the config names, or score with the untrained model."""
     given = next((parent for parent in job.parents if parent.ref.kind is Kind.scores), None)
     if given is None:
         return score_reference(scorer, reader, job.config.loop.micro_rows, job.checkpoints / folder, worker)
@@ -178,14 +170,3 @@ def find_reference(job: TrainJob, scorer: Scorer, reader: RowReader, folder: str
     reference = read_reference(given.location, f"{folder}/{REFERENCE}" if folder else REFERENCE)
     check_reference(scorer, reader, reference, given, worker.device)
     return reference
-
-
-def _causal_lm(scorer: Scorer, batch: Batch, rows: RowBatch, z_loss: float) -> objectives.Loss:  # noqa: ARG001
-    return objectives.causal_lm(scorer, batch, z_loss)
-
-
-def _preference(
-    scorer: Scorer, batch: Batch, rows: RowBatch, reference: Reference, terms: Terms, kl: float = 0.0
-) -> objectives.Loss:
-    logps = attach_reference(rows, reference).to(batch.input_ids.device)
-    return objectives.preference(scorer, batch, logps, terms, kl)

@@ -1,39 +1,35 @@
-"""The guard: whether a step may be taken, or would do more harm than good.
+"""Refuses or skips steps whose loss or gradient norm is not finite or is a spike.
 
-In: loss and gradient norm of a step, summed over all ranks. Out: yes, or no and a line that says why, or
-DivergenceError. Always: the same answer on every rank; a step that is skipped leaves weights and optimizer alone, and the
-history that decides travels with the checkpoint, so that a resumed run decides what the whole one would have.
+Takes sums over all ranks, so that every rank decides alike. A skipped step leaves weights and optimizer unchanged. The recent
+values are part of a checkpoint, so that a resumed run decides as an uninterrupted one.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from statistics import median
 from typing import Any
 
-from lisan.core.errors import ConfigError, DivergenceError, TrainingError
-from lisan.train.checkpoint.retention import Checkpoint
-
-GUARD = "guard"
+from lisan.core.errors import ConfigError, DivergenceError
 
 
 class OnSpike(StrEnum):
     stop = "stop"
     skip = "skip"
-    "Leave the step out and go on with the next rows."
+    "Skip the step and continue with the next rows."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardConfig:
     on_spike: OnSpike = OnSpike.stop
     spike_factor: float = 0.0
-    "A loss or gradient norm of so many times its running median is a spike; 0 minds only what is not a finite number."
+    "A loss or gradient norm above this multiple of its running median is a spike; 0 refuses only values that are not finite."
     window: int = 64
-    "Steps that the median is over; it begins to count when that many were taken."
+    "Steps of the running median; no spike is found before that many steps."
     max_skips: int = 3
-    "Steps in a row that may be skipped."
+    "Largest number of consecutive skipped steps."
 
     def __post_init__(self) -> None:
         if self.spike_factor and not 1 < self.spike_factor < math.inf:
@@ -51,66 +47,63 @@ class GuardConfig:
             )
 
 
-class Guard:
-    """Knows the last steps that were taken."""
+class SpikeGuard:
+    """Compares loss and gradient norm of each step with those of the last taken steps."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
         self.num_skipped = self._in_a_row = 0
-        self._history: dict[str, deque[float]] = {
+        self._recent: dict[str, deque[float]] = {
             name: deque(maxlen=config.window) for name in ("gradient norm", "loss")
         }
 
-    def open(self, checkpoint: Checkpoint) -> None:
-        """Go on from what a checkpoint keeps."""
-        if GUARD not in checkpoint.facts:
-            raise TrainingError(f"checkpoint {checkpoint.location} knows nothing of a guard; delete it to begin anew")
-        facts = checkpoint.facts[GUARD]
-        self.num_skipped, self._in_a_row = facts["skipped"], facts["in_a_row"]
-        for name, values in self._history.items():
-            values.extend(facts[name])
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
+        recent = {name: list(values) for name, values in self._recent.items()}
+        return {"skipped": self.num_skipped, "in_a_row": self._in_a_row, **recent}
 
-    def close(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        history = {name: list(values) for name, values in self._history.items()}
-        return {GUARD: {"skipped": self.num_skipped, "in_a_row": self._in_a_row, **history}}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of a checkpoint."""
+        self.num_skipped, self._in_a_row = state["skipped"], state["in_a_row"]
+        for name, values in self._recent.items():
+            values.extend(state[name])
 
     @property
     def recent_loss(self) -> float | None:
-        """Mean loss of the last steps that were taken, `window` at most; None before the first."""
-        losses = self._history["loss"]
+        """Mean loss of the last `window` taken steps; None before the first."""
+        losses = self._recent["loss"]
         return sum(losses) / len(losses) if losses else None
 
     def refuse(self, step: int, loss: float, grad_norm: float, row_ids: Callable[[], list[int]]) -> str:
-        """Return why a step is to be skipped, nothing when it may be taken; DivergenceError when the run has to stop."""
+        """Return the reason to skip a step, empty to take it; DivergenceError when the run must stop."""
         values = {"gradient norm": grad_norm, "loss": loss}
-        spike = next((said for name, value in values.items() if (said := self._judge(name, value))), "")
+        spike = next((reason for name, value in values.items() if (reason := self._find_spike(name, value))), "")
         if not spike:
             for name, value in values.items():
-                self._history[name].append(value)
+                self._recent[name].append(value)
             self._in_a_row = 0
             return ""
-        told, rows = spike.format(step=step), row_ids()
+        reason, rows = spike.format(step=step), row_ids()
         named = f"{rows[:8]}" if len(rows) <= 8 else f"{rows[:8]} and {len(rows) - 8} more"
         if self.config.on_spike is OnSpike.stop:
-            raise DivergenceError(f"{told}; lower optim.peak_lr or look at the rows {named}")
+            raise DivergenceError(f"{reason}; lower optim.peak_lr or look at the rows {named}")
         if self._in_a_row == self.config.max_skips:
             raise DivergenceError(
-                f"{told}, after {self._in_a_row} steps in a row were skipped, which is loop.guard.max_skips; "
+                f"{reason}, after {self._in_a_row} steps in a row were skipped, which is loop.guard.max_skips; "
                 f"lower optim.peak_lr or look at the rows {named}"
             )
         self.num_skipped += 1
         self._in_a_row += 1
-        return f"skipped: {told}; rows {named}"
+        return f"skipped: {reason}; rows {named}"
 
-    def _judge(self, name: str, value: float) -> str:
-        """Return what is wrong with a value, with a place for the step; nothing when it is as usual."""
+    def _find_spike(self, name: str, value: float) -> str:
+        """Return the fault of a value with a placeholder for the step; empty for a usual value."""
         if not math.isfinite(value):
             return f"{name} is {value} at step {{step}}"
-        history, factor = self._history[name], self.config.spike_factor
-        if not factor or len(history) < self.config.window or value <= factor * (usual := median(history)):
+        recent, factor = self._recent[name], self.config.spike_factor
+        if not factor or len(recent) < self.config.window or value <= factor * (usual := median(recent)):
             return ""
         return (
-            f"{name} is {value:.4g} at step {{step}}, more than {factor:g} times the median of {len(history)} steps, "
+            f"{name} is {value:.4g} at step {{step}}, more than {factor:g} times the median of {len(recent)} steps, "
             f"{usual:.4g}"
         )

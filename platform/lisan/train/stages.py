@@ -17,7 +17,7 @@ from lisan.train.config import DpoConfig, TrainConfig, inputs_of, parents_of
 from lisan.train.launch import launch
 from lisan.train.launch_checks import check
 from lisan.train.metrics.data_ledger import realised
-from lisan.train.metrics.run_log import leave_page
+from lisan.train.metrics.run_log import write_final_page
 from lisan.train.run import TrainJob, plan_run
 from lisan.train.setup.base_model import open_places
 
@@ -30,7 +30,7 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     latest = check_outcome(job, draft.ref)
     where = {"step": latest.step, "uri": str(latest.location), "bytes": latest.num_bytes, "sha256": latest.digest}
     tokenizer = open_tokenizer(open_places(config, draft.parents).tokenizer)
-    leave_page(job.checkpoints, draft.location, run)
+    write_final_page(job.checkpoints, draft.location, run)
     known: dict[str, Any] = {
         "tokenizer_hash": job.tokens.facts["tokenizer_hash"],
         "template_hash": template_hash(tokenizer),

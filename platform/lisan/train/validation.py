@@ -1,9 +1,8 @@
-"""Validation: the loss on held-out rows while a model trains.
+"""Validation: losses on held-out rows during training.
 
-In: a model in training and the rows of another tokens artifact, usually encoded with `split=validation`. Out: the mean loss
-per token, of each source and of each language. Always: the same rows every time, shared by the ranks; training does not
-notice: no weight, no random number and no row of it changes. Training stops meanwhile, for a forward pass of `num_rows` rows,
-unless `asynchronous` lets `Validator` do it in a process of its own.
+The rows are those of another tokens artifact, usually encoded with `split=validation`: the same rows every time, shared by the
+ranks. Training stops for a forward pass over `num_rows` rows; it changes no weight, no random number and no row order. With
+`asynchronous` a process of its own measures instead (`checkpoint_validation.py`).
 """
 
 from collections.abc import Mapping
@@ -13,9 +12,9 @@ import torch
 
 from lisan.cluster.worker import Worker
 from lisan.core.errors import DataError
-from lisan.core.stage import Run
 from lisan.data.rows import RowReader
 from lisan.model.score import Scorer, collate, reshard
+from lisan.train.metrics.run_log import RunLog
 from lisan.train.objectives import causal_lm
 
 VALIDATION_LOSS = "validation/loss"
@@ -25,7 +24,7 @@ VALIDATION_LOSS = "validation/loss"
 def measure_losses(
     scorer: Scorer, reader: RowReader, num_rows: int, micro_rows: int, worker: Worker
 ) -> dict[str, float]:
-    """Return `validation/loss`, and the same per source and language; every rank calls it and gets all of them."""
+    """Return `validation/loss`, and the same per source and language; a collective, with the same result on every rank."""
     row_ids = np.unique(np.linspace(0, len(reader) - 1, min(num_rows, len(reader))).round().astype(np.int64))
     sums = torch.zeros(2, len(reader.sources), dtype=torch.float64)
     scorer.eval()
@@ -42,9 +41,13 @@ def measure_losses(
     return _name_losses(reader, *worker.sum_over_data(sums).numpy())
 
 
-def log_losses(run: Run, step: int, num_steps: int, losses: Mapping[str, float]) -> None:
-    run.log_metrics(losses, step)
-    print(f"  step {step}/{num_steps} validation loss {losses[VALIDATION_LOSS]:.4f}", flush=True)
+def log_losses(log: RunLog | None, step: int, losses: Mapping[str, float]) -> None:
+    """Log and print validation losses."""
+    of_steps = ""
+    if log is not None:
+        log.log_metrics(losses, step)
+        of_steps = f"/{log.num_steps}"
+    print(f"  step {step}{of_steps} validation loss {losses[VALIDATION_LOSS]:.4f}", flush=True)
 
 
 def _name_losses(reader: RowReader, nll: np.ndarray, num_targets: np.ndarray) -> dict[str, float]:

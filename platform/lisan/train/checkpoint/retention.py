@@ -36,12 +36,16 @@ class Checkpoint:
     facts: dict[str, Any]
     "What was saved with it: all that `checkpoint.json` holds."
 
+    def fact(self, name: str) -> Any:
+        """Return one fact; TrainingError when an older version did not save it."""
+        if name not in self.facts:
+            raise TrainingError(f"checkpoint {self.location} has no {name}; delete it to start again")
+        return self.facts[name]
+
     @property
     def position(self) -> int:
-        """Where the data of the run goes on."""
-        if "position" not in self.facts:
-            raise TrainingError(f"checkpoint {self.location} does not say what was read; delete it to begin anew")
-        return int(self.facts["position"])
+        """Position in the row order of the next step."""
+        return int(self.fact("position"))
 
     @property
     def precision(self) -> Precision:

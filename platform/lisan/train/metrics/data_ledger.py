@@ -1,8 +1,8 @@
-"""The ledger: what a run has really read, source by source, and in which order.
+"""Counts the rows that a run trained on, by source, and hashes their order.
 
-In: the rows that every rank trains on. Out: with each checkpoint rows, tokens, targets, epochs and unique tokens per
-source, and one hash of all row ids in order. Always: exact, over restarts and on any number of workers: the books are
-closed with a checkpoint and opened again from it, so that steps which died with their process are not counted.
+With each checkpoint: rows, tokens, targets, epochs and unique tokens per source, and one hash of all row ids in order. Counts are
+saved in and restored from checkpoints, so that steps lost with their process are not counted; they are exact over restarts and
+for any number of workers.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ from lisan.cluster.worker import Worker
 from lisan.core.errors import DataError, TrainingError
 from lisan.data.row_order import RowOrder
 from lisan.data.rows import RowBatch
-from lisan.train.checkpoint.retention import Checkpoint
 
 POSITION = "position"
 ROWS_HASH = "rows_hash"
@@ -27,13 +26,13 @@ COUNTED = ("rows", "tokens", "targets")
 "Tokens are without padding; targets are the labels that the loss may count."
 
 
-class Ledger:
-    """Counts the rows of this rank; `close` adds up those of all ranks."""
+class DataLedger:
+    """Counts the rows of this rank; `state_dict` sums over ranks."""
 
     def __init__(self, order: RowOrder, worker: Worker) -> None:
         self.order, self.worker = order, worker
         self.position = 0
-        "Where the order goes on: the one integer that a run has to remember of its data."
+        "Position in the row order: the whole resume state of the data."
         self.rows_hash = ""
         self._total = np.zeros((len(order.sources), len(COUNTED)), np.int64)
         self._begin()
@@ -42,24 +41,24 @@ class Ledger:
         self._own = np.zeros_like(self._total)
         self._row_ids: list[npt.NDArray[np.int64]] = []
 
-    def open(self, checkpoint: Checkpoint) -> None:
-        """Go on from the books of a checkpoint."""
-        self.position = checkpoint.position
-        read, self.rows_hash = checkpoint.facts[READ], checkpoint.facts[ROWS_HASH]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the counts of a checkpoint."""
+        self.position = state[POSITION]
+        read, self.rows_hash = state[READ], state[ROWS_HASH]
         self._total = np.array(
             [[read.get(source, {}).get(name, 0) for name in COUNTED] for source in self.order.sources], np.int64
         )
 
     def add(self, rows: RowBatch) -> None:
-        """Enter this rank's rows of one step."""
+        """Count this rank's rows of one step."""
         counts = [np.ones(len(rows)), [sum(lens) for lens in rows.doc_lens], (rows.labels >= 0).sum(1)]
         source = self.order.source_of(rows.row_ids)
         np.add.at(self._own, source, np.array(counts, np.int64).T)
         # A view would keep its whole block in Ray's object store until the next checkpoint.
         self._row_ids.append(rows.row_ids.copy())
 
-    def close(self) -> dict[str, Any]:
-        """Add up all ranks, every one of which calls it, and return what a checkpoint keeps.
+    def state_dict(self) -> dict[str, Any]:
+        """Sum over ranks and return the counts for a checkpoint; a collective: every rank calls it.
 
         Raises TrainingError when the rows of the ranks do not follow each other.
         """
@@ -77,26 +76,26 @@ class Ledger:
             raise TrainingError(f"the ranks together {error}; the stream is out of order") from error
 
     def _steps(self) -> npt.NDArray[np.int64]:
-        """Return the row ids of every step since the books were opened, in the order of the ranks. [S, R]"""
+        """Return the row ids [S, R] of every step since the last `state_dict`, in the order of the ranks."""
         own = torch.from_numpy(np.array(self._row_ids, np.int64))
         shares = [torch.empty_like(own) for _ in range(self.worker.world_size)]
         dist.all_gather(shares, own)
         return torch.cat(shares[:: self.worker.tensor_parallel_size], 1).numpy()
 
     def _read(self) -> dict[str, dict[str, float]]:
-        books = {}
+        read = {}
         for source, counts in zip(self.order.sources, self._total.tolist(), strict=True):
             rows, tokens, _ = counts
             if rows:
-                # A row comes again only after all others of its source, so what was read first is all there is or all so far.
+                # A row repeats only after all others of its source: the unique tokens are all tokens read, or all of the source.
                 unique = min(tokens, self.order.num_tokens[source])
                 epochs = rows / self.order.num_rows[source]
-                books[source] = {**dict(zip(COUNTED, counts, strict=True)), "epochs": epochs, "unique_tokens": unique}
-        return books
+                read[source] = {**dict(zip(COUNTED, counts, strict=True)), "epochs": epochs, "unique_tokens": unique}
+        return read
 
 
 def chain_hash(before: str, row_ids: npt.NDArray[np.int64]) -> str:
-    """Return the hash of a run that goes on with the rows of one more step.
+    """Return the hash of a run after the rows of one more step.
 
     It depends on every row id so far and their order, and neither on the number of workers nor on when checkpoints were
     made: two runs with the same hash have read the same rows in the same order.
@@ -106,12 +105,12 @@ def chain_hash(before: str, row_ids: npt.NDArray[np.int64]) -> str:
 
 
 def flatten_read(facts: Mapping[str, Any]) -> dict[str, float]:
-    """Return the books as metrics: `read/tokens/<source>`."""
+    """Return the counts as metrics: `read/tokens/<source>`."""
     return {f"read/{name}/{source}": value for source, read in facts[READ].items() for name, value in read.items()}
 
 
 def realised(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a finished model tells of the rows it was made from."""
+    """Return the facts of a finished model's training rows."""
     read = facts[READ]
     return {
         "tokens_seen": sum(counts["tokens"] for counts in read.values()),

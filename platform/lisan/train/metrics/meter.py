@@ -1,56 +1,79 @@
-"""What a run tells about itself: loss per source and language, tokens/s, MFU, memory, time spent waiting for data.
+"""Sums the metrics of an interval over ranks: loss per source and language, tokens/s, MFU, memory, time waiting for data.
 
-In: losses, step by step. Out: one line per interval on rank 0 and the same to the tracker. Always: sums go over all
-ranks once per interval, never per step; a token is one that is no padding, and MFU is of model FLOPs (`model.flops`).
+Ranks are summed once an interval, never per step. Tokens exclude padding.
 """
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 
 from lisan.cluster.worker import Worker
+from lisan.data.row_order import RowOrder
 from lisan.data.rows import RowBatch
 from lisan.model.flops import Work
 from lisan.model.score import Batch
 from lisan.train.metrics.hardware import read_memory
-from lisan.train.metrics.mfu import Gauge
-from lisan.train.metrics.progress_line import format_bytes, format_count, format_seconds
+from lisan.train.metrics.mfu import Mfu
+from lisan.train.metrics.progress_line import ProgressLine, format_bytes, format_count, format_seconds
+from lisan.train.metrics.run_log import RunLog
 from lisan.train.objectives import Loss
-from lisan.train.plan import Course
 
 COUNTS = ("num_targets", "tokens", "flops")
-"Sums of an interval that are not means over its targets."
+"Sums of an interval that are not divided by its targets."
+
+
+@dataclass(frozen=True)
+class StepRange:
+    """The steps of a run, as its lines number them."""
+
+    num_steps: int
+    log_every: int
+    first: int = 0
+    "Step at which this process starts."
 
 
 class Meter:
-    """Adds up what happened since the last line."""
+    """Sums metrics since the last line."""
 
-    def __init__(self, course: Course, worker: Worker, first: int, skipped_steps: int = 0) -> None:
-        self.course, self.worker, self.step = course, worker, first
-        self.device, self.world_size = worker.device, worker.world_size
+    def __init__(
+        self,
+        order: RowOrder,
+        steps: StepRange,
+        worker: Worker,
+        progress: ProgressLine,
+        mfu: Mfu | None = None,
+        log: RunLog | None = None,
+    ) -> None:
+        self.order, self.steps, self.worker, self.progress, self.mfu, self.run_log = (
+            order,
+            steps,
+            worker,
+            progress,
+            mfu,
+            log,
+        )
+        self.step, self.start = steps.first, time.perf_counter()
         self.last: dict[str, float] = {}
-        self.skipped_steps = skipped_steps
-        self.first, self.start = first, time.perf_counter()
-        self._said: set[str] = set()
-        self._said_tflops = course.gauge.peak.tflops if course.gauge else 0.0
+        self.skipped_steps = 0
+        self._printed: set[str] = set()
+        self._printed_tflops = mfu.peak.tflops if mfu else 0.0
         if worker.is_first:
-            self._announce()
+            self._print_start()
         self._begin()
 
-    def _announce(self) -> None:
-        """Say where the run can be watched, and what its MFU is a share of."""
-        course = self.course
-        if course.history is not None:
-            course.progress.say(f"  page: {course.history.open(self.first)}")
-        if course.gauge is not None:
-            course.progress.say(f"  {course.gauge.said(self.world_size)}")
+    def _print_start(self) -> None:
+        """Print the location of the run's page and the base of its MFU."""
+        if self.run_log is not None:
+            self.progress.say(f"  page: {self.run_log.open(self.steps.first)}")
+        if self.mfu is not None:
+            self.progress.say(f"  {self.mfu.said(self.worker.world_size)}")
 
     def _begin(self) -> None:
-        num_sources = len(self.course.order.sources)
+        num_sources = len(self.order.sources)
         self._mark = time.perf_counter()
         self._waited_s = 0.0
         self._nll = torch.zeros(num_sources, dtype=torch.float64)
@@ -59,18 +82,18 @@ class Meter:
 
     @contextmanager
     def waiting(self, step: int) -> Iterator[None]:
-        """Count the time until the rows of a step have arrived."""
-        eta = f" {self._eta(step)}" if step > self.first else ""
-        self.course.progress.begin(f"step {step + 1}/{self.course.num_steps}{eta}")
+        """Measure the time until the rows of a step arrive."""
+        eta = f" {self._eta(step)}" if step > self.steps.first else ""
+        self.progress.begin(f"step {step + 1}/{self.steps.num_steps}{eta}")
         self.step, begun = step, time.perf_counter()
-        if self.worker.is_first and self.course.progress.is_live:
+        if self.worker.is_first and self.progress.is_live:
             self._show(step)
         yield
         self._waited_s += time.perf_counter() - begun
 
     def add(self, rows: RowBatch, loss: Loss, batch: Batch) -> None:
         """Add the losses of a micro batch."""
-        source = torch.from_numpy(self.course.order.source_of(rows.row_ids))
+        source = torch.from_numpy(self.order.source_of(rows.row_ids))
         labels = (batch.labels[:, 1:] >= 0).sum(1)
         self._nll.index_add_(0, source, loss.row_nll.double().cpu())
         self._targets.index_add_(0, source, labels.double())
@@ -79,30 +102,30 @@ class Meter:
             "loss": float(loss.total.detach()),
             "num_targets": float(loss.num_targets),
             "tokens": float(work.num_tokens),
-            "flops": float(self.course.gauge.flops_of(work)) if self.course.gauge else 0.0,
+            "flops": float(self.mfu.flops_of(work)) if self.mfu else 0.0,
         }
         for name, value in {**sums, **{name: float(value) for name, value in loss.metrics.items()}}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def finish_step(self, step: int) -> None:
-        """Say how long the first step took, which has compiled and read what the others need too."""
-        if self.worker.is_first and step == self.first + 1 and step % self.course.config.log_every:
+        """Print the time of the first step, which includes compilation."""
+        if self.worker.is_first and step == self.steps.first + 1 and step % self.steps.log_every:
             seconds = time.perf_counter() - self.start
-            took = f"  step {step}/{self.course.num_steps} took {seconds:.1f} s"
-            self.course.progress.say(f"{took}, {self._eta(step)}" if step < self.course.num_steps else took)
+            took = f"  step {step}/{self.steps.num_steps} took {seconds:.1f} s"
+            self.progress.say(f"{took}, {self._eta(step)}" if step < self.steps.num_steps else took)
 
     def skip(self, reason: str, num_skipped: int) -> None:
-        """Say that a step was not taken; its losses are in no mean."""
+        """Count and print a skipped step; its losses are in no mean."""
         self.skipped_steps = num_skipped
         if self.worker.is_first:
-            self.course.progress.say(f"  {reason}")
-            if self.course.history is not None:
-                self.course.history.note(self.step + 1, reason)
+            self.progress.say(f"  {reason}")
+            if self.run_log is not None:
+                self.run_log.log_skip(self.step + 1, reason)
 
     def log(self, step: int, lr: float, grad_norm: float) -> None:
         """Sum over ranks, print a line on rank 0, send the metrics, begin the next interval.
 
-        An interval of which every step was skipped has nothing to say and goes on.
+        An interval with skipped steps only is continued.
         """
         names = sorted(self._sums)
         seconds = time.perf_counter() - self._mark
@@ -120,56 +143,56 @@ class Meter:
         if self.worker.is_first:
             losses = self._losses(*total[len(names) :].reshape(2, -1).tolist())
             metrics = {**self.last, **losses}
-            self.course.run.log_metrics({f"train/{name}": value for name, value in metrics.items()}, step)
-            if self.course.progress.is_live:
+            if self.run_log is not None:
+                self.run_log.log_metrics({f"train/{name}": value for name, value in metrics.items()}, step)
+            if self.progress.is_live:
                 self._show(step)
             else:
-                self.course.progress.say(self._line(step))
+                self.progress.say(self._line(step))
         self._begin()
 
     def _speed(self, sums: Mapping[str, float], seconds: float) -> dict[str, float]:
         speed = {"tokens_per_second": sums["tokens"] / seconds, "data_wait_ratio": self._waited_s / seconds}
-        gauge = self.course.gauge
-        if gauge is None:
+        if self.mfu is None:
             return speed
-        mfu = gauge.mfu(sums["flops"], seconds, self.world_size)
-        if mfu > 1:
-            self._say_once(f"no MFU: the steps are faster than the peak that it is a share of ({gauge.peak.said})")
+        ratio = self.mfu.ratio(sums["flops"], seconds, self.worker.world_size)
+        if ratio > 1:
+            self._print_once(f"no MFU: the steps are faster than its peak ({self.mfu.peak.said})")
             return speed
-        return {**speed, "mfu_ratio": mfu}
+        return {**speed, "mfu_ratio": ratio}
 
     def _memory(self) -> dict[str, float]:
-        """Return what the rank with the most of it holds, and the most that any has held; all learn the highest peak."""
-        gauge = self.course.gauge
-        if gauge is not None:
-            self._measure_peak(gauge)
-        most = torch.tensor([*read_memory(self.device), gauge.peak.tflops if gauge else 0.0], dtype=torch.float64)
+        """Return the largest memory and the largest peak memory of any rank; all ranks take the highest measured TFLOP/s."""
+        mfu = self.mfu
+        if mfu is not None:
+            self._measure_peak(mfu)
+        most = torch.tensor([*read_memory(self.worker.device), mfu.peak.tflops if mfu else 0.0], dtype=torch.float64)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         now, peak, tflops = most.tolist()
-        if gauge is not None:
-            gauge.peak = replace(gauge.peak, tflops=tflops)
+        if mfu is not None:
+            mfu.peak = replace(mfu.peak, tflops=tflops)
         return {"memory_bytes": now, "peak_memory_bytes": peak}
 
-    def _measure_peak(self, gauge: Gauge) -> None:
-        """On the first rank, while the others wait, measure the peak again; say one that is more than a tenth higher."""
-        before = self._said_tflops
-        gauge.measure_again()
-        if not self.worker.is_first or gauge.peak.tflops < 1.1 * before:
+    def _measure_peak(self, mfu: Mfu) -> None:
+        """Measure the peak again on the first rank, while the others wait; print one that is over a tenth higher."""
+        before = self._printed_tflops
+        mfu.measure_again()
+        if not self.worker.is_first or mfu.peak.tflops < 1.1 * before:
             return
-        self._said_tflops = gauge.peak.tflops
-        said = gauge.said(self.world_size)
-        self.course.progress.say(f"  {said}: measured again, {before:.3g} before")
-        if self.course.history is not None:
-            self.course.history.header["facts"]["MFU of"] = said.removeprefix("MFU of ")
+        self._printed_tflops = mfu.peak.tflops
+        said = mfu.said(self.worker.world_size)
+        self.progress.say(f"  {said}: measured again, {before:.3g} before")
+        if self.run_log is not None:
+            self.run_log.set_fact("MFU of", said.removeprefix("MFU of "))
 
-    def _say_once(self, line: str) -> None:
-        if self.worker.is_first and line not in self._said:
-            self._said.add(line)
-            self.course.progress.say(f"  {line}")
+    def _print_once(self, line: str) -> None:
+        if self.worker.is_first and line not in self._printed:
+            self._printed.add(line)
+            self.progress.say(f"  {line}")
 
     def _losses(self, nll: list[float], num_targets: list[float]) -> dict[str, float]:
         """Return the mean loss of every source and of every language that had targets."""
-        order, by_language = self.course.order, {}
+        order, by_language = self.order, {}
         for language in set(order.languages.values()):
             own = [index for index, source in enumerate(order.sources) if order.languages[source] == language]
             by_language[language] = sum(nll[i] for i in own), sum(num_targets[i] for i in own)
@@ -180,22 +203,22 @@ class Meter:
         }
 
     def _show(self, step: int) -> None:
-        """Draw the live line: between two intervals with the loss and speed of this rank, which has its share of the rows."""
+        """Draw the live line; within an interval it shows the loss and speed of this rank, scaled to all ranks."""
         numbers = dict(self.last)
         if self._sums["num_targets"]:
             seconds = time.perf_counter() - self._mark
             numbers["loss"] = self._sums["loss"] / self._sums["num_targets"]
             numbers["tokens_per_second"] = self._sums["tokens"] * self.worker.num_data_ranks / seconds
         said = [*self._describe(numbers), self._eta(step)] if numbers else []
-        self.course.progress.show(step, self.course.num_steps, " ".join(said))
+        self.progress.show(step, self.steps.num_steps, " ".join(said))
 
     def _line(self, step: int) -> str:
         last = self.last
         taken = f"lr {last['lr']:.2e} grad_norm {last['grad_norm']:.2f} data_wait {last['data_wait_ratio']:.1%}"
-        return " ".join([f"  step {step}/{self.course.num_steps}", *self._describe(last), taken, self._eta(step)])
+        return " ".join([f"  step {step}/{self.steps.num_steps}", *self._describe(last), taken, self._eta(step)])
 
     def _describe(self, numbers: Mapping[str, float]) -> list[str]:
-        """Return what both lines tell, in words."""
+        """Return the numbers that both lines show."""
         parts = [f"loss {numbers['loss']:.4f}"]
         if "accuracy" in numbers:
             parts.append(f"accuracy {numbers['accuracy']:.3f}")
@@ -207,11 +230,11 @@ class Meter:
         return parts
 
     def _eta(self, step: int) -> str:
-        left = (time.perf_counter() - self.start) / max(1, step - self.first) * (self.course.num_steps - step)
+        left = (time.perf_counter() - self.start) / max(1, step - self.steps.first) * (self.steps.num_steps - step)
         return f"eta {format_seconds(left)}"
 
 
 def measure_work(rows: RowBatch, num_labels: int) -> Work:
-    """Return what there is to compute in some rows."""
+    """Return the tokens, attention pairs and labels of rows."""
     lens = [size for row in rows.doc_lens for size in row]
     return Work(num_tokens=sum(lens), num_pairs=sum(size * size for size in lens), num_labels=num_labels)

@@ -1,7 +1,6 @@
-"""MFU: the share of what a worker's device is capable of that the model's own arithmetic takes.
+"""MFU: model FLOPs per second over the peak of the devices.
 
-In: FLOPs of the model, the device's peak. Out: a ratio and a sentence with its denominator. Always: of model FLOPs, over the
-whole time that an interval took, waiting and checkpoints included.
+The time is that of a whole interval, waiting and checkpoints included; the FLOPs are those of `model.flops`.
 """
 
 import time
@@ -17,24 +16,24 @@ from lisan.model.score import Scorer
 from lisan.train.metrics.hardware import Peak, find_peak, measure_again
 
 AGAIN_RATIO = 0.01
-"Of a run's time that may go into measuring the peak again."
+"Largest share of a run's time for measuring the peak again."
 
 
 @dataclass
-class Gauge:
-    """What the speed of a run is held against; a measured peak rises when it is found higher."""
+class Mfu:
+    """FLOPs of the model and peak of the device; a measured peak rises when a later measurement is higher."""
 
     flops: ModelFlops
     peak: Peak
     extra_forwards: int = 0
-    "Forward passes of a step beside the one that is trained on: one for KTO's anchor."
+    "Forward passes of a step besides training: one for the KL estimate of KTO."
 
     again: Callable[[], Peak] | None = None
-    "Measures the peak once more; None where it is given or from a data sheet."
+    "Measures the peak; None when it is given or from a data sheet."
     _due: float = 0.0
 
     def measure_again(self) -> None:
-        """Measure the peak once more, unless that would take more than `AGAIN_RATIO` of the time since the last."""
+        """Measure the peak, unless that takes more than `AGAIN_RATIO` of the time since the last measurement."""
         begun = time.perf_counter()
         if self.again is None or begun < self._due:
             return
@@ -45,16 +44,16 @@ class Gauge:
     def flops_of(self, work: Work) -> int:
         return self.flops.training(work) + self.extra_forwards * self.flops.forward(work)
 
-    def mfu(self, flops: float, seconds: float, world_size: int) -> float:
-        """Return the share of the peak of all workers."""
+    def ratio(self, flops: float, seconds: float, world_size: int) -> float:
+        """Return FLOPs per second over the peak of all workers."""
         return flops / seconds / (self.peak.tflops * 1e12 * world_size)
 
     def said(self, world_size: int) -> str:
         return f"MFU of {self.peak.said}" + (f", each of {world_size} workers" if world_size > 1 else "")
 
 
-def make_gauge(scorer: Scorer, worker: Worker, given: float | None, extra_forwards: int = 0) -> Gauge | None:
-    """Count the model and find the peak, on the first rank for all; None when nobody asks or the model cannot be counted."""
+def make_mfu(scorer: Scorer, worker: Worker, given: float | None, extra_forwards: int = 0) -> Mfu | None:
+    """Count FLOPs and find the peak (the first rank's for all); None with peak 0 or for a model that cannot be counted."""
     if given == 0:
         return None
     flops = count_flops(scorer.model)
@@ -72,4 +71,4 @@ def make_gauge(scorer: Scorer, worker: Worker, given: float | None, extra_forwar
     again = (
         partial(measure_again, worker.device, worker.precision.dtype) if peak.is_measured and worker.is_first else None
     )
-    return Gauge(flops, peak, extra_forwards, again)
+    return Mfu(flops, peak, extra_forwards, again)

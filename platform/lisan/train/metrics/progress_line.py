@@ -1,8 +1,7 @@
-"""What a run says while it goes: one live line with a bar on a terminal, plain lines in a job's log.
+"""Prints the progress of a run: a live line with a bar on a terminal, plain lines in a log.
 
-In: numbers and sentences of the first rank. Out: text for people. Always: what is said goes through here once training
-has begun, so that no line tears the bar; where standard output is no terminal (a file, a Ray worker, whose output comes
-through the driver), nothing is drawn and the meter's line per interval remains.
+After training has begun everything is printed here, so that no line breaks the bar. Without a terminal (a file, or a Ray worker,
+whose output the driver prints) nothing is drawn.
 """
 
 import sys
@@ -13,12 +12,12 @@ from typing import Any, TextIO
 from lisan.core.progress import note
 
 REFRESH_S = 0.1
-"Between two pictures of the bar: a redraw takes a millisecond."
+"Between two redraws of the bar: one takes a millisecond."
 MAX_BAR = 30
 
 
-class Progress:
-    """The place where a run speaks; `close` leaves the terminal as it was."""
+class ProgressLine:
+    """Prints lines and draws the bar; `close` restores the terminal."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
@@ -28,16 +27,16 @@ class Progress:
         self._work, self._begun = "first step", time.monotonic()
 
     def begin(self, work: str) -> None:
-        """Remember what the run does now, for `describe`."""
+        """Set the current work, for `describe`."""
         self._work, self._begun = work, time.monotonic()
 
     def describe(self) -> str:
-        """Return what the run does now and, where that takes longer, since when."""
+        """Return the current work and its duration from 1 s on."""
         seconds = time.monotonic() - self._begun
         return f"  {self._work}, {seconds:.0f} s so far" if seconds >= 1 else f"  {self._work}"
 
     def say(self, line: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         note()
         if self._bar is None:
             print(line, file=self._out, flush=True)
@@ -45,7 +44,7 @@ class Progress:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, step: int, num_steps: int, numbers: str) -> None:
-        """Draw the bar on a terminal; the last step always, the others not too often."""
+        """Draw the bar on a terminal; the last step always, others at most every REFRESH_S."""
         now = time.monotonic()
         if not self.is_live or (step < num_steps and now - self._drawn < REFRESH_S):
             return
@@ -58,7 +57,7 @@ class Progress:
         self._bar.refresh()
 
     def close(self) -> None:
-        """Let the last picture of the bar stand and give the cursor back; nothing where none was drawn."""
+        """Keep the last bar on the terminal and restore the cursor."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -72,7 +71,7 @@ def _make_bar(out: TextIO, num_steps: int) -> Any:
 
     columns = (
         TextColumn("  step {task.completed}/{task.total}", style="", table_column=Column(no_wrap=True)),
-        # What the numbers leave of the terminal's width, so that one line stays one.
+        # Takes the width that the numbers leave, so that the line does not wrap.
         BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=MAX_BAR)),
         TextColumn("{task.fields[numbers]}", style="", markup=False, table_column=Column(no_wrap=True)),
     )
@@ -82,7 +81,7 @@ def _make_bar(out: TextIO, num_steps: int) -> Any:
 
 
 def format_count(value: float) -> str:
-    """Return a count as people say it.
+    """Return a count with a decimal unit.
 
     >>> format_count(1234), format_count(56_700_000), format_count(8.03e9), format_count(312)
     ('1.2k', '56.7M', '8.0B', '312')

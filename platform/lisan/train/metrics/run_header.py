@@ -15,20 +15,20 @@ from lisan.data.mix import plan_shares
 from lisan.data.row_order import RowOrder
 from lisan.model.adapters.nf4 import Nf4Linear
 from lisan.model.score import Scorer
-from lisan.train.metrics.mfu import Gauge
+from lisan.train.metrics.mfu import Mfu
 from lisan.train.metrics.progress_line import format_count
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class HeaderFacts:
     """The run, as far as it is known before it begins."""
 
     num_steps: int
     order: RowOrder
-    gauge: Gauge | None
+    mfu: Mfu | None
 
 
-def describe_run(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> dict[str, Any]:
+def describe_run(config: Any, scorer: Scorer, worker: Worker, plan: HeaderFacts) -> dict[str, Any]:
     """Return the header: numbers that the page computes with, and facts that it shows."""
     return {
         "title": str(Ref(Kind.model, config.name, config.version)),
@@ -48,7 +48,7 @@ def count_weights(scorer: Scorer) -> tuple[int, int]:
     return in_4_bits + sum(weight.numel() for weight in weights), num_trained
 
 
-def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> dict[str, str]:
+def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: HeaderFacts) -> dict[str, str]:
     num_weights, num_trained = count_weights(scorer)
     together = worker.tensor_parallel_size
     said = f", {together} of them to a block" if together > 1 else ""
@@ -61,7 +61,7 @@ def _list_facts(config: Any, scorer: Scorer, worker: Worker, plan: RunPlan) -> d
         "step": f"{loop.step_rows} rows of {length:,} = {loop.step_rows * length:,} tokens with padding",
         "learning rate": f"{config.optim.peak_lr:g} at its peak, {config.optim.schedule}",
         "workers": f"{worker.world_size} on {worker.device.split(':')[0]}{said}, {worker.precision}",
-        **({"MFU of": plan.gauge.said(worker.world_size).removeprefix("MFU of ")} if plan.gauge else {}),
+        **({"MFU of": plan.mfu.said(worker.world_size).removeprefix("MFU of ")} if plan.mfu else {}),
         "config": fingerprint(config)[:12],
         "commit": code_commit(),
     }

@@ -1,9 +1,8 @@
-"""The history of a run, kept where its checkpoints are, and the page that is drawn from it.
+"""Keeps the metrics of a run beside its checkpoints and draws its page from them.
 
-In: what the first rank logs. Out: `metrics.jsonl` (a header, then what was logged, by step) and `run.html` beside the
-checkpoints, both written again now and then and with the last checkpoint; on a local disk each line as it comes.
-Always: a run that goes on from a checkpoint keeps the lines up to its step and drops those of steps that are done again;
-the tracker is told everything that is written here, and may be elsewhere or away.
+Writes `metrics.jsonl` (a header, then one line a step) and `run.html` into the checkpoint folder: both now and then and with the
+last checkpoint, on a local disk each line at once. A resumed run keeps the lines up to its checkpoint and drops those of repeated
+steps. Every metric also goes to the tracker.
 """
 
 import json
@@ -18,60 +17,67 @@ from typing import Any
 from lisan.core.artifact import METRICS, PAGE
 from lisan.core.stage import Run
 from lisan.core.storage import Location
-from lisan.train.metrics.run_page import render_run
 
 REFRESH_S = 30.0
 MAX_SHARE = 0.01
-"Of the time of a run that may go into its page: where storage is slow, it is written less often."
+"Largest share of a run's time for its page: on slow storage it is written less often."
 
 Line = dict[str, Any]
 
 
 @dataclass
-class History:
-    """A run that remembers what it is told by step, and passes it on."""
+class RunLog:
+    """Logs the first rank's metrics to files and to the tracker."""
 
     run: Run
-    place: Location
+    folder: Location
     header: dict[str, Any]
-    "What the page says of the run before its first step."
+    "Facts of the run that are known before its first step."
     lines: list[Line] = field(default_factory=list)
     _start: float = field(default=0.0, init=False)
     _due: float = field(default=0.0, init=False)
 
     def open(self, first: int) -> Location:
-        """Go on from the lines before step `first`, write the page and return where it is."""
-        before, lines = read_history(self.place) if first else ({}, [])
+        """Keep the lines up to step `first`, write the page and return its location."""
+        before, lines = read_run_log(self.folder) if first else ({}, [])
         self.lines = [line for line in lines if line["step"] <= first]
-        # A run that is resumed was begun on machines of its own, maybe others.
         resumed = [step for step in before.get("resumed", []) if step < first] + [first] * bool(first)
         self.header = {**self.header, "resumed": resumed}
         self._start = time.monotonic() - (self.lines[-1]["seconds"] if self.lines else 0.0)
         self.write()
-        return self.place / PAGE
+        return self.folder / PAGE
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.run.log_metrics(metrics, step)
         if step is not None:
             self._add(step, metrics)
 
-    def note(self, step: int, skipped: str) -> None:
-        """Remember why a step was skipped."""
-        self._add(step, {"skipped": skipped})
+    def log_skip(self, step: int, reason: str) -> None:
+        """Log a skipped step."""
+        self._add(step, {"skipped": reason})
 
-    def _add(self, step: int, what: Mapping[str, Any]) -> None:
-        line = {"step": step, "seconds": round(time.monotonic() - self._start, 3), **what}
+    def set_fact(self, name: str, value: str) -> None:
+        """Change a fact of the header."""
+        self.header["facts"][name] = value
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return int(self.header["num_steps"])
+
+    def _add(self, step: int, values: Mapping[str, Any]) -> None:
+        line = {"step": step, "seconds": round(time.monotonic() - self._start, 3), **values}
         add_line(self.lines, line)
         if time.monotonic() > self._due:
             self.write()
-        elif self.place.is_local:
-            # A process that dies right after its checkpoint has then left all that led there.
-            with self._surviving(), open((self.place / METRICS).full_path, "ab") as file:
+        elif self.folder.is_local:
+            # A process that dies right after its checkpoint then leaves the lines that led to it.
+            with self._surviving(), open((self.folder / METRICS).full_path, "ab") as file:
                 file.write(format_line(line))
 
     def log_checkpoint(self, step: int, uri: str, num_bytes: int, digest: str) -> None:
         self.run.log_checkpoint(step, uri, num_bytes, digest)
-        if step == self.header["num_steps"] or time.monotonic() > self._due:
+        if step == self.num_steps or time.monotonic() > self._due:
             self.write()
 
     def log_file(self, name: str, content: bytes) -> None:
@@ -81,21 +87,23 @@ class History:
         self.run.log_tag(key, value)
 
     def write(self) -> None:
-        """Write lines and page, and decide when to do it again."""
+        """Write lines and page, and set the time of the next write."""
+        from lisan.train.metrics.run_page import render_run  # the loop imports no page
+
         begun = time.monotonic()
         with self._surviving():
-            (self.place / METRICS).write_bytes(format_lines(self.header, self.lines))
-            (self.place / PAGE).write_bytes(render_run(self.header, self.lines).encode())
+            (self.folder / METRICS).write_bytes(format_lines(self.header, self.lines))
+            (self.folder / PAGE).write_bytes(render_run(self.header, self.lines).encode())
         took = time.monotonic() - begun
         self._due = begun + took + max(REFRESH_S, took / MAX_SHARE)
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:
-        """Storage that is away for once stops no training."""
+        """Print storage errors instead of raising them: they do not stop training."""
         try:
             yield
         except OSError as error:
-            print(f"  the run's page cannot be written to {self.place}: {error}", flush=True)
+            print(f"  the run's page cannot be written to {self.folder}: {error}", flush=True)
 
 
 def format_line(line: Mapping[str, Any]) -> bytes:
@@ -107,7 +115,7 @@ def format_lines(header: Mapping[str, Any], lines: list[Line]) -> bytes:
 
 
 def add_line(lines: list[Line], line: Line) -> None:
-    """Add what was logged at a step to its line: a checkpoint that is written while training goes on is told of later."""
+    """Merge a line into the line of its step: a checkpoint in the background is logged some steps later."""
     place = bisect_left(lines, line["step"], key=itemgetter("step"))
     if place < len(lines) and lines[place]["step"] == line["step"]:
         lines[place] = {**line, **lines[place], **{name: line[name] for name in line.keys() - {"seconds"}}}
@@ -115,11 +123,11 @@ def add_line(lines: list[Line], line: Line) -> None:
         lines.insert(place, line)
 
 
-def read_history(place: Location) -> tuple[dict[str, Any], list[Line]]:
-    """Return the header and the lines that a run has left in its folder; nothing where there is no run, or no header."""
-    if not (place / METRICS).exists():
+def read_run_log(folder: Location) -> tuple[dict[str, Any], list[Line]]:
+    """Return the header and the lines of a run's folder; empty without a run or a header."""
+    if not (folder / METRICS).exists():
         return {}, []
-    first, *rest = map(_read_line, (place / METRICS).read_bytes().split(b"\n"))
+    first, *rest = map(_read_line, (folder / METRICS).read_bytes().split(b"\n"))
     if "header" not in first:
         return {}, []
     lines: list[Line] = []
@@ -130,7 +138,7 @@ def read_history(place: Location) -> tuple[dict[str, Any], list[Line]]:
 
 
 def _read_line(written: bytes) -> Line:
-    """Return a line; an empty one where a process or a disk died within it."""
+    """Return a line; empty when its write was cut short."""
     try:
         line = json.loads(written)
     except ValueError:
@@ -138,11 +146,13 @@ def _read_line(written: bytes) -> Line:
     return line if isinstance(line, dict) else {}
 
 
-def leave_page(place: Location, output: Location, run: Run) -> None:
-    """Put the page of a finished run into its model's folder, and with its metrics into the tracker."""
-    header, lines = read_history(place)
+def write_final_page(folder: Location, output: Location, run: Run) -> None:
+    """Write the page of a finished run into the model's folder and log it with the metrics in the tracker."""
+    from lisan.train.metrics.run_page import render_run
+
+    header, lines = read_run_log(folder)
     if not header:
-        print(f"  {place / METRICS} is not what this run has written; its model has no page", flush=True)
+        print(f"  {folder / METRICS} was not written by this run; its model has no page", flush=True)
         return
     page = render_run(header, lines).encode()
     (output / PAGE).write_bytes(page)
