@@ -1,8 +1,6 @@
-"""The validator: held-out losses of checkpoints, measured in a process beside the workers.
+"""Measures held-out losses of checkpoints in a process beside the workers.
 
-In: a job, and steps of which it has finished checkpoints. Out: what `measure_losses` finds with the weights of each. Always: the
-rows, the model and the code are those of the workers; the whole model lies in this one process, whose group has one rank.
-`launch.py` makes one an actor.
+Rows, model and code are those of the workers; the whole model is in this process, whose process group has one rank.
 """
 
 from contextlib import ExitStack

@@ -1,6 +1,6 @@
-"""What continued pretraining, fine-tuning and preference training are configured by.
+"""Configs of continued pretraining, fine-tuning and preference training.
 
-Always: a combination that cannot work, or a field that would do nothing, is refused in one sentence when the config is made.
+A combination that cannot work, or a field without effect, is refused when the config is made.
 """
 
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class TrainConfig(StageConfig):
     save_precision: Precision = Precision.bfloat16
     "Of the finished model's weights on disk; nothing is computed in it."
     sharding: ShardingConfig = field(default_factory=ShardingConfig, metadata=NOT_IDENTITY)
-    "How the model lies on its workers, and what it computes again to save memory."
+    "Layout of the model over its workers, and activation checkpointing."
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig, metadata=NOT_IDENTITY)
     attention: Attention = Attention.sdpa
     "How the documents of a row are kept apart: sdpa everywhere; flex or flash for long rows on a GPU, not yet tried on one."
@@ -173,7 +173,7 @@ def as_training(config: ScoreConfig) -> DpoConfig:
 
 
 def check_options(config: TrainConfig) -> None:
-    """Refuse what has not been seen to be right in blocks that workers compute together."""
+    """Refuse options that are not tested with tensor parallelism."""
     if config.sharding.tensor_parallel_size == 1:
         return
     split = f"sharding.tensor_parallel_size={config.sharding.tensor_parallel_size}"

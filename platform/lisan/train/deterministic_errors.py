@@ -1,9 +1,7 @@
-"""Errors that all workers of a run come to alike: starting them again would end the same way.
+"""Errors that every rank raised are deterministic: do not restart.
 
-In: what a worker has raised. Out: whether all others have raised the same kind. Always: nobody waits for a worker that goes on,
-or is gone, longer than a moment: who is alone with its error raises it, and the group is started again.
-
-Storage that fails (ArtifactError) may be back a minute later, and what is no sentence of ours may be of one machine: never asked.
+`is_unanimous` waits a moment for the other ranks. A rank alone with its error raises it, and Ray Train restarts the group.
+Storage errors (ArtifactError) may be temporary and errors of other libraries may be of one machine: neither is asked.
 """
 
 import time
@@ -16,17 +14,17 @@ from lisan.core.errors import ConfigError, DataError, DivergenceError, LisanErro
 FINAL = (ConfigError, DataError, DivergenceError)
 "Kinds that follow from config, rows and weights, which are the same on every rank."
 PATIENCE_S = 30.0
-"Ranks come to such an error within moments of each other, for it is of their set-up or of what they have just added up."
+"Ranks raise such an error within moments of each other: it follows from set-up or from a sum over all ranks."
 
 
 def is_unanimous(error: LisanError, patience_s: float = PATIENCE_S) -> bool:
-    """Return whether every rank ends with an error of this kind; asked by those that do.
+    """Return whether every rank raised an error of this kind; each rank that raised one calls it.
 
-    Through the store of the group and not a collective, which the others, in the midst of one of training, would never join.
+    Counts in the store of the process group: a collective would wait for ranks that are inside a collective of training.
     """
     if not dist.is_initialized():
         return False
-    key = f"lisan/verdict/{type(error).__name__}"
+    key = f"lisan/deterministic/{type(error).__name__}"
     deadline = time.monotonic() + patience_s
     try:
         store = _get_default_store()
@@ -35,6 +33,6 @@ def is_unanimous(error: LisanError, patience_s: float = PATIENCE_S) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.1)
-    except RuntimeError:  # whoever holds the store is gone
+    except RuntimeError:  # the process that holds the store has ended
         return False
     return True

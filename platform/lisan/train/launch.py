@@ -1,7 +1,7 @@
-"""Workers for a training job: Ray Train on a cluster, or this very process.
+"""Starts the workers of a training run on Ray Train.
 
-In: a `TrainJob`. Out: the last metrics of rank 0. Always: a worker group that dies is restarted from its last
-checkpoint, up to `cluster.max_failures` times, unless all its workers come to the same error; what remains is one sentence.
+A worker group that dies restarts from its last checkpoint, up to `cluster.max_failures` times, unless all workers raised the same
+deterministic error.
 """
 
 import logging
@@ -64,7 +64,7 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
         streamed = {"datasets": {STREAM: placeholder()}, "dataset_config": PlanDataConfig(stream)}
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
     place = job.checkpoints
-    # Ray's own list of checkpoints of an earlier launch; the loop resumes from and lets go of them by what lies on storage.
+    # Ray's list of checkpoints of an earlier launch; the loop resumes from the checkpoints on storage instead.
     (place / "checkpoint_manager_snapshot.json").delete()
     parent = place.parent
     state = RunState()
@@ -109,9 +109,9 @@ def _launch_on_ray(job: TrainJob) -> dict[str, float]:
 
 @contextmanager
 def _validator(job: TrainJob) -> Iterator[Validate | None]:
-    """Start an actor that validates checkpoints, for as long as the run, whatever becomes of its workers; none where none is to be.
+    """Start an actor that validates checkpoints during the run; yields None without asynchronous validation.
 
-    Ray Train's own `ValidationConfig` is not taken: in 2.60 a validation whose process keeps being killed ends the run
+    Ray Train's own `ValidationConfig` is not used: in 2.60 a validation whose process keeps being killed ends the run
     (its controller catches `RayTaskError` only), checkpoints wait for theirs in a queue without end while `remove_old` deletes
     them, and the losses reach the controller but neither the tracker nor the choice of the best. An actor also loads the model
     once instead of once for every checkpoint.
@@ -141,7 +141,7 @@ def _validator(job: TrainJob) -> Iterator[Validate | None]:
 
 
 def _validate(actor: Any, timeout_s: float, step: int) -> dict[str, float]:
-    """Return the losses of the checkpoint of a step; a validation that fails is said in one line, and training goes on."""
+    """Return the losses of the checkpoint of a step; a failed validation prints one line, and training continues."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
@@ -150,7 +150,7 @@ def _validate(actor: Any, timeout_s: float, step: int) -> dict[str, float]:
     try:
         losses: dict[str, float] = ray.get(actor.measure.remote(step), timeout=timeout_s)
     except RayError as error:
-        # What a task raised is of our class too, but says the whole traceback.
+        # The error of a task has our class too, but its text is the whole traceback.
         reason = reason_of(error.cause if isinstance(error, RayTaskError) else error)
         if isinstance(error, GetTimeoutError):
             reason = f"it took longer than runtime.validation_timeout_s={timeout_s:g}; raise that, or lower validation.num_rows"
@@ -162,7 +162,7 @@ def _validate(actor: Any, timeout_s: float, step: int) -> dict[str, float]:
 
 
 def _on_worker(job: TrainJob, validate: Validate | None, state: Any) -> dict[str, float] | LisanError:
-    """Be one Ray Train worker; what all of them come to alike is returned, because Ray starts again whoever raises."""
+    """Run one Ray Train worker; an error that all workers raise is returned, because Ray restarts workers that raise."""
     try:
         return run_worker(job, _describe_worker(job, validate, state))
     except Interrupted as error:
@@ -185,7 +185,7 @@ def _describe_worker(job: TrainJob, validate: Validate | None, state: Any) -> Wo
     report_log.setLevel(logging.WARNING)  # it prints every report with all its metrics
     for handler in logging.getLogger("ray.train").handlers:
         if isinstance(handler, PlainRayHandler):
-            handler.setLevel(logging.CRITICAL)  # the trace of what failed stays in Ray's files, its sentence is ours
+            handler.setLevel(logging.CRITICAL)  # traces stay in Ray's files; the driver prints the sentence
     context = ray.train.get_context()
     cluster = job.config.cluster
     is_interrupted = never
@@ -212,7 +212,7 @@ def _describe_worker(job: TrainJob, validate: Validate | None, state: Any) -> Wo
 
 
 def _report(job: TrainJob, metrics: Mapping[str, float], checkpoint: str | None) -> None:
-    """Tell Ray Train of a checkpoint that already lies in its place."""
+    """Report a checkpoint to Ray Train without uploading it: it is in its final folder already."""
     import ray.train
     from ray.train import Checkpoint, CheckpointUploadMode
 

@@ -1,7 +1,7 @@
-"""What is refused before a worker starts.
+"""Checks of a training config against storage, before a worker starts.
 
-In: the config of a training stage, and what lies on storage. Out: nothing, or one sentence. Always: no machine is taken and no
-weight is read; what only a worker can see (its device, weights behind a hub id) it refuses itself.
+Reads no weights and takes no machine. Facts that only a worker sees (its device, the weights of a hub id) are checked in the
+worker.
 """
 
 from collections.abc import Sequence
@@ -93,7 +93,7 @@ def check_held_out(config: TrainConfig, tokens: Artifact, parents: Sequence[Arti
 
 
 def check_scores(config: DpoConfig, tokens: Artifact, parents: Sequence[Artifact]) -> None:
-    """Refuse scores of other rows, of another model, in another precision, or without what the loss needs.
+    """Refuse scores of other rows, of another model, in another precision, or without the columns that the loss needs.
 
     What precision=auto comes to is known to the workers, who check it then.
     """

@@ -1,7 +1,6 @@
-"""AdamW and its schedules.
+"""AdamW and its learning rate schedules.
 
-In: a model and an `OptimConfig`. Out: an optimizer and the learning rate of any step. Always: the rate is a pure
-function of the step, so that resuming needs no scheduler state.
+The rate is a pure function of the step: resuming needs no scheduler state.
 """
 
 import math
@@ -33,7 +32,7 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig, frozen: FrozenRows | None = None) -> torch.optim.Optimizer:
-    """Return AdamW over what is trained; matrices decay, vectors (norms, biases) do not.
+    """Return AdamW over the trained weights; matrices decay, vectors (norms, biases) do not.
 
     `frozen` names the matrices of which some rows are trained: only those decay, and the others' gradients are zero.
     """

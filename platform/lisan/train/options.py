@@ -182,7 +182,7 @@ class PreferenceLoss(StrEnum):
     ipo = "ipo"
     "Raise it by 1 / (2 beta) and no further, so that preferences which are always met do not run away."
     kto = "kto"
-    "Chosen is desirable, rejected undesirable, each on its own against what the policy gains on any reply."
+    "Chosen is desirable, rejected undesirable, each compared with the policy's gain on unrelated replies."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
-"""What driver, controller and workers of a run on Ray Train tell each other: a request to end, restarts, who speaks.
+"""State of a run on Ray Train that driver, controller and workers share: a request to end, restarts, and whether a worker prints.
 
-It lies in the cluster's key-value store, because an actor would be one process more on machines of two cores. The driver looks
-there while the trainer runs, says what it finds, and says that it waits for workers as long as none of them speaks.
+It is in the key-value store of the cluster, because an actor would be one more process on machines of two cores. The driver polls
+it while the trainer runs, prints restarts, and prints that it waits for workers until one of them prints.
 """
 
 import json
@@ -31,9 +31,9 @@ REASONS = (
     (re.compile("low on memory|out of memory", re.I), "out of memory"),
     (re.compile(rf"exit code {EXIT_CODE}\b"), "it hung"),
     (re.compile(r"node (is|was|has) |node died|unreachable", re.I), "its node was lost"),
-    (re.compile("timed? ?out|timeout", re.I), "it waited too long for a peer that hangs"),
+    (re.compile("timed? ?out|timeout", re.I), "it waited too long for a rank that hangs"),
 )
-"What Ray and torch say of a worker that is gone, and the reason for people."
+"Patterns of Ray's and torch's messages on a lost worker, and the printed reason."
 
 
 class RunState:
@@ -50,7 +50,7 @@ class RunState:
         return found and json.loads(found)
 
     def ask_to_end(self) -> bool:
-        """Ask the run to end; False where no worker takes steps yet, who could write a checkpoint."""
+        """Ask the run to end; False when no worker takes steps yet, so that none could write a checkpoint."""
         self._put("end", True)
         return bool(self._get("steps"))
 
@@ -58,24 +58,24 @@ class RunState:
         return bool(self._get("end"))
 
     def begin_steps(self) -> None:
-        """Note that the workers take steps, and look for a request to end after each."""
+        """Set that the workers take steps and read requests to end."""
         self._put("steps", True)
 
     def begin_speaking(self) -> None:
-        """Note that the first worker says what it does."""
+        """Set that the first worker prints its progress."""
         self._put("speaks", True)
 
     def is_speaking(self) -> bool:
         return bool(self._get("speaks"))
 
     def restart(self, number: int, line: str) -> None:
-        """Note that workers are gone for the so manieth time and others come."""
+        """Record the restart of that number."""
         self._put("steps", False)
         self._put("speaks", False)
         self._put(f"restart-{number}", line)
 
     def find_restart(self, number: int) -> str | None:
-        """Return what is to be said of a restart; None before it."""
+        """Return the line of a restart; None before it."""
         line: str | None = self._get(f"restart-{number}")
         return line
 
@@ -84,7 +84,7 @@ class RunState:
 
 
 class Listener:
-    """Tells a worker whether its run was asked to end; a thread looks, from the first call on, so that no step waits."""
+    """Returns whether the run was asked to end; polls in a thread from the first call on, so that no step waits."""
 
     def __init__(self, state: RunState) -> None:
         self.state = state
@@ -106,7 +106,7 @@ class Listener:
 
 
 class Restarts(WorkerGroupCallback):
-    """Tells the driver why workers are started again; runs in Ray Train's controller, which ends the run if this raises."""
+    """Records why workers are restarted; runs in Ray Train's controller, which ends the run if this raises."""
 
     def __init__(self, state: RunState, checkpoints: Location, max_failures: int) -> None:
         self.state, self.checkpoints, self.max_failures = state, checkpoints, max_failures
@@ -124,13 +124,13 @@ class Restarts(WorkerGroupCallback):
             attempt = f"attempt {self.num_failures + 1} of {self.max_failures + 1}"
             self.state.restart(self.num_failures, f"  rank {rank} ended: {reason}; {attempt} goes on from step {step}")
         except Exception as error:
-            print(f"  the workers are started again; why cannot be said: {error}", flush=True)
+            print(f"  the workers are restarted for an unknown reason: {error}", flush=True)
 
 
 def find_cause(errors: Mapping[int, BaseException]) -> tuple[int, str]:
-    """Return the rank whose failure brought the others down, and the reason for people.
+    """Return the rank that failed first, and the reason.
 
-    A worker whose process is gone comes before one that raised, because it may have lost a peer, and lower ranks come first.
+    A lost process comes before an error, which may follow from the loss; lower ranks come first.
     """
     found = {rank: list(chain(error)) for rank, error in sorted(errors.items())}
     gone = [rank for rank, causes in found.items() if any(isinstance(cause, RayError) for cause in causes)]
@@ -146,7 +146,7 @@ def find_cause(errors: Mapping[int, BaseException]) -> tuple[int, str]:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what Ray and Python say that it came of."""
+    """Yield an error and its causes."""
     while error is not None:
         yield error
         inner = next((getattr(error, name, None) for name in ("health_check_failure", "cause", "_base_exc")), None)
@@ -190,7 +190,7 @@ class Fit(threading.Thread):
 
 
 class Watch:
-    """Says what only the driver can, while the trainer runs."""
+    """Prints the driver's lines while the trainer runs."""
 
     def __init__(self, state: RunState, num_workers: int) -> None:
         self.state, self.num_workers = state, num_workers
@@ -201,8 +201,8 @@ class Watch:
         return "" if self.is_speaking else f"  waiting for {self.num_workers} workers"
 
     def look(self, is_asked: bool) -> None:
-        """Say what is new, and hand on a request to end; KeyboardInterrupt where no worker takes steps yet, ClusterError where
-        Ray is gone."""
+        """Print restarts and pass on a request to end; KeyboardInterrupt when no worker takes steps yet, ClusterError when Ray has
+        ended."""
         check_alive()
         if line := self.state.find_restart(self.num_restarts + 1):
             self.num_restarts += 1

@@ -1,8 +1,6 @@
-"""The three training stages: what each trains on, with which objective, from which model, to which model.
+"""The stages train_cpt, train_sft and train_dpo: a config, a tokens artifact and a model to a `model` artifact.
 
-In: a config, a tokens artifact and a model. Out: a `model` artifact: a Hugging Face folder with weights, tokenizer,
-chat template and generation defaults. Always: `run_worker(job, worker)` is all that a process does, whoever started
-it.
+The artifact is a Hugging Face folder with weights, tokenizer, chat template and generation defaults.
 """
 
 from typing import Any
@@ -23,7 +21,7 @@ from lisan.train.setup.base_model import open_places
 
 
 def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
-    """Start the workers that the cluster config asks for and return what they measured."""
+    """Train on the workers of the cluster config and return the facts of the model."""
     job = make_job(config, draft, run)
     drop_damaged(job.checkpoints)
     metrics = train(job)
@@ -39,17 +37,17 @@ def build(config: TrainConfig, draft: Draft, run: Run) -> dict[str, Any]:
     best = {found.step: found.facts[LOSS] for found in find_best(job.checkpoints, config.loop.keep_best)}
     if best:
         known["best_checkpoints"] = best
-    # By a name of its own: the tracker has these as series already, under train/.
+    # Under `metrics`: the tracker has these as series under train/ already.
     return {"metrics": metrics, "steps": latest.step, **realised(latest.facts), **known, "checkpoint": where}
 
 
 def join(config: TrainConfig, draft: Draft) -> None:
-    """Train beside the first process of torchrun, which begins, tracks and finishes what all of them train."""
+    """Train as a further process of torchrun; the first one tracks and finishes the artifact."""
     train(make_job(config, draft, SilentRun()))
 
 
 def train(job: TrainJob) -> dict[str, float]:
-    """Train and return the last metrics; Interrupted names the step that the same command goes on from."""
+    """Train and return the last metrics; Interrupted names the step of the last checkpoint."""
     try:
         return launch(job)
     except (KeyboardInterrupt, Interrupted) as error:
@@ -63,9 +61,9 @@ def make_job(config: TrainConfig, draft: Draft, run: Run) -> TrainJob:
 
 
 def check_outcome(job: TrainJob, ref: Ref) -> Checkpoint:
-    """Return the last checkpoint of a run that did all it should; TrainingError when a launcher only says so.
+    """Return the last checkpoint of a complete run; TrainingError when steps, tokens or model files are missing.
 
-    The exit code of a job follows from what lies on storage, not from the workers' farewell.
+    The exit code of a job follows from the files on storage, not from the launcher's result.
     """
     num_steps, _ = plan_run(job.config, job.tokens)
     latest = find_latest(job.checkpoints)

@@ -1,12 +1,12 @@
-"""The watchdog: a run that hangs ends, so that it is started again from its last checkpoint.
+"""Ends a process that hangs, so that its run restarts from the last checkpoint.
 
-In: a beat after every finished step. Out: nothing, or the stacks of all threads, one sentence, and the end of the process.
-Always: it begins with the first step, whose compilations and set-up may take long; a slow model is no hang, because the limit
-grows with the slowest step so far; a process that was itself stopped for a while begins to count anew.
+The loop calls `beat` after every step. When none comes within the limit, prints the stacks of all threads and one sentence, and
+exits. Watching begins after the first step, whose compilation may take long; the limit grows with the slowest step, and a process
+that was itself stopped starts to count anew.
 
-Collectives of the default group get the same limit; those inside groups of shards (HSDP) have torch's own. A peer that died
-breaks its connections, which every rank notices at once; the watchdog is for peers that stand still, hangs outside of
-collectives, and streams that never yield.
+Collectives of the default group get the same limit; those inside shard groups (HSDP) have torch's own. A dead rank breaks its
+connections, which every rank notices at once; the watchdog is for ranks that stand still, hangs outside of collectives, and
+streams that yield nothing.
 """
 
 import faulthandler
@@ -24,12 +24,12 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from lisan.cluster.worker import Worker
 
 SLOWER = 5.0
-"A step may take so many times the slowest before it."
+"Largest multiple of the slowest step before."
 EXIT_CODE = 87
 
 
 def end_process(sentence: str) -> None:
-    """Say why, show where every thread stands, and go without a farewell: whatever hangs would hang that too."""
+    """Print the sentence and the stacks of all threads, and exit without clean-up, which might hang too."""
     print(f"TrainingError: {sentence}", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
     sys.stderr.flush()
@@ -73,7 +73,7 @@ class Watchdog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count what may take any time, such as waiting for storage."""
+        """Exclude work of unknown duration, such as waiting for storage."""
         self._is_paused, begun = True, time.monotonic()
         yield
         if self._last is not None:

@@ -1,6 +1,6 @@
-"""The checkpoints of a run that lie on storage: which there are, which is the latest, which are the best and which may go.
+"""Lists, opens, ranks and deletes the checkpoints of a run.
 
-In: a folder of `step_00000100/`, as `shards` writes them. Always: one without `checkpoint.json` is no checkpoint.
+A checkpoint is a folder `step_00000100/`; without its `checkpoint.json` it is not finished and is ignored.
 """
 
 import math
@@ -34,7 +34,7 @@ class Checkpoint:
     num_bytes: int
     digest: str
     facts: dict[str, Any]
-    "What was saved with it: all that `checkpoint.json` holds."
+    "Content of `checkpoint.json`."
 
     def fact(self, name: str) -> Any:
         """Return one fact; TrainingError when an older version did not save it."""
@@ -110,7 +110,7 @@ def next_start(folder: Location) -> tuple[int, int]:
 
 
 def amend(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
-    """Write into the mark of a finished checkpoint what was found out about it later; rank 0 calls it."""
+    """Add facts to a finished checkpoint; rank 0 calls it."""
     (checkpoint.location / MARK).write_json({**checkpoint.facts, **facts})
 
 
@@ -122,7 +122,7 @@ def remove_old(folder: Location, keep: int, keep_best: int = 0) -> None:
     kept = {*_finished(folder)[-keep:], *(found.location for found in find_best(folder, keep_best))}
     for place in folder.list():
         if place.name.startswith("step_") and place not in kept:
-            (place / MARK).delete()  # first, so that what is left of a folder is never taken for a checkpoint
+            (place / MARK).delete()  # first, so that a half deleted folder is no checkpoint
             place.delete()
 
 

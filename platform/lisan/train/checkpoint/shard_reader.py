@@ -1,7 +1,7 @@
-"""Reads a checkpoint where it lies, on a disk or an object store.
+"""Reads checkpoint shards from a disk or an object store for DCP.
 
-In: the place of a checkpoint. Out: what DCP asks for. Always: a worker fetches the bytes of the tensors that it needs, not the
-optimizer's where only weights are loaded; nothing is left on the machine.
+A worker fetches only the bytes of the tensors that it loads, without those of the optimizer where only weights are loaded, and
+leaves no file on the machine.
 """
 
 import io

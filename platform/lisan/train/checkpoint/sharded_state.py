@@ -1,7 +1,7 @@
-"""The state of a run, to storage and back.
+"""Writes and loads the sharded state of a run.
 
-In: a sharded model and its optimizer. Out: `step_00000100/` with DCP shards and `checkpoint.json`, written last.
-Always: loading works on another number of workers; every rank writes its own; what fails on one fails on all.
+A checkpoint is `step_00000100/` with DCP shards and `checkpoint.json`, which is written last. Every rank writes its own shards;
+any number of workers loads them; an error on one rank is raised on all.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ LOADING = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 def take_state(scorer: Scorer, optimizer: Optimizer) -> State:
-    """Return what a checkpoint holds: the very tensors that training goes on to change, not copies."""
+    """Return the state of a checkpoint: the live tensors, not copies."""
     model_state, optimizer_state = get_state_dict(scorer, optimizer, options=OPTIONS)
     return {"model": model_state, "optimizer": optimizer_state}
 
@@ -104,7 +104,7 @@ def _write_share(state: State, place: Location, group: dist.ProcessGroup | None)
 
 
 def _is_own(name: str) -> bool:
-    """Tell whether DCP lets this rank write a file: `__3_0.distcp` is rank 3's, the metadata rank 0's."""
+    """Return whether DCP lets this rank write a file: `__3_0.distcp` is rank 3's, the metadata rank 0's."""
     rank = dist.get_rank()
     return name.startswith(f"__{rank}_") or (rank == 0 and not name.startswith("__"))
 

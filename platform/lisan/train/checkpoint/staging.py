@@ -1,9 +1,8 @@
-"""A copy of the training state in main memory, made while the next step computes.
+"""Copies the training state to main memory while the next step computes.
 
-In: the live, sharded state. Out: the same state over buffers of its own. Always: what is copied is the state at the time of
-`begin`, because the loop waits for the copy before it changes a weight; buffers are made once and used again.
+The copy is the state at `begin`: the loop waits for it before it changes a weight. Its buffers are allocated once.
 
-The copy from a GPU (pinned memory, a stream of its own) has not run on one.
+The copy from a GPU (pinned memory, a stream of its own) is not tested yet.
 """
 
 from typing import Any
@@ -25,7 +24,7 @@ class Staging:
         self._settled: torch.cuda.Event | None = None
 
     def begin(self) -> None:
-        """Note where the device stands, on the thread that trains: what it was told before is part of the copy."""
+        """Record an event on the device, in the training thread: work queued before it is part of the copy."""
         if self._stream is not None:
             self._settled = torch.cuda.Event()
             self._settled.record(torch.cuda.current_stream(self.device))

@@ -1,9 +1,8 @@
-"""What a worker computes on: how fast it could be, and how much memory it has taken.
+"""Peak speed and memory of a worker's device.
 
-In: a device and a precision. Out: a peak with the words that say where it comes from, and bytes. Always: a speed is shown
-with what it is a share of, because an MFU means nothing without its denominator.
+A peak comes with the words for its source, because an MFU means nothing without its denominator.
 
-Peaks on GPUs are the vendors' dense bf16 figures; this table has not been checked on the GPUs themselves.
+Peaks of GPUs are the vendors' dense bf16 figures; they are not checked on GPUs yet.
 """
 
 import math
@@ -68,7 +67,7 @@ _fastest: dict[tuple[str, torch.dtype, int], Measured] = {}
 
 
 def find_peak(device: str, dtype: torch.dtype, given: float | None = None) -> Peak:
-    """Return what is given, or else what the data sheet says of a GPU in bf16, or else what a product of matrices reaches."""
+    """Return the given peak, or else the data sheet's of a GPU in bf16, or else the measured speed of a matrix product."""
     kind = _name(dtype)
     if given:
         return _said(given, f"{kind}, as runtime.peak_tflops says")
@@ -130,7 +129,7 @@ def _measure(key: tuple[str, torch.dtype, int], size: int, seconds: float) -> No
     # A GPU is faster on numbers that are all the same than on those of a model. The run's own draws stay as they are.
     draws = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, dtype=dtype, device=device, generator=draws) for _ in range(2))
-    torch.mm(left, right)  # the first one also sets up what the others use
+    torch.mm(left, right)  # the first one also allocates
     begun, used = time.perf_counter(), time.process_time()
     best = math.inf
     while time.perf_counter() < begun + seconds:

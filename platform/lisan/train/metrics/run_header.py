@@ -1,7 +1,6 @@
-"""What the page of a run says before its first step: which model, of what, where and on what terms.
+"""Facts of a run before its first step, for its page: model, tokens, batch, workers.
 
-In: a training config and what was made of it. Out: plain values that fit into a line of JSON. Always: the digest of the
-config is the fingerprint that the artifact's manifest will have.
+All are plain values of one line of JSON. The digest of the config is the fingerprint of the artifact's manifest.
 """
 
 from dataclasses import dataclass

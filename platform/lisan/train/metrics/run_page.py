@@ -1,7 +1,6 @@
-"""The page of a training run: what it is, how far it is, and everything that was logged, drawn over its steps.
+"""Draws the page of a training run: its facts, its progress, and charts of its metrics by step.
 
-In: the header and the lines of a history. Out: one HTML page without scripts or links to anywhere. Always: a pure function
-of the two, so that the page of a run that goes on, or went on after a failure, is drawn as if it had been one.
+One HTML file without scripts or links, a pure function of the header and lines of the run log: a resumed run has one page.
 """
 
 import re
@@ -33,7 +32,7 @@ class Plot:
     from_zero: bool = False
     "Whether it is an amount, of which small changes are not to look large."
     keep_peaks: bool = False
-    "Whether a spike is what one looks for."
+    "Whether spikes must stay visible."
 
 
 PLOTS = (
@@ -102,7 +101,7 @@ def _draw(plot: Plot, lines: Lines, colours: Mapping[str, int]) -> tuple[Plot, s
 
 
 def _draw_mix(header: Mapping[str, Any], lines: Lines, colours: Mapping[str, int]) -> dict[str, object]:
-    """Return what was read against what was planned, in per cent; empty before the first checkpoint."""
+    """Return read and planned shares of the sources, in per cent; empty before the first checkpoint."""
     read = {key.removeprefix(READ): value for key, value in _last(lines, lambda key: key.startswith(READ)).items()}
     if not read:
         return {}

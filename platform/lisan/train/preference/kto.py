@@ -1,12 +1,11 @@
-"""KTO's anchor: what the policy has gained over the reference on replies that do not belong to their prompts.
+"""KL estimate of KTO: log-ratios of policy and reference on replies to other prompts.
 
-In: packed rows of preferences. Out: the estimate of the KL divergence that every reply of a step is judged against
-(Ethayarajh et al. 2024, eq. 8: z0 = max(0, mean of log policy(y') - log reference(y')), no gradient). Always: which
-reply y' a prompt gets follows from the tokens alone, so that the reference scores it once like any other; the mean is
-over all ranks and micro batches of the step, so that the loss depends on neither. It costs one more forward pass a step.
+Ethayarajh et al. 2024, eq. 8: z0 = max(0, mean of log policy(y') - log reference(y')), no gradient. The tokens alone determine
+the reply y' of a prompt, so that the reference scores it once. The mean is over all ranks and micro batches of a step, so that
+the loss depends on neither. It costs one more forward pass a step.
 
-Packed: the pairs of a row exchange replies in a circle, which keeps the row as long as it was. A row of one pair takes
-the replies of the next row, cut off where its own row ends.
+The pairs of a row exchange replies in a circle, which keeps the length of the row. A row of one pair takes the replies of the
+next row, cut at the end of its own row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -91,7 +90,7 @@ def estimate_kl(
 ) -> float:
     """Return z0 of a step, the same on all ranks; `parts` are the micro batches of this one."""
     was_training = scorer.training
-    scorer.eval()  # dropout would draw what the step's own passes are to draw
+    scorer.eval()  # dropout would use random numbers of the step's own passes
     sums = torch.zeros(2, dtype=torch.float64)
     for part in parts:
         rows = reader.read(part.row_ids)

@@ -1,8 +1,7 @@
-"""The reference pass of preference training: what the untrained policy thinks of every reply, computed once.
+"""The reference pass of preference training: log-probabilities of every reply under the untrained policy, computed once.
 
-In: the model before its first step and packed rows. Out: the log-probabilities of every row's documents, as a table that
-lies beside the checkpoints or, made by `score_preferences`, in an artifact of its own. Always: both are computed by
-`score_rows`, batch by batch as `Worker.deal` cuts them; the loss needs no second model in memory.
+They are saved as a table beside the checkpoints or, by `score_preferences`, in an artifact. Both use `score_rows` on the batches
+of `Worker.deal`. The loss needs no second model in memory.
 """
 
 from collections.abc import Iterable
@@ -145,7 +144,7 @@ def check_precision(scores: Artifact, precision: Precision) -> None:
 def check_reference(scorer: Scorer, reader: RowReader, reference: Reference, scores: Artifact, device: str) -> None:
     """Refuse scores that this model, before its first step, does not confirm on the first rows.
 
-    What the manifests say of refs is checked before a worker starts; this sees a folder or hub id whose weights have changed.
+    Refs are checked by their manifests before a worker starts; this finds a folder or hub id whose weights have changed.
     """
     probed = np.arange(min(PROBED_ROWS, len(reader)))
     table = score_rows(scorer, reader, [probed], device)

@@ -1,7 +1,6 @@
-"""Parts of the reference pass, scored in this process or by actors of Ray Data.
+"""Scores parts of the reference pass, in this process or in Ray actors.
 
-In: a `ScoreJob` and the parts that are to be scored. Out: their row counts, one by one; the scores lie on storage. Always: to the
-digit what the workers of train_dpo would compute for themselves alone.
+The scores equal those that the workers of train_dpo compute, to the last digit.
 """
 
 from collections.abc import Generator, Sequence
@@ -45,7 +44,7 @@ class Part:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """What it takes to score a part anywhere."""
+    """Everything that a process needs to score a part."""
 
     config: ScoreConfig
     tokens: Artifact
@@ -107,7 +106,7 @@ class ReferenceModel:
 
 
 def find_device(cluster: ClusterConfig) -> str:
-    """Return what a process that scores computes on."""
+    """Return the device of a scoring process."""
     if cluster.num_workers:
         return "cuda:0" if cluster.use_gpu else "cpu"
     return worker_here(cluster).device

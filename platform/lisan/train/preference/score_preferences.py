@@ -1,11 +1,9 @@
-"""The `score_preferences` stage: what the reference model thinks of every reply, as an artifact of its own.
+"""The `score_preferences` stage: log-probabilities of every reply under the reference model, as a `scores` artifact.
 
-In: a preference tokens artifact and the model that training will start from. Out: `scores`, log-probabilities by row.
-Always: to the digit what the workers of train_dpo would compute for themselves alone; parts that are done stay done when the
-job is killed. Worth a job when several runs (a sweep of beta, loss or rate) share one reference, or when it is to be computed
-on other machines than training: Ray Data maps parts of the rows through `cluster.num_workers` actors, each with the whole
-model. A model that fits no single GPU is scored by the workers of train_dpo, over which it is sharded. Actors on GPUs have
-not been tried on one.
+The scores equal those that the workers of train_dpo compute, to the last digit; a killed job continues with the missing parts.
+Useful when several runs (a sweep of beta, loss or rate) share one reference, or for scoring on other machines than training: Ray
+maps parts of the rows over `cluster.num_workers` actors, each with the whole model. A model too large for one GPU is scored by
+the workers of train_dpo, over which it is sharded. Actors on GPUs are not tested yet.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +46,7 @@ def score_preferences(config: ScoreConfig, draft: Draft, run: Run) -> Mapping[st
 
 
 def _join(job: ScoreJob, plan: Sequence[Part], target: Location) -> dict[str, Any]:
-    """Write one file a pass and return what is known of it."""
+    """Write one file a pass and return its facts."""
     for folder in dict.fromkeys(part.folder for part in plan):
         table = join_scores(read_scores(job.parts / part.path) for part in plan if part.folder == folder)
         write_scores(table, target / folder / REFERENCE)

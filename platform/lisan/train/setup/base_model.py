@@ -1,8 +1,7 @@
-"""What a run starts from: the folders of its parents, and the model that is made of them.
+"""Builds the model at the start of a run from the folders of its parents.
 
-In: a training config and its parents. Out: a model with its vocabulary grown and its adapters in place, as yet without weights,
-and where these come from. Always: the vocabulary of the tokens, the tokenizer and the model is one, or the run is refused before
-a worker starts.
+The model has an expanded vocabulary and adapters, but no weights yet; their sources are returned beside it. The vocabulary of
+tokens, tokenizer and model must be the same, or the run is refused before a worker starts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,7 +34,7 @@ from lisan.train.setup.trainable import apply_tuning, check_adapters, check_new_
 
 @dataclass(frozen=True)
 class Places:
-    """Local folders or hub ids of what a run starts from."""
+    """Local folders or hub ids of the run's base model, tokenizer and donor."""
 
     model: str
     "Empty when the model starts from random weights."
@@ -74,7 +73,7 @@ def open_places(config: Any, parents: Iterable[Artifact]) -> Places:
 
 
 def check_folders(config: Any, parents: Iterable[Artifact]) -> None:
-    """Refuse a model or donor whose files are not all that its config describes; what a hub id holds a worker sees first."""
+    """Refuse a model or donor with missing weight files; those of a hub id are checked in the worker."""
     places = open_places(config, parents)
     for place in (places.model, places.donor):
         if place:

@@ -1,9 +1,4 @@
-"""From a config to a model in memory, and from trained shards back to a folder that anybody can load.
-
-In: a training config and the folders of its parents. Out: an adapted model to train; at the end a Hugging Face
-folder. Always: the vocabulary of the tokens, the tokenizer and the model is one, or the run is refused before a
-worker starts.
-"""
+"""Writes the trained model as a Hugging Face folder, from shards on the workers."""
 
 import json
 import shutil

@@ -1,7 +1,6 @@
-"""Rows for the pieces that a tokenizer gained: what the tokenizer room knows of them, handed to the model room in ids.
+"""Expands the embedding matrices for the new pieces of a tokenizer and writes the manifest of their rows.
 
-In: a model, the expansion of its tokenizer, and how new rows begin. Out: the grown model and the manifest of its new rows.
-Always: what a method needs (neighbours beside the tokenizer, a donor) is there, or the run is refused before a worker starts.
+A missing requirement of the initialisation (neighbours beside the tokenizer, a donor) is refused before a worker starts.
 """
 
 from dataclasses import replace
@@ -17,7 +16,7 @@ from lisan.tokenizer.tokenizer import Expansion, open_tokenizer
 
 
 def check_init(config: RowInitConfig, expansion: Expansion | None, tokenizer: str, donor: str) -> None:
-    """Refuse a way to begin new rows where there are none, and one that lacks what it takes."""
+    """Refuse an initialisation without new rows, or without its requirements."""
     if expansion is None and config != RowInitConfig():
         raise ConfigError(
             f"model.new_rows.method={config.method} has no effect: {tokenizer} has no piece that the model lacks; drop it, "

@@ -1,8 +1,4 @@
-"""What tensor parallelism asks of a run: blocks that can be split, trained whole, in a way that has been seen to be right.
-
-In: a training config and its parents. Out: nothing, or one sentence. Always: before a worker starts, but for what a hub id
-holds.
-"""
+"""Refuses tensor parallelism for models, tunings and options that it was not tested with, before a worker starts."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +12,7 @@ from lisan.train.setup.base_model import open_places
 
 
 def check_model(config: Any, parents: Iterable[Artifact]) -> None:
-    """Refuse to split a model that cannot be; what a hub id holds is first seen by a worker."""
+    """Refuse a model that cannot be split; that of a hub id is checked in the worker."""
     tensor_parallel_size, places = config.sharding.tensor_parallel_size, open_places(config, parents)
     if tensor_parallel_size == 1:
         return

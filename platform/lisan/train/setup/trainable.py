@@ -1,7 +1,6 @@
-"""What of a model is trained: its blocks whole, adapters in them or nothing of them, and which rows of its vocabulary.
+"""Selects the trained weights of a model: blocks, adapters, rows of the vocabulary.
 
-In: a `TuningConfig` and a model, with its weights or without. Out: the same model with the gradients that the config asks for.
-Always: an option that would do nothing is refused before a worker starts.
+An option without effect is refused before a worker starts.
 """
 
 from collections.abc import Sequence
@@ -41,7 +40,7 @@ def check_new_rows_exist(tuning: TuningConfig, grows: bool, model: str) -> None:
 def check_adapters(tuning: TuningConfig, model: str) -> None:
     """Refuse adapters for layers that the model has not, and a base in 4 bits without the library for it, before a worker starts.
 
-    What a hub id holds is first seen by a worker.
+    The model of a hub id is checked in the worker.
     """
     if tuning.quantise_base is Quantisation.nf4:
         check_installed()
@@ -63,7 +62,7 @@ def choose_rows(tuning: TuningConfig, model: Any, manifest: NewRows | None, plac
 def apply_tuning(
     tuning: TuningConfig, model: Any, sources: Sequence[Source], rows: Sequence[int], seed: int
 ) -> tuple[Any, tuple[Source, ...]]:
-    """Freeze what is not trained and attach adapters; returns PEFT's wrapper, or None, and where weights are yet to come from.
+    """Freeze untrained weights and attach adapters; returns PEFT's wrapper, or None, and the sources of missing weights.
 
     4 bits and the norms that DoRA begins with are made from the weights, which every worker then loads whole.
     """
