@@ -35,7 +35,7 @@ from lisan.core.stage import ClusterConfig, SilentRun, StorageConfig
 from lisan.core.storage import Location
 from lisan.model.config import ModelConfig, ShapeConfig
 from lisan.train.config import TrainConfig, parents_of
-from lisan.train.launch import launch
+from lisan.train.launch import launch_on_ray
 from lisan.train.options import LoopConfig
 from lisan.train.run import TrainJob, run_worker
 
@@ -122,7 +122,7 @@ def be_worker(job: Path, pinned: bool) -> int:
 
 def measure_ray(job: TrainJob, place: Path) -> float:
     """Return the tokens/s of a run under Ray Train, and leave no Ray behind that would slow the next one."""
-    launch(job)
+    launch_on_ray(job)
     ray.shutdown()
     return read_speed(place)
 

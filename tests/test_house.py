@@ -173,6 +173,14 @@ def test_the_config_of_training_does_not_reach_the_loop() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_loop_reaches_no_page_and_no_launcher() -> None:
+    code = "import sys, lisan.train.loop; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not {name for name in loaded if name.startswith("lisan.reporting") or name.endswith("_page")}
+    assert not loaded & {"ray", "mlflow", "lisan.train.launch", "lisan.train.stages"}
+
+
 @pytest.mark.parametrize(
     "module", ["lisan.core.config", "lisan.corpus.chain", "lisan.tokenizer.chat.chat_template", "lisan.evaluate.tasks"]
 )

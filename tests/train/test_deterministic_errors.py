@@ -29,7 +29,7 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with ProcessGroup(ALONE):
         monkeypatch.setattr(dist, "get_world_size", lambda: 2)
         monkeypatch.setattr(deterministic_errors, "PATIENCE_S", 0.2)
-        yield lambda error: _get_default_store().add(f"lisan/verdict/{type(error).__name__}", 1)
+        yield lambda error: _get_default_store().add(f"lisan/deterministic/{type(error).__name__}", 1)
 
 
 def test_what_all_ranks_come_to_is_unanimous(pair: Any) -> None:

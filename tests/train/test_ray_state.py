@@ -46,7 +46,7 @@ def gone(told: str) -> Exception:
         ({0: gone("Worker exits with exit code 87.")}, (0, "it hung")),
         (
             {0: RuntimeError("gloo: Timed out waiting 4000ms for recv operation")},
-            (0, "it waited too long for a peer that hangs"),
+            (0, "it waited too long for a rank that hangs"),
         ),
         ({1: DataError("the rows are bad"), 2: LOST_PEER}, (1, "the rows are bad")),
     ],

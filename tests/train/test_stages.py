@@ -29,11 +29,10 @@ from lisan.tokenizer.expand.expand_tokenizer import TOKENIZER
 from lisan.tokenizer.tokenizer import load_tokenizer
 from lisan.train.checkpoint.retention import find_latest
 from lisan.train.config import DpoConfig, TrainConfig
-from lisan.train.launch import launch
 from lisan.train.launch_checks import check_targets
 from lisan.train.options import Method, Rows, RuntimeConfig, TuningConfig
 from lisan.train.run import TrainJob, run_worker
-from lisan.train.stages import CPT, DPO, SFT
+from lisan.train.stages import CPT, DPO, SFT, launch
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +249,7 @@ def test_what_cannot_train_is_refused_before_a_worker_starts(
     trained: Artifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lisan.train.launch.launch", lambda _: pytest.fail("a worker started"))
+    monkeypatch.setattr("lisan.train.stages.launch", lambda _: pytest.fail("a worker started"))
     with pytest.raises(error, match=said) as caught:
         run(CPT, replace(small(store, name="refused"), **changes))
     assert "\n" not in str(caught.value)
@@ -316,7 +315,7 @@ def test_a_gpu_that_is_not_there_is_refused(store: Store, monkeypatch: pytest.Mo
 
 
 def test_the_threads_that_a_config_names_are_those_of_this_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lisan.train.launch.run_worker", lambda _, worker: {"threads": worker.threads})
+    monkeypatch.setattr("lisan.train.stages.run_worker", lambda _, worker: {"threads": worker.threads})
     for threads in (0, 3):
         config = SimpleNamespace(cluster=ClusterConfig(threads_per_worker=threads), runtime=RuntimeConfig())
         job: Any = SimpleNamespace(config=config)

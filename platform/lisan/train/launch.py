@@ -5,47 +5,24 @@ deterministic error.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
-from lisan.cluster.worker import Worker, never, share_threads, worker_from_environment
+from lisan.cluster.worker import Worker, never, share_threads
 from lisan.core.errors import ClusterError, ConfigError, Interrupted, LisanError, TrainingError
 from lisan.core.stage import ClusterConfig
 from lisan.train.checkpoint.retention import next_start
 from lisan.train.checkpoint_validation import Validator
 from lisan.train.deterministic_errors import FINAL, is_unanimous
-from lisan.train.options import RuntimeConfig
 from lisan.train.run import TrainJob, plan_run, run_worker
 
 Validate = Callable[[int], dict[str, float]]
-RUNTIME = RuntimeConfig()
 
 
-def launch(job: TrainJob) -> dict[str, float]:
-    """Run the job where its cluster config says."""
-    cluster = job.config.cluster
-    return _launch_on_ray(job) if cluster.num_workers else run_worker(job, worker_here(cluster, job.config.runtime))
-
-
-def worker_here(cluster: ClusterConfig, runtime: RuntimeConfig = RUNTIME) -> Worker:
-    """Return what this process is without Ray: one of torchrun's, or the only one."""
-    if cluster.use_gpu and not torch.cuda.is_available():
-        raise ConfigError("cluster.use_gpu is true but this process sees no GPU; choose cluster=local for the CPU")
-    return replace(
-        worker_from_environment(),
-        threads=cluster.threads_per_worker,
-        step_timeout_s=runtime.step_timeout_s if "TORCHELASTIC_RUN_ID" in os.environ else 0,
-        collective_timeout_s=runtime.collective_timeout_s,
-    )
-
-
-def _launch_on_ray(job: TrainJob) -> dict[str, float]:
+def launch_on_ray(job: TrainJob) -> dict[str, float]:
+    """Train on `cluster.num_workers` Ray Train workers and return the last metrics of the first."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 

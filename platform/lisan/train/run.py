@@ -1,14 +1,18 @@
 """One process of a training run: `run_worker(job, worker)`, started by Ray Train, torchrun, a job or a test."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from lisan.cluster.worker import ProcessGroup, Worker, agree_on_precision
+import torch
+
+from lisan.cluster.worker import ProcessGroup, Worker, agree_on_precision, worker_from_environment
 from lisan.core.artifact import Artifact, Kind
+from lisan.core.errors import ConfigError
 from lisan.core.progress import say
-from lisan.core.stage import Run
+from lisan.core.stage import ClusterConfig, Run
 from lisan.core.storage import Location
 from lisan.data.row_order import RowOrder, open_order
 from lisan.data.rows import RowBatch, RowReader
@@ -27,7 +31,7 @@ from lisan.train.metrics.run_header import HeaderFacts, describe_run
 from lisan.train.metrics.run_log import RunLog
 from lisan.train.objectives import CausalLm, Objective, PreferencePairs, Terms
 from lisan.train.optim import make_optimizer
-from lisan.train.options import PreferenceLoss
+from lisan.train.options import PreferenceLoss, RuntimeConfig
 from lisan.train.plan import TrainPlan
 from lisan.train.preference.kto import MismatchedReader, estimate_kl
 from lisan.train.preference.reference import (
@@ -55,6 +59,19 @@ class TrainJob:
     checkpoints: Location
     output: Location
     run: Run
+
+
+def local_worker(cluster: ClusterConfig, runtime: RuntimeConfig | None = None) -> Worker:
+    """Return the worker of this process without Ray: one of torchrun's, or the only one."""
+    runtime = runtime or RuntimeConfig()
+    if cluster.use_gpu and not torch.cuda.is_available():
+        raise ConfigError("cluster.use_gpu is true but this process sees no GPU; choose cluster=local for the CPU")
+    return replace(
+        worker_from_environment(),
+        threads=cluster.threads_per_worker,
+        step_timeout_s=runtime.step_timeout_s if "TORCHELASTIC_RUN_ID" in os.environ else 0,
+        collective_timeout_s=runtime.collective_timeout_s,
+    )
 
 
 def plan_run(config: TrainConfig, tokens: Artifact) -> tuple[int, RowOrder]:

@@ -12,11 +12,11 @@ from lisan.tokenizer.chat.chat_template import template_hash
 from lisan.tokenizer.tokenizer import open_tokenizer
 from lisan.train.checkpoint.retention import LOSS, PRECISION, Checkpoint, drop_damaged, find_best, find_latest
 from lisan.train.config import DpoConfig, TrainConfig, inputs_of, parents_of
-from lisan.train.launch import launch
+from lisan.train.launch import launch_on_ray
 from lisan.train.launch_checks import check
 from lisan.train.metrics.data_ledger import realised
 from lisan.train.metrics.run_log import write_final_page
-from lisan.train.run import TrainJob, plan_run
+from lisan.train.run import TrainJob, local_worker, plan_run, run_worker
 from lisan.train.setup.base_model import open_places
 
 
@@ -54,6 +54,13 @@ def train(job: TrainJob) -> dict[str, float]:
         latest = find_latest(job.checkpoints)
         where = f"goes on from step {latest.step}" if latest else "begins anew, for there is no checkpoint yet"
         raise Interrupted(f"interrupted; the same command {where}") from error
+
+
+def launch(job: TrainJob) -> dict[str, float]:
+    """Train on Ray when the cluster config asks for workers, else in this process; return the last metrics."""
+    if job.config.cluster.num_workers:
+        return launch_on_ray(job)
+    return run_worker(job, local_worker(job.config.cluster, job.config.runtime))
 
 
 def make_job(config: TrainConfig, draft: Draft, run: Run) -> TrainJob:

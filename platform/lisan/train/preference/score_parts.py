@@ -19,10 +19,10 @@ from lisan.core.storage import Location
 from lisan.data.rows import RowReader
 from lisan.model.score import Scorer
 from lisan.train.config import ScoreConfig, as_training
-from lisan.train.launch import check_capacity, worker_here
+from lisan.train.launch import check_capacity
 from lisan.train.preference.kto import MismatchedReader
 from lisan.train.preference.reference import MISMATCHED, join_scores, score_rows, write_scores
-from lisan.train.run import open_scorer
+from lisan.train.run import local_worker, open_scorer
 from lisan.train.setup.base_model import open_places
 
 PART_BATCHES = 64
@@ -76,7 +76,7 @@ class ReferenceModel:
         threads = (
             share_threads(cluster, cluster.num_workers // cluster.num_nodes)
             if cluster.num_workers
-            else worker_here(cluster).threads
+            else local_worker(cluster).threads
         )
         self.worker = Worker(device=find_device(cluster), precision=job.precision, threads=threads)
         self.group, self.stack = ProcessGroup(self.worker), ExitStack()
@@ -109,7 +109,7 @@ def find_device(cluster: ClusterConfig) -> str:
     """Return the device of a scoring process."""
     if cluster.num_workers:
         return "cuda:0" if cluster.use_gpu else "cpu"
-    return worker_here(cluster).device
+    return local_worker(cluster).device
 
 
 def find_precisions(cluster: ClusterConfig) -> list[Resolved]:
