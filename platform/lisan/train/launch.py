@@ -23,51 +23,17 @@ Validate = Callable[[int], dict[str, float]]
 
 def launch_on_ray(job: TrainJob) -> dict[str, float]:
     """Train on `cluster.num_workers` Ray Train workers and return the last metrics of the first."""
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     from lisan.cluster.ray import RAY_LOGS, connect, mute_workers, reason_of
-    from lisan.data.ray_stream import STREAM, PlanDataConfig, StreamPlan, placeholder
-    from lisan.train.ray_state import Restarts, RunState, fit
+    from lisan.train.ray_state import RunState, fit
 
-    config, cluster = job.config, job.config.cluster
+    cluster = job.config.cluster
     connect(cluster)
-    check_capacity(cluster, num_validators=int(config.validation.asynchronous))
-    num_steps, order = plan_run(config, job.tokens)
-    streamed: dict[str, Any] = {}
-    # Ray Data hands a block to one worker only: workers that compute the same rows together read them themselves.
-    if config.sharding.tensor_parallel_size == 1:
-        stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
-        streamed = {"datasets": {STREAM: placeholder()}, "dataset_config": PlanDataConfig(stream)}
-    resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
-    place = job.checkpoints
+    check_capacity(cluster, num_validators=int(job.config.validation.asynchronous))
     # Ray's list of checkpoints of an earlier launch; the loop resumes from the checkpoints on storage instead.
-    (place / "checkpoint_manager_snapshot.json").delete()
-    parent = place.parent
+    (job.checkpoints / "checkpoint_manager_snapshot.json").delete()
     state = RunState()
     with _validator(job) as validate:
-        trainer = TorchTrainer(
-            partial(_on_worker, job, validate, state),
-            scaling_config=ScalingConfig(
-                num_workers=cluster.num_workers,
-                use_gpu=cluster.use_gpu,
-                resources_per_worker=resources,
-                placement_strategy="SPREAD" if cluster.num_nodes > 1 else "PACK",
-            ),
-            torch_config=TorchConfig(
-                backend="cpu:gloo,cuda:nccl" if cluster.use_gpu else "gloo",
-                timeout_s=config.runtime.collective_timeout_s,
-            ),
-            run_config=RunConfig(
-                name=place.name,
-                storage_path=parent.full_path,
-                storage_filesystem=parent.file_system,
-                logging_config=LoggingConfig(log_level="ERROR"),
-                failure_config=FailureConfig(max_failures=cluster.max_failures),
-                callbacks=[Restarts(state, place, cluster.max_failures)],
-            ),
-            **streamed,
-        )
+        trainer = _make_trainer(job, partial(_on_worker, job, validate, state), state)
         try:
             result = fit(trainer, state, cluster.num_workers)
         except ClusterError:
@@ -82,6 +48,52 @@ def launch_on_ray(job: TrainJob) -> dict[str, float]:
             mute_workers()
         raise outcome
     return outcome
+
+
+def _make_trainer(job: TrainJob, on_worker: Callable[[], object], state: Any) -> Any:
+    """Return the Ray Train trainer of a run; its workers stream rows through Ray Data."""
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from lisan.train.ray_state import Restarts
+
+    cluster, folder = job.config.cluster, job.checkpoints
+    return TorchTrainer(
+        on_worker,
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})},
+            placement_strategy="SPREAD" if cluster.num_nodes > 1 else "PACK",
+        ),
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if cluster.use_gpu else "gloo",
+            timeout_s=job.config.runtime.collective_timeout_s,
+        ),
+        run_config=RunConfig(
+            name=folder.name,
+            storage_path=folder.parent.full_path,
+            storage_filesystem=folder.parent.file_system,
+            logging_config=LoggingConfig(log_level="ERROR"),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            callbacks=[Restarts(state, folder, cluster.max_failures)],
+        ),
+        **_stream_options(job),
+    )
+
+
+def _stream_options(job: TrainJob) -> dict[str, Any]:
+    """Return the trainer's options for its row stream; none with tensor parallelism.
+
+    Ray Data gives a block to one worker only: tensor parallel workers, which compute the same rows, read them themselves.
+    """
+    from lisan.data.ray_stream import STREAM, PlanDataConfig, StreamPlan, placeholder
+
+    num_steps, order = plan_run(job.config, job.tokens)  # refuses rows that cannot feed the mix before a worker starts
+    if job.config.sharding.tensor_parallel_size > 1:
+        return {}
+    stream = StreamPlan(order, num_steps, partial(next_start, job.checkpoints))
+    return {"datasets": {STREAM: placeholder()}, "dataset_config": PlanDataConfig(stream)}
 
 
 @contextmanager

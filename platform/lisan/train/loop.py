@@ -56,73 +56,91 @@ def train(scorer: Scorer, optimizer: Optimizer, plan: TrainPlan, worker: Worker)
     ):
         if worker.is_interrupted is never:
             worker = replace(worker, is_interrupted=interruption)
-        return take_steps(scorer, optimizer, plan, worker, checkpointer, watchdog)
+        return TrainingLoop(scorer, optimizer, plan, worker, checkpointer).run(watchdog)
 
 
-def take_steps(
-    scorer: Scorer,
-    optimizer: Optimizer,
-    plan: TrainPlan,
-    worker: Worker,
-    checkpointer: Checkpointer,
-    watchdog: Watchdog,
-) -> dict[str, float]:
-    ledger, guard = DataLedger(plan.order, worker), SpikeGuard(plan.config.guard)
-    latest = resume(scorer, optimizer, plan, ledger, guard)
-    first = latest.step if latest else 0
-    precisions = list_precisions(latest, worker)
-    meter = Meter(
-        plan.order, StepRange(plan.num_steps, plan.config.log_every, first), worker, plan.progress, plan.mfu, plan.log
-    )
-    meter.skipped_steps = guard.num_skipped
-    if latest is not None:
-        meter.last = dict(latest.facts.get(retention.METRICS, {}))
-        checkpointer.report_resumed(latest)
-    rows_by_step = (
-        worker.stream() if worker.stream else plan.order.read(ledger.position, worker.data_rank, worker.num_data_ranks)
-    )
-    schedule = CheckpointSchedule(plan.config, plan.num_steps, worker)
-    grad_norm = math.nan
-    scorer.train()
-    for step in range(first, plan.num_steps):
-        with meter.waiting(step):
-            rows = next_rows(rows_by_step, plan, worker, step)
-        ledger.add(rows)
-        # Seeded by step, so that a resumed run repeats the dropout of the whole one; ranks with the same rows share it.
-        torch.manual_seed(derive_seed(plan.config.seed, "step", step, worker.data_rank))
-        lr = learning_rate(step, plan.num_steps, plan.optim)
-        measured, loss = accumulate(scorer, rows, plan, meter, schedule)
-        norm = clip(optimizer, plan.optim)
-        refusal = guard.refuse(step, loss, norm, partial(gather_row_ids, rows, worker))
-        if refusal:
-            meter.skip(refusal, guard.num_skipped)
-        else:
-            grad_norm = norm
-            checkpointer.wait_for_copy()
-            set_rate(optimizer, lr)
-            optimizer.step()
-            for one in measured:
-                meter.add(*one)
-        optimizer.zero_grad(set_to_none=True)
-        done = step + 1
-        if done % plan.config.log_every == 0 or done == plan.num_steps:
-            meter.log(done, lr, grad_norm)
-            checkpointer.report_if_done()
+class TrainingLoop:
+    """The loop over the steps of a run, from its last checkpoint on."""
+
+    def __init__(
+        self, scorer: Scorer, optimizer: Optimizer, plan: TrainPlan, worker: Worker, checkpointer: Checkpointer
+    ) -> None:
+        self.scorer, self.optimizer, self.plan, self.worker = scorer, optimizer, plan, worker
+        self.checkpointer = checkpointer
+        self.ledger, self.guard = DataLedger(plan.order, worker), SpikeGuard(plan.config.guard)
+        latest = resume(scorer, optimizer, plan, self.ledger, self.guard)
+        self.precisions = list_precisions(latest, worker)
+        steps = StepRange(plan.num_steps, plan.config.log_every, latest.step if latest else 0)
+        self.meter = Meter(plan.order, steps, worker, plan.progress, plan.mfu, plan.log)
+        self.meter.skipped_steps = self.guard.num_skipped
+        if latest is not None:
+            self.meter.last = dict(latest.facts.get(retention.METRICS, {}))
+            checkpointer.report_resumed(latest)
+        self.schedule = CheckpointSchedule(plan.config, plan.num_steps, worker)
+        self.grad_norm = math.nan
+
+    def run(self, watchdog: Watchdog) -> dict[str, float]:
+        """Take the remaining steps and return the last metrics."""
+        plan, worker = self.plan, self.worker
+        rows_by_step = (
+            worker.stream()
+            if worker.stream
+            else plan.order.read(self.ledger.position, worker.data_rank, worker.num_data_ranks)
+        )
+        self.scorer.train()
+        for step in range(self.meter.steps.first, plan.num_steps):
+            with self.meter.waiting(step):
+                rows = next_rows(rows_by_step, plan, worker, step)
+            self.take_step(step, rows)
+            with watchdog.paused():
+                self.validate_and_save(step + 1)
+            self.meter.finish_step(step + 1)
+            watchdog.beat(step + 1)
         with watchdog.paused():
-            plan.progress.begin(f"validation or checkpoint after step {done}")
-            losses = validate(scorer, done, schedule.is_planned(done), plan, worker)
-            if schedule.is_kept(done):
-                facts = {**ledger.state_dict(), GUARD: guard.state_dict(), retention.METRICS: meter.last}
-                facts |= {retention.LOSS: rank_loss(losses, guard, plan, worker), retention.PRECISION: precisions}
-                checkpointer.begin(done, {**meter.last, **losses}, facts, is_last=done == plan.num_steps)
-            if schedule.is_ending:
-                checkpointer.finish()
-                raise Interrupted(f"the run was asked to end after step {done}")
-        meter.finish_step(done)
-        watchdog.beat(done)
-    with watchdog.paused():
-        checkpointer.finish()
-    return meter.last
+            self.checkpointer.finish()
+        return self.meter.last
+
+    def take_step(self, step: int, rows: RowBatch) -> None:
+        """Update the weights with this rank's rows, unless the guard skips the step; log at the end of an interval."""
+        plan = self.plan
+        self.ledger.add(rows)
+        # Seeded by step, so that a resumed run repeats the dropout of the whole one; ranks with the same rows share it.
+        torch.manual_seed(derive_seed(plan.config.seed, "step", step, self.worker.data_rank))
+        lr = learning_rate(step, plan.num_steps, plan.optim)
+        measured, loss = accumulate(self.scorer, rows, plan, self.meter, self.schedule)
+        norm = clip(self.optimizer, plan.optim)
+        reason = self.guard.refuse(step, loss, norm, partial(gather_row_ids, rows, self.worker))
+        if reason:
+            self.meter.skip(reason, self.guard.num_skipped)
+        else:
+            self.grad_norm = norm
+            self.checkpointer.wait_for_copy()
+            set_rate(self.optimizer, lr)
+            self.optimizer.step()
+            for one in measured:
+                self.meter.add(*one)
+        self.optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % plan.config.log_every == 0 or step + 1 == plan.num_steps:
+            self.meter.log(step + 1, lr, self.grad_norm)
+            self.checkpointer.report_if_done()
+
+    def validate_and_save(self, step: int) -> None:
+        """Measure the held-out losses and start a checkpoint where they are due; Interrupted when the run was asked to end."""
+        plan, worker = self.plan, self.worker
+        plan.progress.begin(f"validation or checkpoint after step {step}")
+        losses = validate(self.scorer, step, self.schedule.is_planned(step), plan, worker)
+        if self.schedule.is_kept(step):
+            facts = {
+                **self.ledger.state_dict(),
+                GUARD: self.guard.state_dict(),
+                retention.METRICS: self.meter.last,
+                retention.LOSS: rank_loss(losses, self.guard, plan, worker),
+                retention.PRECISION: self.precisions,
+            }
+            self.checkpointer.begin(step, {**self.meter.last, **losses}, facts, is_last=step == plan.num_steps)
+        if self.schedule.is_ending:
+            self.checkpointer.finish()
+            raise Interrupted(f"the run was asked to end after step {step}")
 
 
 def resume(
