@@ -191,7 +191,7 @@ def _check_weights(key: str, weights: Mapping[str, float]) -> None:
 
 
 def check_packing(kind: RecordKind, packing: PackingConfig) -> None:
-    """Refuse to train on what is for evaluation, and to cut what must stay whole."""
+    """Refuse to train on evaluation records, and to cut records that must stay whole."""
     if kind is RecordKind.questions:
         raise ConfigError("kind=questions is for evaluation and is never trained on")
     if kind is RecordKind.documents:

@@ -1,7 +1,7 @@
-"""A corpus in blocks: what one task encodes.
+"""Blocks of a corpus, one for each encoding task.
 
 In: a corpus, a kind, a source, a split. Out: `Block`s, and the table of each. Always: where a block begins and ends depends on
-the corpus alone, so that rows are the same whatever the number of workers.
+the corpus alone, so that rows are the same for any number of workers.
 """
 
 from bisect import bisect_right
@@ -59,14 +59,14 @@ def plan_blocks(corpus: Artifact, kind: RecordKind, source: str, split: str) -> 
 
 
 def read_footers(corpus: Location, paths: Iterable[str]) -> list[pq.FileMetaData]:
-    """Return what the files of a corpus say of themselves, in order."""
+    """Return the facts of the files of a corpus, in order."""
 
     def read(path: str) -> pq.FileMetaData:
         file = corpus / path
         try:
             return pq.read_metadata(file.full_path, filesystem=file.file_system)
         except (OSError, pa.ArrowException):
-            with open_file(corpus, path) as whole:  # whose hash says what is wrong
+            with open_file(corpus, path) as whole:  # checks its hash
                 return pq.read_metadata(whole)
 
     with ThreadPoolExecutor(16) as threads:  # on an object store a footer is a journey
@@ -140,7 +140,7 @@ class RecordBlocks:
 
 
 class BlockReader:
-    """Opens the files and keeps what was decoded last; one a process."""
+    """Opens the files and caches the last decoded row group; one a process."""
 
     def __init__(self, blocks: RecordBlocks) -> None:
         self.blocks = blocks

@@ -1,6 +1,6 @@
 """The `encode_tokens` stage: records to packed rows of token ids, on Ray Data or in this process.
 
-In: a corpus and a tokenizer. Out: a `tokens` artifact (see rows.py). Always: the same rows whatever the number of
+In: a corpus and a tokenizer. Out: a `tokens` artifact (see rows.py). Always: the same rows for any number of
 workers, because a block of records is encoded and packed by itself and written under its own number. One process a core
 is the fast way: the threads of one tokenizer wait for each other at its word cache.
 """
@@ -142,7 +142,7 @@ def _padding(rows: int, tokens: int, config: EncodeConfig) -> float:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a block needs to be encoded anywhere."""
+    """Everything that a process needs to encode a block."""
 
     config: EncodeConfig
     tokenizer: Location | str
@@ -173,7 +173,7 @@ def _run(job: _Job, blocks: Sequence[Block]) -> Iterator[tuple[Block, dict[str, 
 
 
 def locate_tokenizer(config: EncodeConfig, parents: Iterable[Artifact]) -> Location | str:
-    """Return where every node finds the tokenizer: an artifact's location, or what the config names."""
+    """Return the place of the tokenizer for every node: an artifact's location, or the name in the config."""
     for parent in parents:
         if parent.ref.kind in (Kind.tokenizer, Kind.model):
             return parent.location

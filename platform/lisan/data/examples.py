@@ -39,7 +39,7 @@ def encode_records(tokenizer: Any, records: Iterable[Record]) -> Iterator[Item]:
 
 
 def _encode_turns(tokenizer: Any, record: Record) -> Item:
-    """Encode what is said in turns; a refusal names the record."""
+    """Encode a conversation; a refusal names the record."""
     if not isinstance(record, Conversation | Preference):
         raise TypeError(f"{type(record).__name__} is not trained on")
     check_template(tokenizer)

@@ -180,7 +180,7 @@ def _check_epochs(epochs: Mapping[str, float], config: MixConfig) -> None:
 def _apportion(shares: npt.NDArray[np.float64], total: int) -> tuple[int, ...]:
     """Split `total` by shares in whole rows, the largest remainders first; a source with any share gets a row.
 
-    What the smallest sources get above their share is taken from those that then have the most above theirs.
+    Rows of the smallest sources above their share are taken from the sources with the largest excess.
     """
     exact = np.round(shares * total, 9)  # 0.29 * 100 is 28.999999999999996
     counts = np.maximum(np.floor(exact), shares > 0).astype(int)

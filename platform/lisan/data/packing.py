@@ -47,14 +47,14 @@ class PackingCounts:
 def pack(
     items: Iterable[Item], context_length: int, config: PackingConfig, counts: PackingCounts
 ) -> Iterator[PackedRow]:
-    """Apply the overflow rule, then place every item; what the strategies differ in is where."""
+    """Apply the overflow rule, then place every item by the strategy."""
     if config.strategy is Strategy.concat:
         longest = sys.maxsize if config.overflow is Overflow.split else context_length
         yield from _concat(fit(items, longest, config.overflow, counts), context_length, counts)
         return
     fitting = fit(items, context_length, config.overflow, counts)
     if config.strategy is Strategy.best_fit:
-        # What is open at the end is placed once more, the longest first: most of it then fills its rows.
+        # Items of open rows are placed again at the end, the longest first: most of them then fill their rows.
         still_open: list[list[Item]] = []
         yield from _best_fit(fitting, context_length, config.open_rows, config.min_free, still_open)
         yield from _best_fit_all([item for row in still_open for item in row], context_length, config.min_free)
@@ -160,7 +160,7 @@ def _cut(example: Example, start: int, stop: int) -> Example:
 
 
 def lay_out(row: PackedRow, context_length: int, pad_id: int = PAD_ID) -> tuple[Ids, Ids]:
-    """Return `input_ids` and `labels` of shape [context_length]; what is left over is padding without labels."""
+    """Return `input_ids` and `labels` of shape [context_length]; the rest is padding without labels."""
     input_ids, labels = lay_out_rows([row], context_length, pad_id)
     return input_ids[0], labels[0]
 

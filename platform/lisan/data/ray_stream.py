@@ -37,7 +37,7 @@ SPARE_SEGMENTS = 4
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """What to send: the rows of an order from where a run stands to its end."""
+    """The rows to send: those of an order from the position of a run to its end."""
 
     order: RowOrder
     num_steps: int
@@ -116,7 +116,7 @@ class _Make:
 
 
 class PlanDataConfig(DataConfig):
-    """Hand every worker its part of the order. Built anew at each start, for whatever number of workers there is."""
+    """Hand every worker its part of the order. Built at each start, for any number of workers."""
 
     def __init__(self, stream: StreamPlan) -> None:
         super().__init__(enable_shard_locality=False)
@@ -137,7 +137,7 @@ class PlanDataConfig(DataConfig):
         return [{STREAM: split} for split in dataset.streaming_split(world_size, equal=False)]
 
     def _block_bytes(self, share: int) -> int:
-        """Return the size above which Ray Data sends on what a read task has yielded, just below that of one block.
+        """Return the size above which Ray Data sends the output of a read task, just below that of one block.
 
         So every block leaves as it was made, without a second round of tasks to cut it. A row has 8 bytes a token and 4 a
         document; Ray would cut a block at 1.5 times the size, which no row with documents of two tokens reaches.

@@ -2,7 +2,7 @@
 
 In: a tokens artifact and a plan. Out: for any rank of any number of workers, its rows from a position on. Always: a
 position is one integer, all that a run has to remember of its data (rows read so far, or segment and row within it); the
-union over the ranks of a step is the same whatever their number.
+union over the ranks of a step is the same for any number of ranks.
 """
 
 from collections.abc import Iterator, Mapping

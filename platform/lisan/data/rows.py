@@ -39,7 +39,7 @@ class RowBatch:
     labels: Ids
     "[R, T], IGNORE_INDEX where nothing is trained"
     doc_lens: tuple[tuple[int, ...], ...]
-    "Lengths of the documents of each row; what they leave of T is padding."
+    "Lengths of the documents of each row; the rest of T is padding."
 
     def __len__(self) -> int:
         return len(self.row_ids)

@@ -161,10 +161,10 @@ def plan_segments(
 ) -> tuple[Plan, int]:
     """Plan a run over blocks, and tell how many of them it takes.
 
-    Weights count tokens, so that the share of a source is its weight over what a block of it holds; a stage begins about where
+    Weights count tokens, so that the share of a source is its weight over the tokens of its block; a stage begins about where
     its step does, to a segment.
     """
-    make_plan(num_rows, mix, num_steps, step_rows)  # says what is wrong in terms of rows and steps
+    make_plan(num_rows, mix, num_steps, step_rows)  # its errors name rows and steps
     sizes = {source: num_rows[source] / count for source, count in num_blocks.items()}
     begun, place, last = 0, 0, -1
     stages: dict[str, MixStageConfig] = {}
@@ -199,7 +199,7 @@ def interleave(
 
 
 def mark_last(rows: Iterable[tuple[int, PackedRow]]) -> Iterator[tuple[int, PackedRow, bool]]:
-    """Tell of every row whether it is the last one."""
+    """Return for every row whether it is the last one."""
     iterator = iter(rows)
     held = next(iterator, None)
     while held is not None:

@@ -1,7 +1,7 @@
-"""Examples as they are trained, for people: decoded text with what is trained marked.
+"""Prints training examples for people: decoded text with trained tokens marked.
 
 In: a `tokens` artifact, whose rows are shown with the documents packed into them; or a corpus and a tokenizer, whose
-records are encoded as `encode_tokens` would. Out: lines on the terminal. Always: the text between the lines is what the
+records are encoded as `encode_tokens` would. Out: lines on the terminal. Always: the text between the lines is the one that the
 ids decode to, nothing left out; nothing is written. Run by `jobs/show_example.py`.
 """
 
@@ -30,7 +30,7 @@ STYLES = {(True, False): "green", (True, True): "bold green", (False, False): "d
 "On a terminal, by whether tokens are trained and whether they are special."
 BORDER = "bold cyan"
 PARTS = {RecordKind.preferences: ("chosen", "rejected")}
-"What the examples of one record are called, where there are several."
+"Names of the examples of one record, where there are several."
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class TextSpan:
 
 
 def show(config: ShowConfig, console: Console | None = None) -> None:
-    """Print what the config asks for and count it."""
+    """Print the chosen examples and count them."""
     console = console or Console(highlight=False, soft_wrap=True)
     check_reachable(config.storage, config.cluster)
     store = Store(config.storage.root)
@@ -72,7 +72,7 @@ def _open_tokens(config: ShowConfig, store: Store) -> tuple[Any, Iterator[Shown]
     artifact = store.open(Ref.parse(config.tokens or "", Kind.tokens))
     if "block_records" in artifact.facts:
         raise ConfigError(
-            f"{artifact.ref} stores no rows, they are made while training runs; show what they are made from with "
+            f"{artifact.ref} stores no rows, they are made while training runs; show their corpus with "
             f"corpus={artifact.config['corpus']} tokenizer={artifact.config['tokenizer']} kind={artifact.config['kind']}"
         )
     reader = RowReader(artifact)
@@ -102,7 +102,7 @@ def _choose(config: ShowConfig, known: Sequence[str], where: str) -> Sequence[st
         if source not in known:
             raise DataError(f"{where} has no source {source}; sources: {', '.join(known) or 'none'}")
     if not chosen:
-        raise DataError(f"there are no {where}; set kind to what the corpus holds")
+        raise DataError(f"there are no {where}; set kind to one that the corpus holds")
     return chosen
 
 
@@ -154,7 +154,7 @@ def _count(examples: Sequence[Example], padding: int = 0) -> str:
 
 
 def find_runs(tokenizer: Any, example: Example) -> list[TextSpan]:
-    """Cut what the ids decode to where training or special tokens begin and end.
+    """Cut the decoded text where trained or special tokens begin and end.
 
     A character whose bytes lie on both sides of a cut goes to the later side. Prefixes are decoded rather than parts: a
     SentencePiece decoder drops the space that a part begins with.
@@ -173,7 +173,7 @@ def find_runs(tokenizer: Any, example: Example) -> list[TextSpan]:
 
 
 def paint(runs: Sequence[TextSpan], in_colour: bool) -> Text:
-    """Colour what is trained, or put it between [[ and ]]; control characters become visible either way."""
+    """Colour trained text, or put it between [[ and ]]; control characters become visible either way."""
     if in_colour:
         return Text.assemble(*((make_visible(run.text), STYLES[run.is_trained, run.is_special]) for run in runs))
     parts = ((is_trained, "".join(run.text for run in group)) for is_trained, group in groupby(runs, _is_trained))

@@ -5,7 +5,7 @@ size and key a permutation of 0..size-1, and the same on every machine. A shuffl
 and 80 MB to write down; here a thousand places of it cost 0.2 ms and nothing is kept.
 
 A Feistel network on the cells of a grid of about sqrt(size) x sqrt(size), after Black and Rogaway, "Ciphers with
-arbitrary finite domains" (2002), section 5: every round adds to one coordinate what a hash says of the other, so it can
+arbitrary finite domains" (2002), section 5: every round adds to one coordinate a hash of the other, so it can
 be undone; a cell past the end is sent on until it falls inside (cycle walking).
 """
 

@@ -4,7 +4,7 @@ In: a tokenizer, and text that may spell `<|im_end|>`. Out: ids of that text in 
 chat, only those that the template wrote. Text that spells none has the very ids that the tokenizer itself gives it.
 
 How: a copy of the tokenizer knows each control token under another name, one that begins and ends with a character that Unicode
-never assigns. What a template wrote is renamed before it is encoded with the copy; what a text spells is not.
+never assigns. Tokens that a template wrote are renamed before encoding with the copy; those that a text spells are not.
 """
 
 import json

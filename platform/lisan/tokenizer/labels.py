@@ -1,4 +1,4 @@
-"""What is trained on: token ids with a label for every token that counts.
+"""Examples: token ids with a label for every trained token.
 
 A label equals the id at its own position or is IGNORE_INDEX; the loss does the shifting. Everything between the chat template
 and the rows on storage speaks in these.

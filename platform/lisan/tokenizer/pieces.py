@@ -1,4 +1,4 @@
-"""What the pieces of a vocabulary stand for: their bytes, the scripts of their letters, a text cut into them.
+"""Bytes and scripts of the pieces of a vocabulary, and texts cut into pieces.
 
 In: a transformers tokenizer with a fast backend. Out: bytes by id, counts by script, a text as the pieces that it is encoded to.
 Always: a byte that is no whole character is shown as a byte, never as a replacement character.
@@ -95,7 +95,7 @@ def cut(tokenizer: Any, pieces: list[bytes], text: str) -> list[list[PieceText]]
 
 
 def split_bytes(data: bytes) -> list[PieceText]:
-    """Split bytes into whole characters and what is none.
+    """Split bytes into whole characters and other bytes.
 
     >>> split_bytes(bytes.fromhex("d8a7d8"))
     [PieceText(text='ا', is_bytes=False), PieceText(text='D8', is_bytes=True)]

@@ -52,7 +52,7 @@ class Script:
     def word_pattern(self) -> re.Pattern[str]:
         """Match words in text that writes SPACE for a space: letters and marks, with one space before them, or one digit or sign.
 
-        A vocabulary without a pre-tokenizer merges across anything, so that what a piece may hold is decided here. Digits
+        A vocabulary without a pre-tokenizer merges across anything, so that the content of a piece is limited here. Digits
         stand alone, as they do in Llama and Mistral; the second of two spaces belongs to the base's own runs of spaces.
         """
         words = _character_class(c for c in self.characters if unicodedata.category(c)[0] in "LM")

@@ -2,8 +2,8 @@
 
 In: a finished `tokenizer.json`, the special tokens' roles, a chat template; a base may also be a bare `tokenizer.model`, and
 have tokens in `added_tokens.json` or in its config (see added.py).
-Out: a folder that `AutoTokenizer` loads, with `expansion.json` beside it. Always: what is loaded gives the ids that
-`tokenizer.json` states, whatever model it lies next to. `vocabulary/expand.py` writes; every later stage reads through
+Out: a folder that `AutoTokenizer` loads, with `expansion.json` beside it. Always: a loaded tokenizer gives the ids that
+`tokenizer.json` states, also beside another model. `expand/expand_tokenizer.py` writes; every later stage reads through
 `load_tokenizer`.
 """
 
@@ -32,7 +32,7 @@ TEMPLATE = "chat_template.jinja"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expansion:
-    """What a tokenizer has that its base has not; all that is needed to resize a model for it."""
+    """Pieces that a tokenizer adds to its base: everything that resizing a model needs."""
 
     method: str
     "`continued_bpe`, `continued_sentencepiece_bpe` or `continued_unigram` for an expansion; `bpe` learned from nothing."
@@ -77,7 +77,7 @@ def _own_template(folder: Path) -> Any:
 
 
 def read_definition(folder: Path) -> bytes:
-    """Return tokenizer.json, or what a folder's tokenizer.model says in its terms, with the tokens that other files add."""
+    """Return tokenizer.json, or its equivalent of tokenizer.model, with the tokens that other files add."""
     definition, is_own = _parse_definition(folder)
     return (folder / TOKENIZER).read_bytes() if is_own else dump_definition(definition)
 

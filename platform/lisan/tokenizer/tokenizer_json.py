@@ -39,7 +39,7 @@ def first_free_id(definition: Definition) -> int:
 
 
 def unknown_id(definition: Definition) -> int | None:
-    """Return the id for what the model cannot spell; None for one that never needs it."""
+    """Return the id of unknown text; None for a model that spells everything."""
     model = definition["model"]
     if model["type"] == "Unigram":
         return None if model.get("unk_id") is None else int(model["unk_id"])

@@ -1,1 +1,1 @@
-"""Chat templates: one renders training examples, evaluation prompts and what the endpoint serves."""
+"""Chat templates: one renders training examples, evaluation prompts and the requests of the endpoint."""

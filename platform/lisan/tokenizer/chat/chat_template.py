@@ -1,4 +1,4 @@
-"""One chat template renders training examples, evaluation prompts and what the endpoint serves.
+"""One chat template renders training examples, evaluation prompts and the requests of the endpoint.
 
 In: turns and a tokenizer that carries its Jinja template. Out: text, or token ids with the assistant's part marked.
 Always: the ids of a training example begin with exactly the ids of the prompt that serving renders, whichever of its
@@ -29,7 +29,7 @@ from lisan.tokenizer.labels import IGNORE_INDEX, Example
 Passage = tuple[str, bool]
 "A part of the rendered conversation, and whether the assistant says it."
 PROBE = (Turn("user", " a "), Turn("assistant", " b "), Turn("user", "c"), Turn("assistant", "d"))
-"Shows what a template does with white space, with an earlier reply and with the last one."
+"Shows how a template treats white space, an earlier reply and the last one."
 
 
 def render_prompt(tokenizer: Any, turns: Sequence[Turn]) -> str:
@@ -42,7 +42,7 @@ def encode_prompt(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
 
 
 def encode_conversation(tokenizer: Any, turns: Sequence[Turn]) -> Example:
-    """Encode a conversation with labels on what the assistant says, its end mark included."""
+    """Encode a conversation with labels on the replies of the assistant and their end marks."""
     check_turns(turns)
     return _join(tokenizer, _split_passages(tokenizer, guard_turns(tokenizer, turns)))
 
@@ -59,7 +59,7 @@ def encode_reply(tokenizer: Any, prompt: Sequence[Turn], reply: str) -> Example:
 def encode_answer(tokenizer: Any, prompt: Sequence[Turn], answer: str) -> Example:
     """Encode a prompt and a reply up to the end of its text, with labels on that text: the mark that ends a reply is left out.
 
-    What a template writes before the text, such as an empty thought, belongs to the prompt.
+    Text that the template writes before the reply, such as an empty thought, belongs to the prompt.
     """
     turns = guard_turns(tokenizer, (*prompt, Turn("assistant", answer)))
     check_turns(turns)
@@ -76,7 +76,7 @@ def encode_answer(tokenizer: Any, prompt: Sequence[Turn], answer: str) -> Exampl
 
 
 def check_turns(turns: Sequence[Turn]) -> None:
-    """Refuse what no template renders faithfully: unknown roles, two turns of one side in a row, nothing to train on."""
+    """Refuse turns that no template renders faithfully: unknown roles, two turns of one side in a row, nothing to train on."""
     previous = ""
     for number, turn in enumerate(turns, 1):
         if turn.role not in ROLES:
@@ -119,7 +119,7 @@ def _check_template(tokenizer: Any, source: str) -> None:
 
 
 def _generation_marks(tokenizer: Any) -> Iterator[str]:
-    """Yield what a template's own `{% generation %}` marks of the probe, without the white space around it."""
+    """Yield the spans of the probe inside a template's own `{% generation %}` marks, without surrounding white space."""
     encoded = tokenizer.apply_chat_template(_messages(PROBE), return_dict=True, return_assistant_tokens_mask=True)
     tokens = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
     for is_marked, run in groupby(tokens, key=lambda token: bool(token[1])):
@@ -128,7 +128,7 @@ def _generation_marks(tokenizer: Any) -> Iterator[str]:
 
 
 def end_of_turn_id(tokenizer: Any) -> int | None:
-    """Return the id that ends what the assistant says, which serving must stop at.
+    """Return the id that ends a reply of the assistant, at which serving must stop.
 
     None without a template, and for one that ends a reply with ordinary pieces: stopping there would cut other text.
     """
@@ -140,7 +140,7 @@ def end_of_turn_id(tokenizer: Any) -> int | None:
 
 
 def template_hash(tokenizer: Any) -> str:
-    """Hash what the template renders for fixed conversations, "" without one: what matters is the text, not the Jinja source."""
+    """Hash the rendered text of fixed conversations, "" without a template: the text matters, not the Jinja source."""
     if tokenizer.chat_template is None:
         return ""
     fixed = (PROBE[:3], (Turn("system", "s"), *PROBE[:3]), (*PROBE[:2], Turn("tool", "t")))
@@ -166,7 +166,7 @@ def _split_passages(tokenizer: Any, turns: Sequence[Turn]) -> list[Passage]:
         whole = _render(tokenizer, turns[: index + 1], add_generation_prompt=False)
         if not (prompt.startswith(done) and whole.startswith(prompt)):
             raise DataError(
-                f"the chat template is not prefix-consistent: turn {index + 1} changes how what is before it is rendered; "
+                f"the chat template is not prefix-consistent: turn {index + 1} changes the text before it; "
                 "choose another with chat_template of expand_tokenizer"
             )
         spoken = whole[len(prompt) :].rstrip()

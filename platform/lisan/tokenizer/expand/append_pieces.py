@@ -36,7 +36,7 @@ def append_pieces(definition: Definition, learned: Learned) -> tuple[Definition,
 
 
 def append_special_tokens(definition: Definition, contents: Sequence[str], score: float | None = None) -> None:
-    """Give each content the next id, in place; `score` is what a Unigram model lists beside it."""
+    """Give each content the next id, in place; `score` is its score in a Unigram model."""
     for content in contents:
         assert content not in vocabulary(definition), content
         index = first_free_id(definition)

@@ -29,7 +29,7 @@ SPLIT_PATTERN = (
 )
 "Words of a new tokenizer. Marks belong to words, else every Arabic diacritic would cut one; digits stand alone."
 CHUNK = re.compile(r"[^\S\r\n]?\S+[\r\n]*")
-"""What no usual pre-tokenizer joins to its neighbours: a run of visible characters, one space before, line ends after.
+"""A unit that no usual pre-tokenizer joins to its neighbours: a run of visible characters, one space before, line ends after.
 
 Distinct chunks are few: cutting each once takes a fifth of the time of cutting the text."""
 
@@ -38,7 +38,7 @@ BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
 def to_bytes(piece: str) -> bytes:
-    """Return the bytes a piece stands for; what is no byte-level piece (an added token) counts as its own text."""
+    """Return the bytes a piece stands for; an added token, which is no byte-level piece, counts as its own text."""
     try:
         return bytes(BYTES[character] for character in piece)
     except KeyError:
@@ -112,7 +112,7 @@ def append_learned(
 
 
 def show_piece(piece: str) -> str:
-    """Return a piece for a human reader; what is no whole character shows as its bytes."""
+    """Return a piece for a human reader; incomplete characters show as bytes."""
     return to_bytes(piece).decode("utf-8", "backslashreplace")
 
 

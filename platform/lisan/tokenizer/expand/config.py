@@ -1,4 +1,4 @@
-"""What a tokenizer is expanded by."""
+"""Config of `expand_tokenizer`."""
 
 from dataclasses import dataclass, field
 
@@ -74,7 +74,7 @@ class TokenizerConfig(StageConfig):
     "In place of num_pieces: learn until the target takes this many tokens per word of the sample."
     knee: float | None = None
     """In place of num_pieces: the last piece that saves this many tokens in a million words of the sample, to the nearest 256.
-    A row costs the same whatever it saves. Arabic: 30 means 7k to 9k pieces, 20 means 11k to 13k."""
+    Every row costs the same. Arabic: 30 means 7k to 9k pieces, 20 means 11k to 13k."""
     max_pieces: int = 65_536
     "Where target_fertility and knee give up."
     scripts: tuple[str, ...] = ("arabic",)

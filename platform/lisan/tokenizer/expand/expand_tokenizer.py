@@ -111,11 +111,11 @@ def _say(what: str, start: float) -> None:
 
 
 def write(config: TokenizerConfig, base: Base | None, expanded: ExpandedTokenizer, folder: Path) -> Expansion:
-    """Write the folder that `AutoTokenizer` loads, and what was added."""
+    """Write the folder that `AutoTokenizer` loads, and the manifest of added pieces."""
     roles = {"bos_token": config.eos_token, "eos_token": config.eos_token, "pad_token": config.pad_token}
     if base is not None:
         declared = tokenizer.read_roles(base.folder)
-        if "eos_token" in declared:  # it says what it has: texts begin with nothing where it names no token for that
+        if "eos_token" in declared:  # explicit roles: texts begin with no token when none is named
             del roles["bos_token"]
         roles |= declared
     source = read_chat_template(config, base)

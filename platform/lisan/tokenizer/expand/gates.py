@@ -1,4 +1,4 @@
-"""What an expanded tokenizer must keep to before it is written.
+"""Gates that an expanded tokenizer must pass before it is written.
 
 In: the base and the new tokenizer, held-out text by group (`target`, `protected`, `code`) and source. Out: the facts of the
 manifest. Always: a broken gate is one sentence that names it.
@@ -48,7 +48,7 @@ def describe(rows: Mapping[str, Sequence[FertilityCounts]], moment: str) -> dict
 
 
 def compare(before: Any, after: Any, held_out: Sequence[HeldOut], script: Script) -> dict[str, Any]:
-    """Measure both tokenizers and return what the gates look at, with the figures behind it."""
+    """Measure both tokenizers and return the facts of the gates, with their figures."""
     old, new = measure_groups(before, held_out), measure_groups(after, held_out)
     target = Comparison(pool(old["target"], "target"), pool(new["target"], "target"))
     texts = {group: [text for part in held_out if part.group == group for text in part.texts] for group in old}
@@ -104,7 +104,7 @@ def try_round_trips(before: Any, after: Any, texts: Sequence[str]) -> dict[str, 
 class _Returned(NamedTuple):
     text: str
     normalised: str
-    "What was encoded, as a SentencePiece decoder writes it."
+    "The encoded text, as a SentencePiece decoder writes it."
     num_unknown: int
     "Characters for which there is no piece and no byte."
 
@@ -148,7 +148,7 @@ def check_gates(gates: Gates, facts: Mapping[str, Any]) -> None:
     if facts["factor"] < gates.min_factor:
         remedy = "raise num_pieces, or learn on more text of the target"
         if facts.get("unknown_characters_before", 0) > facts.get("unknown_characters_after", 0):
-            # One unknown token stands for any number of letters: what it becomes is longer and can be read.
+            # One unknown token stands for any number of letters: its replacement is longer and readable.
             remedy += ", or set gates.min_factor=0, as the base reads much of it as unknown"
         raise DataError(
             f"gates.min_factor is {gates.min_factor:g} but the target takes only {facts['factor']:.2f} times fewer tokens; {remedy}"

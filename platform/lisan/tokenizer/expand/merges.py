@@ -18,7 +18,7 @@ _MASK = (1 << _SHIFT) - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learned:
-    """New pieces in the order of their ids: characters that the base lacks, then merges by what each saves."""
+    """New pieces in the order of their ids: characters that the base lacks, then merges by their savings."""
 
     characters: tuple[str, ...] = ()
     merges: tuple[Merge, ...]
@@ -27,7 +27,7 @@ class Learned:
     num_words: int
     "Whitespace words of the sample that hold a character of the target."
     base_tokens: int
-    "Tokens that the base takes for what the target's characters make up of these words."
+    "Tokens of the base for the target's characters in these words."
     start_tokens: int
     "The same with the characters and without a merge."
 

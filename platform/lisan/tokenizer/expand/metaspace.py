@@ -2,7 +2,7 @@
 
 In: the parsed `tokenizer.json` of a base. Out: a expanded one. Always: ids of the base never move, its merges keep their
 priority, and a new piece holds characters of the target scripts only, with or without `▁` before them. Such a base cuts
-no words and spells what it has no piece for in bytes or not at all, so that characters become pieces first and words are
+no words and spells unknown characters in bytes or not at all, so that characters become pieces first and words are
 cut here. A `TokenizerFamily` of `vocabulary/families.py`.
 """
 

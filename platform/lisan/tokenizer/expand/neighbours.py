@@ -1,4 +1,4 @@
-"""What a text and a second tokenizer say of new pieces: old pieces that keep the same company, ids of the same bytes.
+"""Relates new pieces to old ones: old pieces with the same neighbours in a text, ids of the same bytes in a second tokenizer.
 
 In: a text as ids of an expanded tokenizer, or two tokenizers. Out: for new ids, old ids with weights that sum to 1; for our
 ids, theirs. Always: a piece that the text never shows is nobody's neighbour. `neighbours.json` lies beside the tokenizer;

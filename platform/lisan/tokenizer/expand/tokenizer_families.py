@@ -37,7 +37,7 @@ FAMILIES: tuple[TokenizerFamily, ...] = (bpe, metaspace, unigram)
 
 
 def find_family(definition: Definition, place: str) -> TokenizerFamily:
-    """Return the module for a base; DataError for a kind that cannot grow without changing what is there."""
+    """Return the module for a base; DataError for a kind whose expansion would change existing ids."""
     model = definition.get("model") or {}
     found = next((family for family in FAMILIES if family.recognises(definition)), None)
     if found is None:

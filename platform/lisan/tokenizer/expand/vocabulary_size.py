@@ -1,6 +1,6 @@
-"""How many pieces to learn, and the curve that says what each is worth.
+"""Chooses the number of new pieces from the curve of their savings.
 
-In: a base, texts, the target's characters, a `VocabularySize`. Out: what was learned, cut where the size ends. Always: the
+In: a base, texts, the target's characters, a `VocabularySize`. Out: the learned pieces up to that size. Always: the
 curve is a by-product of learning, as a merge saves exactly as many tokens of the sample as there are places it is applied
 to. (A Unigram model cuts the same pieces by their scores: its last point differs by about a hundredth.)
 """

@@ -1,6 +1,6 @@
 """The page of a fertility report: tokenizers side by side, language by language.
 
-In: what was measured, and sentences cut into pieces. Out: one HTML page without scripts or links to anywhere. Always: a tokenizer
+In: measured figures, and sentences cut into pieces. Out: one HTML page without scripts or links to anywhere. Always: a tokenizer
 keeps its colour in every plot, Arabic runs from right to left, and bytes that are no character stand there as bytes.
 """
 
@@ -31,7 +31,7 @@ PLOTS = (
     ("factor", "times fewer tokens than {base}", "higher is better"),
     ("words_in_context", "words that fit {context:,} tokens", "higher is better"),
 )
-"Figure, what it is, which way is better."
+"Figure, meaning, better direction."
 
 
 @dataclass(frozen=True, slots=True)

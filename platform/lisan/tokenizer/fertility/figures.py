@@ -1,6 +1,6 @@
 """The figures of a fertility report, and the table that people see of them on a terminal.
 
-In: what was counted for every tokenizer, by source and by language. Out: figures by tokenizer and language for the manifest,
+In: counts of every tokenizer by source and language. Out: figures by tokenizer and language for the manifest,
 `report.json`, the page and the terminal. Always: figures of one language come from the same text, so that they may be compared.
 """
 
@@ -17,7 +17,7 @@ HISTOGRAM = ("1", "2", "3", "4", "5+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredTokenizer:
-    """A tokenizer and what was counted of it."""
+    """A tokenizer and its counts."""
 
     label: str
     place: str

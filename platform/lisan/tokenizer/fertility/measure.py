@@ -107,7 +107,7 @@ def measure(tokenizer: Any, texts: Iterable[str], source: str = "", language: st
 
 @dataclass(init=False, slots=True)
 class _Tables:
-    """A tokenizer with what is known of each of its ids."""
+    """A tokenizer with facts of each id."""
 
     tokenizer: Any
     spelt: Array

@@ -85,10 +85,12 @@ def open_tokenizers(config: FertilityConfig, parents: tuple[Artifact, ...]) -> d
     for label, place in config.tokenizers.items():
         try:
             opened[label] = load_tokenizer(owners.get(place, place))
-        except Exception as error:  # the tokenizers library raises bare exceptions for what it cannot parse
+        except Exception as error:  # the tokenizers library raises bare exceptions for files that it cannot parse
             reason = first_line(error)
-            told = reason if isinstance(error, DataError) else f"{place} cannot be opened ({reason}); is it complete?"
-            raise DataError(f"tokenizers.{label}: {told}") from error
+            problem = (
+                reason if isinstance(error, DataError) else f"{place} cannot be opened ({reason}); is it complete?"
+            )
+            raise DataError(f"tokenizers.{label}: {problem}") from error
     return opened
 
 
